@@ -1,0 +1,138 @@
+"""Pictures to video with Grok through CometAPI: async-first, blocking twin, bulk and command line.
+
+`AsyncClient` and `Client` are the two doors; everything else is a value they take or return, or an
+error they raise. Names load on first use: importing the package costs next to nothing, and aiohttp
+arrives with the first request.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from grok_video._client import AsyncClient
+    from grok_video._errors import (
+        APIConnectionError,
+        APIError,
+        APITimeoutError,
+        AuthenticationError,
+        BadRequest,
+        ConfigurationError,
+        CreateOutcomeUnknown,
+        DestinationError,
+        DownloadError,
+        GrokVideoError,
+        InsufficientBalance,
+        InvalidRequest,
+        JobError,
+        JobExpired,
+        JobFailed,
+        JobTimeout,
+        LinkExpired,
+        ModerationRefused,
+        NotAVideo,
+        NotFound,
+        PermissionDenied,
+        RateLimited,
+        ServerError,
+        Truncated,
+        UnexpectedResponse,
+    )
+    from grok_video._job import AsyncJob
+    from grok_video._models import JobFailure, JobStatus, Snapshot, Video
+    from grok_video._policies import Limits, Retry
+    from grok_video._polling import Polling
+    from grok_video._requests import Image, VideoRequest, frame_size
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "_client": ("AsyncClient",),
+    "_errors": (
+        "APIConnectionError",
+        "APIError",
+        "APITimeoutError",
+        "AuthenticationError",
+        "BadRequest",
+        "ConfigurationError",
+        "CreateOutcomeUnknown",
+        "DestinationError",
+        "DownloadError",
+        "GrokVideoError",
+        "InsufficientBalance",
+        "InvalidRequest",
+        "JobError",
+        "JobExpired",
+        "JobFailed",
+        "JobTimeout",
+        "LinkExpired",
+        "ModerationRefused",
+        "NotAVideo",
+        "NotFound",
+        "PermissionDenied",
+        "RateLimited",
+        "ServerError",
+        "Truncated",
+        "UnexpectedResponse",
+    ),
+    "_job": ("AsyncJob",),
+    "_models": ("JobFailure", "JobStatus", "Snapshot", "Video"),
+    "_policies": ("Limits", "Retry"),
+    "_polling": ("Polling",),
+    "_requests": ("Image", "VideoRequest", "frame_size"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "APIConnectionError",
+    "APIError",
+    "APITimeoutError",
+    "AsyncClient",
+    "AsyncJob",
+    "AuthenticationError",
+    "BadRequest",
+    "ConfigurationError",
+    "CreateOutcomeUnknown",
+    "DestinationError",
+    "DownloadError",
+    "GrokVideoError",
+    "Image",
+    "InsufficientBalance",
+    "InvalidRequest",
+    "JobError",
+    "JobExpired",
+    "JobFailed",
+    "JobFailure",
+    "JobStatus",
+    "JobTimeout",
+    "Limits",
+    "LinkExpired",
+    "ModerationRefused",
+    "NotAVideo",
+    "NotFound",
+    "PermissionDenied",
+    "Polling",
+    "RateLimited",
+    "Retry",
+    "ServerError",
+    "Snapshot",
+    "Truncated",
+    "UnexpectedResponse",
+    "Video",
+    "VideoRequest",
+    "frame_size",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
+    if name not in _HOME:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,329 @@
+"""Every error this package raises, as one tree.
+
+::
+
+    GrokVideoError
+    |- InvalidRequest (also ValueError)         refused here: nothing was sent, nothing was paid
+    |- ConfigurationError                       no key, missing extra, closed client
+    |- APIConnectionError                       no answer came
+    |  `- APITimeoutError (also TimeoutError)
+    |- APIError                                 an answer came, and it was not a yes
+    |  |- BadRequest
+    |  |- AuthenticationError
+    |  |- PermissionDenied
+    |  |- InsufficientBalance
+    |  |- NotFound
+    |  |- RateLimited
+    |  |- ServerError
+    |  `- UnexpectedResponse                    HTML, a wrong path, an unreadable document
+    |- CreateOutcomeUnknown                     may have been accepted and billed; nothing was resent
+    |- JobError                                 has the request_id and says how to go on
+    |  |- JobFailed
+    |  |  `- ModerationRefused
+    |  |- JobExpired
+    |  `- JobTimeout (also TimeoutError)        the job is still running
+    `- DownloadError                            the job is done; the file is not here yet
+       |- LinkExpired
+       |- Truncated
+       |- NotAVideo
+       `- DestinationError
+
+Each error survives pickling with its facts as attributes (worker pools send errors between
+processes). No error ever holds the API key, a picture or a signed query string.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from grok_video._models import Snapshot
+
+__all__ = [
+    "APIConnectionError",
+    "APIError",
+    "APITimeoutError",
+    "AuthenticationError",
+    "BadRequest",
+    "ConfigurationError",
+    "CreateOutcomeUnknown",
+    "DestinationError",
+    "DownloadError",
+    "GrokVideoError",
+    "InsufficientBalance",
+    "InvalidRequest",
+    "JobError",
+    "JobExpired",
+    "JobFailed",
+    "JobTimeout",
+    "LinkExpired",
+    "ModerationRefused",
+    "NotAVideo",
+    "NotFound",
+    "PermissionDenied",
+    "RateLimited",
+    "ServerError",
+    "Truncated",
+    "UnexpectedResponse",
+]
+
+
+def resume_hint(request_id: str) -> str:
+    """Return the sentence that every error after a create ends with."""
+    return f"Resume with client.job({request_id!r}) or: grok-video wait {shlex.quote(request_id)}"
+
+
+class GrokVideoError(Exception):
+    """The root: `except GrokVideoError` catches everything this package raises on purpose.
+
+    `message` is the whole sentence. `request_id` is the job's id where there is one, on every
+    error, so that a handler never has to ask for the type before it saves the id.
+    """
+
+    def __init__(self, message: str, *, request_id: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default would call the class with `args` alone and lose keyword-only facts.
+        return _restore, (type(self), self.args, self.__dict__.copy())
+
+
+def _restore(
+    kind: type[GrokVideoError], args: tuple[Any, ...], facts: dict[str, Any]
+) -> GrokVideoError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
+
+
+class InvalidRequest(GrokVideoError, ValueError):
+    """The request was refused on this side: nothing was sent and nothing was paid.
+
+    `field` is the argument's name, `value` its short repr, `limit` what would be accepted.
+    """
+
+    def __init__(self, message: str, *, field: str, value: str = "", limit: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+        self.value = value
+        self.limit = limit
+
+
+class ConfigurationError(GrokVideoError):
+    """The client cannot work as it is set up: no key, a missing extra, a closed client."""
+
+
+class APIConnectionError(GrokVideoError):
+    """No answer came: DNS, connect, TLS, a reset, or an answer that broke off.
+
+    `may_have_been_sent` is False only where no byte of the request can have reached the server
+    (the connection was never made), so that sending again cannot pay twice.
+    """
+
+    def __init__(
+        self, message: str, *, may_have_been_sent: bool, request_id: str | None = None
+    ) -> None:
+        super().__init__(message, request_id=request_id)
+        self.may_have_been_sent = may_have_been_sent
+
+
+class APITimeoutError(APIConnectionError, TimeoutError):
+    """No answer came in time; `may_have_been_sent` says whether the server may be working on it."""
+
+
+class APIError(GrokVideoError):
+    """The server answered, and the answer was not a yes.
+
+    `status` is the HTTP status, `code` the body's own code (a slug, a sentence or None),
+    `gateway_request_id` the id that CometAPI puts at the end of its messages (for support), `body`
+    the redacted start of the answer. `retry_after` is seconds, or None where the server said
+    nothing. `refused` is True where the answer itself proves that no job was created.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str | None = None,
+        gateway_request_id: str | None = None,
+        body: str = "",
+        retry_after: float | None = None,
+        refused: bool = True,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message, request_id=request_id)
+        self.status = status
+        self.code = code
+        self.gateway_request_id = gateway_request_id
+        self.body = body
+        self.retry_after = retry_after
+        self.refused = refused
+
+
+class BadRequest(APIError):
+    """The server found the request itself wrong; the same request will fail again."""
+
+
+class AuthenticationError(APIError):
+    """The key was not accepted."""
+
+
+class PermissionDenied(APIError):
+    """The key is known but may not do this, or a firewall in front of the API blocked it."""
+
+
+class InsufficientBalance(APIError):
+    """The account has no credit left; waiting does not help, topping up does."""
+
+
+class NotFound(APIError):
+    """No such job, model or channel."""
+
+
+class RateLimited(APIError):
+    """Too many requests; `retry_after` is the server's wish in seconds, or None."""
+
+
+class ServerError(APIError):
+    """The gateway or the provider behind it failed.
+
+    On a create this class is raised only where the answer proves that nothing was accepted;
+    any other 5xx becomes `CreateOutcomeUnknown`.
+    """
+
+
+class UnexpectedResponse(APIError):
+    """The answer is not one this API gives: HTML, a redirect, or a document that cannot be read.
+
+    `path` names the place inside the JSON document where reading stopped, for example
+    `$.data.video.url`, and is None where the answer was no JSON document at all.
+    """
+
+    def __init__(self, message: str, *, path: str | None = None, **facts: Any) -> None:  # noqa: ANN401
+        super().__init__(message, **facts)
+        self.path = path
+
+
+class CreateOutcomeUnknown(GrokVideoError):
+    """The create may have been accepted and billed, and no id came back. Nothing was sent again.
+
+    `fingerprint` is the hash of the request (never the picture), `sent_at` Unix seconds,
+    `phase` what was going on ("awaiting the answer", "reading the answer"), `status` the HTTP
+    status where there was one. The API has no list call: look at the bill or the provider's
+    console before sending the same request again.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        fingerprint: str,
+        sent_at: float,
+        phase: str,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.fingerprint = fingerprint
+        self.sent_at = sent_at
+        self.phase = phase
+        self.status = status
+
+
+class JobError(GrokVideoError):
+    """Something about one accepted job; `request_id` is always known.
+
+    `snapshot` is the last one seen (None before the first poll), `resume` the sentence that says
+    how to go on.
+    """
+
+    request_id: str
+
+    def __init__(self, message: str, *, request_id: str, snapshot: Snapshot | None = None) -> None:
+        super().__init__(message, request_id=request_id)
+        self.snapshot = snapshot
+        self.resume = resume_hint(request_id)
+
+
+class JobFailed(JobError):
+    """The provider ended the job without a video; `code` and `reason` are its own words."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        request_id: str,
+        snapshot: Snapshot | None = None,
+        code: str | None = None,
+        reason: str = "",
+    ) -> None:
+        super().__init__(message, request_id=request_id, snapshot=snapshot)
+        self.code = code
+        self.reason = reason
+
+
+class ModerationRefused(JobFailed):
+    """Content moderation kept the video back; the same input will be refused again.
+
+    Moderated output is charged by the provider in the records we have (contract, section 5).
+    """
+
+
+class JobExpired(JobError):
+    """The provider dropped the job or its result before it was fetched."""
+
+
+class JobTimeout(JobError, TimeoutError):
+    """The wait ended, the job did not: it goes on and may be billed."""
+
+
+class DownloadError(GrokVideoError):
+    """The job is done and paid; its file is not here yet. Downloading again costs nothing.
+
+    `url` is redacted, `bytes_kept` the length of the part file kept at `part` for the next try.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        request_id: str,
+        url: str = "",
+        bytes_kept: int = 0,
+        part: Path | None = None,
+    ) -> None:
+        super().__init__(message, request_id=request_id)
+        self.url = url
+        self.bytes_kept = bytes_kept
+        self.part = part
+        self.resume = resume_hint(request_id)
+
+
+class LinkExpired(DownloadError):
+    """The link is dead, and the job gave no fresh one that works."""
+
+
+class Truncated(DownloadError):
+    """The transfer kept breaking off; what arrived is kept for the next try."""
+
+
+class NotAVideo(DownloadError):
+    """What the link served is no MP4 file (no `ftyp` box at its start)."""
+
+
+class DestinationError(DownloadError):
+    """The destination cannot be written: it exists, is a folder, is read-only, or the disk is full."""
+
+
+for _name in __all__:
+    globals()[_name].__module__ = "grok_video"
+del _name

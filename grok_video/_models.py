@@ -1,0 +1,110 @@
+"""What the API told us, as frozen values: one poll, one video, one failure.
+
+Units stand beside each attribute. Nothing here reads JSON (that is `_wire`) and nothing here
+waits or fetches (that is `_job`).
+"""
+
+from __future__ import annotations
+
+import enum
+import html
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import field, frozen
+
+from grok_video._redaction import redact_url
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["JobFailure", "JobStatus", "Snapshot", "Video"]
+
+
+class JobStatus(enum.StrEnum):
+    """The five states a job can show; every word the API uses is mapped to one of them."""
+
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    DONE = "done"
+    FAILED = "failed"
+    EXPIRED = "expired"
+
+    @property
+    def is_terminal(self) -> bool:
+        """True when the job will not change any more."""
+        return self in _TERMINAL
+
+
+_TERMINAL = frozenset({JobStatus.DONE, JobStatus.FAILED, JobStatus.EXPIRED})
+
+
+@frozen
+class JobFailure:
+    """Why a job ended without a video, in the provider's words."""
+
+    #: The provider's code ("invalid_argument", "imagine:content-moderated"), None where none came.
+    code: str | None
+    #: The provider's sentence, redacted.
+    message: str
+    #: True when content moderation kept the video back, in any of the shapes that says so.
+    moderated: bool = False
+    #: What the provider charged all the same, in US dollars (moderated output is billed).
+    cost_usd: Decimal | None = None
+
+
+@frozen(repr=False)
+class Video:
+    """A finished video. The link is temporary (about a day): copy it into your own storage."""
+
+    request_id: str
+    #: Temporary link to the MP4; None when `output.upload_url` made the provider deliver it.
+    url: str | None
+    #: Seconds, as the provider states it; None where it does not.
+    duration: float | None = None
+    model: str | None = None
+    respect_moderation: bool | None = None
+    #: What the provider charges, in US dollars; CometAPI's own price may differ.
+    cost_usd: Decimal | None = None
+    #: Where the file was saved, its hash and its length in bytes; None before a download.
+    path: Path | None = None
+    sha256: str | None = None
+    size: int | None = None
+
+    def __repr__(self) -> str:
+        where = str(self.path) if self.path else redact_url(self.url or "")
+        return f"Video(request_id={self.request_id!r}, {where!r}, duration={self.duration})"
+
+    def _repr_html_(self) -> str:
+        """Show the video in a notebook: from the saved file where there is one."""
+        source = self.path.resolve().as_uri() if self.path else (self.url or "")
+        if not source.startswith(("https://", "http://", "file://")):
+            return f"<code>{html.escape(repr(self))}</code>"
+        caption = html.escape(f"{self.request_id} ({self.duration or '?'} s)")
+        return (
+            f'<figure><video controls loop muted playsinline style="max-width:100%" '
+            f'src="{html.escape(source, quote=True)}"></video>'
+            f"<figcaption>{caption}</figcaption></figure>"
+        )
+
+
+@frozen
+class Snapshot:
+    """One poll of one job."""
+
+    request_id: str
+    status: JobStatus
+    #: Percent, 0 to 100; None where the server sent none.
+    progress: float | None = None
+    #: Set exactly when `status` is done.
+    video: Video | None = None
+    #: Set exactly when `status` is failed (or expired, where a reason was given).
+    error: JobFailure | None = None
+    #: The document as it came, for whoever needs a key that this package does not know.
+    raw: Mapping[str, Any] | None = field(default=None, repr=False, eq=False)
+
+
+for _name in __all__:
+    globals()[_name].__module__ = "grok_video"
+del _name

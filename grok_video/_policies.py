@@ -1,0 +1,230 @@
+"""Decisions as values: how often to try again, how much at once, how long in all.
+
+Each policy is frozen and answers a question from what happened, *now* and a random source; nothing
+here sleeps, sends or reads a clock. `Pacer` is the one thing with a memory: it spreads the requests
+of all jobs of one client, and slows all of them down when the server says "too many".
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from attrs import define, field, frozen
+
+from grok_video._errors import APIConnectionError, APIError, RateLimited, ServerError
+from grok_video._requests import refuse
+
+if TYPE_CHECKING:
+    import random
+
+    from attrs import Attribute
+
+    from grok_video._errors import GrokVideoError
+
+__all__ = ["Deadline", "Limits", "Pacer", "Retry"]
+
+
+def _positive(instance: object, attribute: Attribute[float], value: float | None) -> None:
+    del instance
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise refuse(attribute.name, value, "must be a number above 0")
+
+
+def _whole(instance: object, attribute: Attribute[int], value: int) -> None:
+    del instance
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise refuse(attribute.name, value, "must be a whole number, 1 or more")
+
+
+@frozen
+class Retry:
+    """When a request is sent again, and after how long.
+
+    A create is sent again only where that cannot pay twice: it certainly was not sent (DNS,
+    connect, TLS), or the server clearly refused it for a passing reason (429, a 503 before any
+    upstream took it). A poll may always be sent again. Waits double from `base` to `cap` seconds
+    with full jitter, and never undercut a Retry-After.
+    """
+
+    #: How many times a create is sent at most, the first included: CometAPI's examples use 5.
+    attempts: int = field(default=5, validator=_whole)
+    #: Seconds before the second attempt, on average half of it (full jitter).
+    base: float = field(default=1.0, validator=_positive)
+    #: Longest wait between attempts in seconds, where the server does not ask for more: CometAPI's
+    #: examples use 30.
+    cap: float = field(default=30.0, validator=_positive)
+    #: Longest Retry-After that a create waits for, in seconds. A longer one fails at once and says
+    #: so: a wait of an hour is the caller's decision.
+    patience: float = field(default=120.0, validator=_positive)
+    #: Send a create again although its outcome is unknown. Each such resend can pay for a second
+    #: video; for accounts with their own guard only.
+    resend_unknown_creates: bool = False
+
+    def create_delay(
+        self, failure: GrokVideoError, attempt: int, random: random.Random
+    ) -> float | None:
+        """Return the seconds to wait before sending a create again, or None to stop.
+
+        `attempt` counts from 1 and is the one that just failed.
+        """
+        if attempt >= self.attempts or not self._may_resend(failure):
+            return None
+        return self._delay(failure, attempt, random)
+
+    def _may_resend(self, failure: GrokVideoError) -> bool:
+        if isinstance(failure, APIConnectionError):
+            return not failure.may_have_been_sent or self.resend_unknown_creates
+        if isinstance(failure, RateLimited):
+            return (failure.retry_after or 0.0) <= self.patience
+        if isinstance(failure, ServerError) and failure.refused:
+            return (failure.retry_after or 0.0) <= self.patience
+        unknown = isinstance(failure, APIError) and not failure.refused
+        return unknown and self.resend_unknown_creates
+
+    def poll_delay(self, failure: GrokVideoError, failures: int, random: random.Random) -> float:
+        """Return the seconds to wait after the `failures`-th poll in a row that failed in passing."""
+        return self._delay(failure, failures, random)
+
+    def _delay(self, failure: GrokVideoError, attempt: int, random: random.Random) -> float:
+        backoff = random.uniform(0.5, 1.0) * min(self.cap, self.base * 2.0 ** min(attempt - 1, 30))
+        wish = failure.retry_after if isinstance(failure, APIError) else None
+        return max(backoff, wish or 0.0)
+
+
+@frozen
+class Limits:
+    """How much one client does at once."""
+
+    #: Creates started in a minute at most; None leaves the pace to the server's answers. The
+    #: provider documents 60 for the model 1.5 (contract.md, section 5).
+    creates_per_minute: float | None = field(default=None, validator=_positive)
+    #: Polls in a second at most, over all jobs of the client: a thousandth of what CometAPI names
+    #: as its theoretical limit would be 0.5, a tenth is 50.
+    polls_per_second: float | None = field(default=50.0, validator=_positive)
+    #: Downloads at the same time: each may hold a buffer of a few MiB and a file.
+    concurrent_downloads: int = field(default=16, validator=_whole)
+    #: Connections to the API for polls, and as many for creates.
+    connections: int = field(default=100, validator=_whole)
+
+
+@frozen
+class Deadline:
+    """A point on the monotonic clock after which nobody waits any more."""
+
+    #: Seconds on the event loop's clock; infinity for "no deadline".
+    at: float
+    #: The timeout as the caller gave it, for messages.
+    timeout: float | None
+
+    @classmethod
+    def after(cls, now: float, timeout: float | None) -> Deadline:
+        """Return the deadline `timeout` seconds from now, or none at all for None."""
+        if timeout is None:
+            return cls(math.inf, None)
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+            raise refuse("timeout", timeout, "must be a number of seconds above 0, or None")
+        return cls(now + timeout, timeout)
+
+    def remaining(self, now: float) -> float:
+        """Return the seconds left, never below zero."""
+        return max(0.0, self.at - now)
+
+    def last_poll_at(self, round_trip: float) -> float:
+        """Return when the last poll has to start so that its answer comes in time.
+
+        Twice the usual round trip, at most a tenth of the whole wait, so that a short wait is not
+        eaten by its own margin.
+        """
+        if self.timeout is None:
+            return math.inf
+        return self.at - min(2 * round_trip, self.timeout / 10)
+
+
+#: What one "too many requests" does to the pace, and how fast it recovers: halve at once, give back
+#: a twentieth of the full pace each second (additive increase, multiplicative decrease).
+_DECREASE: Final = 0.5
+_RECOVERY_PER_SECOND: Final = 0.05
+#: Several 429 to requests of the same moment are one piece of news.
+_NEWS_INTERVAL: Final = 1.0
+#: Requests that may start together after a quiet time, in seconds' worth of the pace.
+_BURST_SECONDS: Final = 1.0
+#: The slowest pace, in requests per second: below one in ten seconds nothing would be learned.
+_FLOOR: Final = 0.1
+
+
+@define
+class Pacer:
+    """One budget of requests for all jobs of a client.
+
+    `rate` is requests per second, None for as fast as wanted until the server objects. The
+    caller asks `reserve` and sleeps as long as it says, then reports what the server thought.
+    """
+
+    rate: float | None
+    _pace: float = field(init=False, default=math.inf)
+    _next: float = field(init=False, default=-math.inf)
+    _blocked_until: float = field(init=False, default=-math.inf)
+    _news_at: float = field(init=False, default=-math.inf)
+    _seen: float = field(init=False, default=0.0)
+    _seen_at: float = field(init=False, default=-math.inf)
+    _target: float = field(init=False, default=math.inf)
+
+    def __attrs_post_init__(self) -> None:
+        self._pace = self._target = self.rate if self.rate is not None else math.inf
+
+    @property
+    def pace(self) -> float:
+        """The requests per second of this moment."""
+        return self._pace
+
+    def reserve(self, now: float) -> float:
+        """Return how many seconds the next request has to wait; the place is taken by the call."""
+        self._observe(now)
+        self._recover(now)
+        if self._pace == math.inf:
+            return max(0.0, self._blocked_until - now)
+        earliest = now - min(_BURST_SECONDS, 10.0 / self._pace) if self._news_at == -math.inf else now
+        at = max(self._next, earliest)
+        start = max(at, self._blocked_until)
+        self._next = start + 1.0 / self._pace
+        return max(0.0, start - now)
+
+    def throttled(self, now: float, retry_after: float | None) -> None:
+        """Slow down: the server said "too many". A Retry-After holds every request back."""
+        if retry_after is not None:
+            self._blocked_until = max(self._blocked_until, now + retry_after)
+        if now - self._news_at < _NEWS_INTERVAL:
+            return
+        self._recover(now)
+        known = self._pace if self._pace != math.inf else max(self._seen, 2 * _FLOOR)
+        if self._target == math.inf:
+            self._target = known
+        self._pace = max(_FLOOR, known * _DECREASE)
+        self._news_at = now
+
+    def _observe(self, now: float) -> None:
+        """Keep a running estimate of requests per second, for a pace that was never set."""
+        gap = now - self._seen_at
+        decay = math.exp(-gap) if gap < 50 else 0.0
+        self._seen = self._seen * decay + 1.0
+        self._seen_at = now
+
+    def _recover(self, now: float) -> None:
+        if self._news_at == -math.inf:
+            return
+        quiet_since = max(self._news_at, self._blocked_until)
+        if now <= quiet_since:
+            return
+        self._pace = min(self._target, self._pace + self._target * _RECOVERY_PER_SECOND * (now - quiet_since))
+        self._news_at = now
+        if self._pace >= self._target:
+            self._news_at = -math.inf
+            self._pace = self._target = self.rate if self.rate is not None else math.inf
+
+
+for _name in ("Limits", "Retry"):
+    globals()[_name].__module__ = "grok_video"
+del _name

@@ -1,0 +1,106 @@
+"""Secrets and how they are kept out of sight.
+
+The API key lives in one type, `Secret`, whose every printed form is a mask; `redact` is the one
+function that cleans text (answers, URLs, messages) before it reaches an error, a log or a repr.
+Nothing here knows the API's documents: it sees strings and returns strings.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, NoReturn
+from urllib.parse import urlsplit, urlunsplit
+
+#: Longest text kept of an answer: enough for every recorded error body (the longest is 420
+#: characters), short enough for a log line or a database column.
+BODY_LIMIT: Final = 2000
+
+# A data URI's payload may be megabytes: the type and the length are the only useful facts.
+_DATA_URI = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+=-]+)*),([A-Za-z0-9+/=_%-]*)")
+# Long unbroken base64 outside a data URI (a gateway may echo only the tail of a body).
+_BASE64_RUN = re.compile(r"[A-Za-z0-9+/]{200,}={0,2}")
+# Eight characters and more: "invalid bearer token" is a sentence, not a credential.
+_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}")
+_KEY_LIKE = re.compile(r"\b(sk|xai|comet)-[A-Za-z0-9_\-*.]{6,}")
+_URL = re.compile(r"https?://[^\s\"'<>\\]+")
+
+
+class Secret:
+    """A string that never shows: repr, str, format, pickle and copies of it are masked or refused.
+
+    `reveal()` is the only way to the value, so that one search finds every place that uses it.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the value itself."""
+        return self._value
+
+    def hide(self, text: str) -> str:
+        """Return `text` with every occurrence of the value masked."""
+        return text.replace(self._value, "***") if self._value else text
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    def __str__(self) -> str:
+        return "***"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._value))
+
+    def __reduce__(self) -> NoReturn:
+        message = "an API key is not pickled; make the client in the process that uses it"
+        raise TypeError(message)
+
+    def __rich_repr__(self) -> Any:  # noqa: ANN401 - rich's protocol is untyped
+        """Give rich's pretty printer the mask as well: it would look into the slots otherwise."""
+        yield "***"
+
+
+def redact(text: str, *, limit: int = BODY_LIMIT) -> str:
+    """Return `text` without data URIs, keys and signed query strings, at most `limit` long."""
+    # The cut comes twice: the patterns must not run over a megabyte that nobody will read.
+    text = _hide(text[: limit * 4]) if len(text) > limit * 4 else _hide(text)
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
+
+
+def redact_url(url: str) -> str:
+    """Return `url` without user, password, query values and fragment: what a log may hold.
+
+    Query strings of storage links are signatures, so their values are secrets of their own.
+    """
+    if url[:5].lower() == "data:":
+        return _hide(url)
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        if ":" in host:
+            host = f"[{host}]"
+        if parts.port is not None:
+            host = f"{host}:{parts.port}"
+    except ValueError:
+        return "<unreadable URL>"
+    query = "..." if parts.query else ""
+    return urlunsplit((parts.scheme, host, parts.path[:500], query, ""))
+
+
+def _hide(text: str) -> str:
+    if "data:" in text:
+        text = _DATA_URI.sub(_short_data_uri, text)
+    text = _BASE64_RUN.sub(lambda match: f"<{len(match[0])} characters of base64>", text)
+    if "://" in text:
+        text = _URL.sub(lambda match: redact_url(match[0]), text)
+    text = _BEARER.sub(r"\1 ***", text)
+    return _KEY_LIKE.sub(r"\1-***", text)
+
+
+def _short_data_uri(match: re.Match[str]) -> str:
+    return f"data:{match[1] or ''}{match[2] or ''},<{len(match[3])} characters>"

@@ -1,0 +1,385 @@
+"""What is asked of the API: one picture, one prompt, a few settings, checked before they cost.
+
+Constructing these values does no I/O, so it is safe inside a coroutine and cheap for a manifest of
+100,000 lines. What needs a disk (does the file exist, are its bytes a picture) is checked by
+`_images` in a worker thread, still before the first byte is sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, Never, TypeAlias
+from urllib.parse import urlsplit
+
+from attrs import field, frozen
+
+from grok_video._errors import InvalidRequest
+from grok_video._redaction import redact, redact_url
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+__all__ = ["Image", "VideoRequest", "frame_size"]
+
+DEFAULT_MODEL: Final = "grok-imagine-video-1.5"
+ASPECT_RATIOS: Final = ("1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3")
+RESOLUTIONS: Final = ("480p", "720p", "1080p")
+MAX_DURATION: Final = 15
+
+AspectRatio: TypeAlias = Literal["1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3"]
+Resolution: TypeAlias = Literal["480p", "720p", "1080p"]
+ImageInput: TypeAlias = "Image | os.PathLike[str] | str | bytes | IO[bytes] | PIL.Image.Image"
+
+#: The picture types that the create page names, by their first bytes.
+_SIGNATURES: Final = (
+    ("image/jpeg", b"\xff\xd8\xff", 0),
+    ("image/png", b"\x89PNG\r\n\x1a\n", 0),
+    ("image/webp", b"WEBP", 8),
+)
+IMAGE_TYPES: Final = tuple(name for name, _, _ in _SIGNATURES)
+#: Bytes that `sniff` needs: the WebP mark ends at 12.
+SNIFF_LENGTH: Final = 12
+_KNOWN_FOREIGN: Final = (
+    (b"GIF8", "a GIF"),
+    (b"BM", "a BMP"),
+    (b"II*\x00", "a TIFF"),
+    (b"MM\x00*", "a TIFF"),
+    (b"%PDF", "a PDF"),
+    (b"<svg", "an SVG"),
+)
+
+#: Arguments that people bring from other SDKs, and what to use here.
+_FOREIGN_ARGUMENTS: Final = {
+    "size": "this endpoint has no size: use aspect_ratio (such as '16:9') and resolution ('720p')",
+    "seconds": "use duration (an int, 1 to 15)",
+    "image_url": "use image (a URL string is fine)",
+    "ratio": "use aspect_ratio",
+    "n": "one create makes one video: call submit once for each",
+}
+
+
+def refuse(name: str, value: object, limit: str) -> InvalidRequest:
+    """Return the refusal of one argument; its message names field, value and limit."""
+    shown = _show(value)
+    return InvalidRequest(
+        f"{name} {limit}; got {shown}. Nothing was sent.", field=name, value=shown, limit=limit
+    )
+
+
+def _show(value: object) -> str:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"{len(value)} bytes"
+    text = repr(value)
+    return redact(text, limit=120)
+
+
+def sniff(head: bytes) -> str | None:
+    """Return the MIME type that the first 12 bytes of a file prove, or None."""
+    for mime, mark, offset in _SIGNATURES:
+        if head[offset : offset + len(mark)] == mark and (
+            mime != "image/webp" or head[:4] == b"RIFF"
+        ):
+            return mime
+    return None
+
+
+def require_picture(head: bytes, value: object, length: int) -> str:
+    """Return the type of a picture from its first bytes, or refuse it with what it is instead."""
+    if length == 0:
+        raise refuse("image", value, "must not be empty (JPEG, PNG or WebP)")
+    mime = sniff(head)
+    if mime is None:
+        foreign = next((name for mark, name in _KNOWN_FOREIGN if head.startswith(mark)), None)
+        what = f"looks like {foreign}" if foreign else "has the bytes of none of them"
+        raise refuse("image", value, f"must be a JPEG, PNG or WebP by its bytes, and this {what}")
+    return mime
+
+
+@frozen(repr=False, eq=False)
+class Image:
+    """A source picture, from wherever it comes; opened only when it is sent.
+
+    `kind` says what `source` is: "url" and "data" are strings, "path" a `Path`, "bytes" the file's
+    content, "file" an open binary file, "pil" a Pillow image.
+    """
+
+    kind: Literal["url", "data", "path", "bytes", "file", "pil"]
+    source: Any
+
+    @classmethod
+    def of(cls, value: ImageInput) -> Image:
+        """Return the image that `value` means.
+
+        A string is a URL or a data URI and is never opened as a file: a web backend passes strings
+        from strangers. Raises `InvalidRequest` if the value is none of the accepted kinds.
+        """
+        if isinstance(value, Image):
+            return value
+        if isinstance(value, str):
+            return cls.from_url(value)
+        if isinstance(value, os.PathLike):
+            return cls.from_path(value)
+        if isinstance(value, bytes | bytearray | memoryview):
+            return cls.from_bytes(bytes(value))
+        if type(value).__module__.startswith("PIL.") or hasattr(value, "getbands"):
+            return cls.from_pil(value)  # type: ignore[arg-type]  # narrowed by its module's name
+        if hasattr(value, "read"):
+            return cls.from_file(value)
+        raise refuse(
+            "image",
+            value,
+            "must be an Image, a path, bytes, a binary file, a PIL image, or a str that is an "
+            "http(s) URL or a data: URI",
+        )
+
+    @classmethod
+    def from_url(cls, url: str) -> Image:
+        """Return an image that the provider fetches (http, https), or one inside a data URI.
+
+        The address must be public: the provider downloads it, and an unreachable one fails only
+        at the poll, after the create was accepted.
+        """
+        text = url.strip()
+        scheme = text[:8].lower()
+        if scheme.startswith("data:"):
+            head, comma, payload = text.partition(",")
+            mime = head[5:].split(";")[0].strip().lower()
+            if mime == "image/jpg":
+                mime = "image/jpeg"
+            if mime not in IMAGE_TYPES:
+                raise refuse(
+                    "image", url, f"must be a data URI of type {', '.join(IMAGE_TYPES)}"
+                )
+            if not comma or not head.lower().rstrip().endswith(";base64"):
+                raise refuse("image", url, "must be a data URI with ';base64,' before its data")
+            if not payload:
+                raise refuse("image", url, "must be a data URI with data in it")
+            return cls("data", f"data:{mime};base64,{payload}")
+        if not scheme.startswith(("http://", "https://")):
+            raise refuse(
+                "image",
+                url,
+                "given as a str must be an http(s) URL or a data: URI; for a local file pass "
+                "pathlib.Path(...)",
+            )
+        try:
+            parts = urlsplit(text)
+            host = parts.hostname
+            _ = parts.port
+        except ValueError:
+            host = None
+        if not host or any(character.isspace() or ord(character) < 32 for character in text):
+            raise refuse("image", redact_url(url), "must be a whole URL with a host")
+        return cls("url", text)
+
+    @classmethod
+    def from_path(cls, path: str | os.PathLike[str]) -> Image:
+        """Return an image that is read from `path` when it is sent, in chunks, off the event loop.
+
+        Whether the file exists and holds a JPEG, PNG or WebP is found out at submit, before
+        anything is sent.
+        """
+        return cls("path", Path(path))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Image:
+        """Return an image whose file content is `data`; its type is told from the bytes."""
+        require_picture(data[:SNIFF_LENGTH], data, len(data))
+        return cls("bytes", data)
+
+    @classmethod
+    def from_file(cls, file: IO[bytes]) -> Image:
+        """Return an image read from an open binary file, from its position when it is submitted.
+
+        The file stays the caller's: it is not closed. One that cannot seek is read into memory.
+        """
+        if isinstance(getattr(file, "encoding", None), str):
+            raise refuse("image", file, "must be a file opened in binary mode ('rb')")
+        return cls("file", file)
+
+    @classmethod
+    def from_pil(cls, image: PIL.Image.Image) -> Image:
+        """Return an image from a Pillow image: PNG if it has transparency, else JPEG quality 95.
+
+        Encoded when it is sent, in a worker thread.
+        """
+        return cls("pil", image)
+
+    def describe(self) -> str:
+        """Return what may be printed of it: never the picture, never a signed query string."""
+        if self.kind in ("url", "data"):
+            return redact_url(self.source)
+        if self.kind == "path":
+            return str(self.source)
+        if self.kind == "bytes":
+            return f"{len(self.source)} bytes"
+        return f"<{type(self.source).__name__}>"
+
+    def __repr__(self) -> str:
+        return f"Image({self.kind}: {self.describe()})"
+
+
+def _optional_image(value: ImageInput | None) -> Image | None:
+    return None if value is None else Image.of(value)
+
+
+@frozen(init=False, eq=False)
+class VideoRequest:
+    """One create, validated; only what was set is sent, the server's defaults stay the server's.
+
+    `duration` is seconds, an int from 1 to 15 (the server's default is 8). `aspect_ratio` with an
+    image stretches the image to it; omitted, the video has the image's own ratio. `output` may
+    hold `upload_url`, a signed URL to which the provider puts the MP4. `user` is an opaque id of
+    your end user. Raises `InvalidRequest` naming field, value and limit. Source: the create page,
+    contract.md section 2.
+    """
+
+    prompt: str
+    image: Image | None
+    duration: int | None
+    aspect_ratio: str | None
+    resolution: str | None
+    model: str
+    output: Mapping[str, Any] | None = field(repr=False)
+    user: str | None
+
+    def __init__(
+        self,
+        prompt: str,
+        image: ImageInput | None = None,
+        *,
+        duration: int | None = None,
+        aspect_ratio: AspectRatio | None = None,
+        resolution: Resolution | None = None,
+        model: str = DEFAULT_MODEL,
+        output: Mapping[str, Any] | None = None,
+        user: str | None = None,
+        **unknown: Never,
+    ) -> None:
+        refuse_unknown("VideoRequest", unknown)
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise refuse("prompt", prompt, "must be a str that is not blank")
+        # A lone surrogate (a mangled file name, a broken emoji) has no UTF-8 form to send.
+        for name, text in (("prompt", prompt), ("model", model), ("user", user)):
+            if isinstance(text, str) and not _is_utf8(text):
+                raise refuse(name, text, "must be text that UTF-8 can hold (no lone surrogates)")
+        if duration is not None and (
+            isinstance(duration, bool)
+            or not isinstance(duration, int)
+            or not 1 <= duration <= MAX_DURATION
+        ):
+            raise refuse("duration", duration, f"must be an int from 1 to {MAX_DURATION} (seconds)")
+        if aspect_ratio is not None and aspect_ratio not in ASPECT_RATIOS:
+            raise refuse("aspect_ratio", aspect_ratio, f"must be one of {', '.join(ASPECT_RATIOS)}")
+        if resolution is not None and resolution not in RESOLUTIONS:
+            raise refuse("resolution", resolution, f"must be one of {', '.join(RESOLUTIONS)}")
+        if not isinstance(model, str) or not model.strip():
+            raise refuse("model", model, "must be a str that is not blank")
+        if user is not None and not isinstance(user, str):
+            raise refuse("user", user, "must be a str")
+        _check_output(output)
+        self.__attrs_init__(  # type: ignore[attr-defined]  # written by attrs
+            prompt,
+            _optional_image(image),
+            duration,
+            aspect_ratio,
+            resolution,
+            model,
+            output,
+            user,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Return the JSON fields that were set, without the image."""
+        fields = {
+            "model": self.model,
+            "prompt": self.prompt,
+            "duration": self.duration,
+            "aspect_ratio": self.aspect_ratio,
+            "resolution": self.resolution,
+            "output": dict(self.output) if self.output is not None else None,
+            "user": self.user,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def fingerprint(self) -> str:
+        """Return a hash that is the same for the same request, without any of its content.
+
+        A path counts by its name, not its bytes, so that a manifest costs no disk reads; bytes and
+        data URIs count by their content; open files and PIL images have no identity of their own
+        and count by what they are.
+        """
+        digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode())
+        if self.image is not None:
+            source = self.image.source
+            if self.image.kind == "bytes":
+                content = hashlib.sha256(source).hexdigest()
+            elif self.image.kind == "data":
+                content = hashlib.sha256(source.encode()).hexdigest()
+            elif self.image.kind == "url":
+                content = source
+            else:
+                content = self.image.describe()
+            digest.update(f"\0{self.image.kind}\0{content}".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+
+def refuse_unknown(function: str, unknown: Mapping[str, object]) -> None:
+    """Refuse leftover keyword arguments: known foreign ones with what to use instead."""
+    for name, value in unknown.items():
+        if name in _FOREIGN_ARGUMENTS:
+            raise refuse(name, value, f"is not an argument: {_FOREIGN_ARGUMENTS[name]}")
+        message = f"{function} got an unexpected keyword argument {name!r}"
+        raise TypeError(message)
+
+
+def _check_output(output: Mapping[str, Any] | None) -> None:
+    if output is None:
+        return
+    if not isinstance(output, Mapping):
+        raise refuse("output", output, "must be a mapping such as {'upload_url': 'https://...'}")
+    target = output.get("upload_url")
+    if target is not None and not (
+        isinstance(target, str) and target.lower().startswith(("https://", "http://"))
+    ):
+        raise refuse("output", "upload_url", "must hold an http(s) URL in 'upload_url'")
+    try:
+        json.dumps(dict(output), allow_nan=False)
+    except (TypeError, ValueError):
+        raise refuse("output", type(output).__name__, "must hold only what JSON can") from None
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def frame_size(
+    resolution: Resolution = "720p", aspect_ratio: AspectRatio = "16:9"
+) -> tuple[int, int]:
+    """Return the intended (width, height) in pixels of a resolution and an aspect ratio.
+
+    The short side is the resolution; the long one follows the ratio, rounded down to a multiple of
+    eight (480p 16:9 is 848x480). Real files can differ by some pixels (contract.md section 2), so
+    treat it as an intention. Raises `InvalidRequest` if either value is unknown.
+    """
+    if resolution not in RESOLUTIONS:
+        raise refuse("resolution", resolution, f"must be one of {', '.join(RESOLUTIONS)}")
+    if aspect_ratio not in ASPECT_RATIOS:
+        raise refuse("aspect_ratio", aspect_ratio, f"must be one of {', '.join(ASPECT_RATIOS)}")
+    short = int(resolution[:-1])
+    across, down = (int(part) for part in aspect_ratio.split(":"))
+    long = short * max(across, down) // min(across, down) // 8 * 8
+    return (long, short) if across >= down else (short, long)
+
+
+for _name in __all__:
+    globals()[_name].__module__ = "grok_video"
+del _name
