@@ -101,9 +101,9 @@ class Limits:
     #: Creates started in a minute at most; None leaves the pace to the server's answers. The
     #: provider documents 60 for the model 1.5 (contract.md, section 5).
     creates_per_minute: float | None = field(default=None, validator=_positive)
-    #: Polls in a second at most, over all jobs of the client: a thousandth of what CometAPI names
-    #: as its theoretical limit would be 0.5, a tenth is 50.
-    polls_per_second: float | None = field(default=50.0, validator=_positive)
+    #: Polls in a second at most, over all jobs of the client: a fifth of what CometAPI names as
+    #: its theoretical limit (30,000 a minute), and enough for 700 jobs of a minute each.
+    polls_per_second: float | None = field(default=100.0, validator=_positive)
     #: Downloads at the same time: each may hold a buffer of a few MiB and a file.
     concurrent_downloads: int = field(default=16, validator=_whole)
     #: Connections to the API for polls, and as many for creates.
@@ -165,30 +165,33 @@ class Pacer:
 
     rate: float | None
     _pace: float = field(init=False, default=math.inf)
+    #: What the pace recovers to.
+    _target: float = field(init=False, default=math.inf)
     _next: float = field(init=False, default=-math.inf)
     _blocked_until: float = field(init=False, default=-math.inf)
-    _news_at: float = field(init=False, default=-math.inf)
+    _slowed_at: float = field(init=False, default=-math.inf)
+    _recovered_at: float = field(init=False, default=-math.inf)
     _seen: float = field(init=False, default=0.0)
     _seen_at: float = field(init=False, default=-math.inf)
-    _target: float = field(init=False, default=math.inf)
 
     def __attrs_post_init__(self) -> None:
         self._pace = self._target = self.rate if self.rate is not None else math.inf
 
     @property
     def pace(self) -> float:
-        """The requests per second of this moment."""
+        """The requests per second of this moment; infinity where nothing limits them."""
         return self._pace
 
     def reserve(self, now: float) -> float:
         """Return how many seconds the next request has to wait; the place is taken by the call."""
         self._observe(now)
-        self._recover(now)
+        if self._pace < self._target:
+            self._recover(now)
         if self._pace == math.inf:
             return max(0.0, self._blocked_until - now)
-        earliest = now - min(_BURST_SECONDS, 10.0 / self._pace) if self._news_at == -math.inf else now
-        at = max(self._next, earliest)
-        start = max(at, self._blocked_until)
+        # After a quiet time some may start together, but never right after a slow-down.
+        burst = 0.0 if self._pace < self._target else _BURST_SECONDS
+        start = max(self._next, now - burst, self._blocked_until)
         self._next = start + 1.0 / self._pace
         return max(0.0, start - now)
 
@@ -196,32 +199,27 @@ class Pacer:
         """Slow down: the server said "too many". A Retry-After holds every request back."""
         if retry_after is not None:
             self._blocked_until = max(self._blocked_until, now + retry_after)
-        if now - self._news_at < _NEWS_INTERVAL:
+        if now - self._slowed_at < _NEWS_INTERVAL:
             return
-        self._recover(now)
         known = self._pace if self._pace != math.inf else max(self._seen, 2 * _FLOOR)
         if self._target == math.inf:
             self._target = known
         self._pace = max(_FLOOR, known * _DECREASE)
-        self._news_at = now
+        self._slowed_at = self._recovered_at = now
 
     def _observe(self, now: float) -> None:
         """Keep a running estimate of requests per second, for a pace that was never set."""
         gap = now - self._seen_at
-        decay = math.exp(-gap) if gap < 50 else 0.0
-        self._seen = self._seen * decay + 1.0
+        self._seen = self._seen * (math.exp(-gap) if gap < 50 else 0.0) + 1.0
         self._seen_at = now
 
     def _recover(self, now: float) -> None:
-        if self._news_at == -math.inf:
+        since = max(self._recovered_at, self._blocked_until)
+        if now <= since:
             return
-        quiet_since = max(self._news_at, self._blocked_until)
-        if now <= quiet_since:
-            return
-        self._pace = min(self._target, self._pace + self._target * _RECOVERY_PER_SECOND * (now - quiet_since))
-        self._news_at = now
+        self._recovered_at = now
+        self._pace += self._target * _RECOVERY_PER_SECOND * (now - since)
         if self._pace >= self._target:
-            self._news_at = -math.inf
             self._pace = self._target = self.rate if self.rate is not None else math.inf
 
 
