@@ -1,0 +1,43 @@
+"""`python -m grok_video.emulator`: the emulator without the package's command line."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+
+from ._answers import FORMS
+from ._command import DEMO_TIME_SCALE, serve
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs until interrupted; 130 after SIGINT, 0 after SIGTERM."""
+    parser = argparse.ArgumentParser(
+        prog="python -m grok_video.emulator",
+        description="Emulate the Grok video API on loopback. Prints one JSON line and serves.",
+    )
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--api-key", help="random by default")
+    parser.add_argument("--form", choices=FORMS, nargs="+", default=["flat"])
+    parser.add_argument("--time-scale", type=float, default=DEMO_TIME_SCALE)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--link-life", type=float, default=24 * 3600.0, help="seconds")
+    parser.add_argument("--state", help="a file in which jobs outlive this process")
+    parser.add_argument("--clip", help="an MP4 to serve in place of rendered ones")
+    given = parser.parse_args(arguments)
+    ended = serve(
+        port=given.port,
+        api_key=given.api_key,
+        form=given.form,
+        time_scale=given.time_scale,
+        seed=given.seed,
+        link_life=given.link_life,
+        state=given.state,
+        clip=given.clip,
+    )
+    return 130 if ended == signal.SIGINT else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,311 @@
+"""The emulator as its users hold it: a server in a thread of its own, and what it has seen.
+
+Starting and stopping live here, the doors for asyncio, trio and plain code, and the counters. No
+HTTP; aiohttp and the rest of the extra are imported when an emulator starts, never before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import secrets
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
+
+from ._answers import FORMS, Form, Reply
+from ._faults import Expired, Failed, Fault, rate_limited
+from ._records import Create, Records, Request
+from ._scripts import PHASES, Chaos, Consumed, Phase, Scripts
+
+if TYPE_CHECKING:
+    from ._server import Server
+    from ._service import ClipSource, Service
+
+# A job of the default kind takes a minute and a half in life, and nine milliseconds like this.
+TEST_TIME_SCALE: Final = 0.0001
+
+_NEEDED: Final = ("aiohttp", "av", "PIL")
+_PATIENCE: Final = 30.0
+
+
+class Emulator:
+    """An emulator of the API on loopback, from entering its `with` or `async with` to leaving it.
+
+    It imports nothing of the SDK, never talks to anything but loopback, and bills nobody: `bill`
+    is what the accepted creates would have cost by the provider's list.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        *,
+        port: int = 0,
+        form: Form | Sequence[Form] = "flat",
+        time_scale: float = TEST_TIME_SCALE,
+        seed: int = 0,
+        link_life: float = 24 * 3600.0,
+        state: str | os.PathLike[str] | None = None,
+        clip: ClipSource | None = None,
+        chaos: Chaos | None = None,
+        keep: int = 10_000,
+        separate_files: bool = False,
+        base_path: str = "/grok/v1",
+    ) -> None:
+        """See the class.
+
+        `form` is the form of the poll's answers, or several that take turns within each job.
+        `time_scale` is the share of the real service's time a job takes; 1.0 is life.
+        `link_life` is in seconds, not scaled. `state` names a file in which jobs, links and the
+        bill outlive the process. `clip` is served in place of rendered videos. `chaos` is asked
+        for a fault whenever a phase's script is empty. `keep` bounds every log. With
+        `separate_files`, links point to the second origin, as the real ones do.
+        """
+        forms: tuple[Form, ...] = (form,) if isinstance(form, str) else tuple(form)
+        if not forms or any(one not in FORMS for one in forms):
+            raise ValueError(f"form must be one or several of {', '.join(FORMS)}, not {form!r}")
+        if not time_scale >= 0:
+            raise ValueError(f"time_scale must be at least 0, not {time_scale!r}")
+        self.api_key = api_key or f"sk-emulated-{secrets.token_hex(16)}"
+        self._forms, self._time_scale, self._seed = forms, time_scale, seed
+        self._link_life, self._clip, self._port = link_life, clip, port
+        self._state = None if state is None else Path(state)
+        self._separate_files, self._base_path = separate_files, base_path.rstrip("/")
+        self._records = Records(keep)
+        self._scripts = Scripts(keep, chaos)
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._server: Server | None = None
+        self._service: Service | None = None
+        self._failure: BaseException | None = None
+        self._urls = ("", "")
+
+    # ------------------------------------------------------------------ doors
+
+    def __enter__(self) -> Emulator:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Emulator:
+        from anyio import to_thread
+
+        await to_thread.run_sync(self.start)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        from anyio import CancelScope, to_thread
+
+        with CancelScope(shield=True):
+            await to_thread.run_sync(self.stop)
+
+    def start(self) -> None:
+        """The emulator answers; the caller's thread waited for a few milliseconds."""
+        if self._thread is not None:
+            raise RuntimeError("this emulator is running; make another one")
+        missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ModuleNotFoundError(
+                f"the emulator needs {', '.join(missing)}, which is not installed: "
+                'pip install "grok-video[emulator]"',
+                name=missing[0],
+            )
+        started = threading.Event()
+        self._failure = None
+        self._thread = threading.Thread(
+            target=self._run, args=(started,), name="grok-video-emulator", daemon=True
+        )
+        self._thread.start()
+        started.wait(_PATIENCE)
+        if self._failure is not None:
+            failure = self._failure
+            self.stop()
+            raise failure
+
+    def stop(self) -> None:
+        """The server is gone, with its thread, connections and files; the records stay."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        loop, stop = self._loop, self._stop
+        if loop is not None and stop is not None:
+            # The loop may have ended by itself, after a failure to start.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(stop.set)
+        thread.join(_PATIENCE)
+
+    def _run(self, started: threading.Event) -> None:
+        try:
+            with asyncio.Runner() as runner:
+                runner.run(self._serve(started))
+        except BaseException as failure:  # noqa: BLE001 - it belongs to the caller of start()
+            self._failure = failure
+        finally:
+            started.set()
+
+    async def _serve(self, started: threading.Event) -> None:
+        from ._clips import Clips
+        from ._server import Server
+        from ._service import Service, Settings
+        from ._store import Store
+
+        with ThreadPoolExecutor(os.cpu_count(), "grok-video-render") as pool:
+            clips = Clips(pool, lambda digest: store.picture(digest))
+            store = Store(clips.folder)
+            settings = Settings(
+                self._forms, self._time_scale, self._seed, self._link_life, self._clip
+            )
+            service = Service(settings, self._records, clips, pool, store)
+            server = Server(
+                service,
+                self._records,
+                self._scripts,
+                api_key=self.api_key,
+                base_path=self._base_path,
+                separate_files=self._separate_files,
+            )
+            self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+            self._service, self._server = service, server
+            try:
+                await server.open(self._port)
+                self._urls = (server.url("api"), server.url("files"))
+                server.arm()
+                started.set()
+                await self._stop.wait()
+            finally:
+                await server.close()
+                await service.close()
+                pool.shutdown(cancel_futures=True)
+                store.close()
+                clips.close()
+
+    # ------------------------------------------------------------------ where it is
+
+    @property
+    def base_url(self) -> str:
+        """What a client takes for its base URL."""
+        return self._urls[0] + self._base_path
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port of the API."""
+        return self._urls[0]
+
+    @property
+    def other_origin(self) -> str:
+        """The second origin: it serves files only, and its requests are logged like all."""
+        return self._urls[1]
+
+    # ------------------------------------------------------------------ what it saw
+
+    @property
+    def creates(self) -> tuple[Create, ...]:
+        """The accepted creates, oldest first; the newest `keep` of them."""
+        return self._records.creates()
+
+    @property
+    def accepted(self) -> int:
+        """How many creates were accepted, however many are kept."""
+        return self._records.accepted
+
+    @property
+    def bill(self) -> Decimal:
+        """What the accepted creates would have cost, in USD."""
+        return self._records.bill
+
+    @property
+    def polls(self) -> int:
+        """How many requests came to the polling address."""
+        return self._records.polls
+
+    @property
+    def downloads(self) -> int:
+        """How many requests came for files, at either origin."""
+        return self._records.downloads
+
+    @property
+    def connections(self) -> int:
+        """How many connections were made, to either origin."""
+        return self._records.connections
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """The log of every request, oldest first; the newest `keep` of them."""
+        return self._records.requests()
+
+    # ------------------------------------------------------------------ jobs by hand
+
+    def finish(self, request_id: str) -> None:
+        """The job is done now, whatever time it had left."""
+        self._running().end(request_id)
+
+    def fail(
+        self, request_id: str, code: str = "internal_error", message: str = "Generation failed."
+    ) -> None:
+        """The job has failed now, with this error."""
+        self._running().end(request_id, Failed(code, message))
+
+    def expire(self, request_id: str) -> None:
+        """The job has expired now."""
+        self._running().end(request_id, Expired())
+
+    def _running(self) -> Service:
+        if self._service is None:
+            raise RuntimeError("this emulator has not been started")
+        return self._service
+
+    # ------------------------------------------------------------------ faults
+
+    def script(self, phase: Phase, faults: Iterable[Fault]) -> None:
+        """The next requests of this phase meet these faults, one each, in order."""
+        self._scripts.add(phase, faults)
+        if self._loop is not None and self._server is not None and self._scripts.connects:
+            self._loop.call_soon_threadsafe(self._server.arm)
+
+    @property
+    def faults_left(self) -> dict[Phase, tuple[Fault, ...]]:
+        """The scripted faults that have not happened, by phase; empty when all have."""
+        return self._scripts.left()
+
+    @property
+    def faults_consumed(self) -> tuple[Consumed, ...]:
+        """The faults that happened and to which request, oldest first."""
+        return self._scripts.consumed()
+
+    def assert_faults_consumed(self) -> None:
+        """Every scripted fault has happened."""
+        left = self.faults_left
+        if left:
+            told = "; ".join(f"{phase}: {list(faults)}" for phase, faults in left.items())
+            raise AssertionError(f"faults that never happened: {told}")
+
+    def storm(self, seconds: float, retry_after: float | None = None) -> None:
+        """For so many seconds every create and every poll is answered 429."""
+        fault = rate_limited(retry_after)
+        reply = Reply(fault.status, fault.body, fault.content_type, fault.all_headers())
+        server, loop = self._server, self._loop
+        if server is None or loop is None:
+            raise RuntimeError("this emulator has not been started")
+        loop.call_soon_threadsafe(server.storm, seconds, reply)
+
+
+__all__ = ["PHASES", "TEST_TIME_SCALE", "Emulator"]

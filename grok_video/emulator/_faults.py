@@ -1,0 +1,422 @@
+"""What can be made to go wrong, as values: one class for each way, nothing that happens.
+
+A script is a list of these for one phase (`"create"`, `"poll"` or `"download"`), consumed strictly
+in order, one for each request of the phase; `Pass()` lets a request through. `accepted` says what
+a fault in the create phase means for the bill: `True` when the job was accepted and is billed all
+the same, `False` when nothing was. What is sent and when is the server's business.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from email.utils import formatdate
+from typing import Literal, TypeAlias
+
+import attrs
+from attrs import validators
+
+Header: TypeAlias = tuple[str, str]
+
+# A stall must end by itself, whatever a test forgets: ten minutes is what clients wait in all.
+_LONGEST = 600.0
+
+
+def _seconds(default: float) -> float:
+    return attrs.field(default=default, validator=[validators.ge(0.0), validators.le(_LONGEST)])
+
+
+def _count(default: int) -> int:
+    return attrs.field(default=default, validator=validators.ge(0))
+
+
+@attrs.frozen
+class Fault:
+    """The common parent; `accepted` is whether a create that meets the fault is billed."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether a create that meets this fault is accepted and billed."""
+        return True
+
+
+@attrs.frozen
+class Pass(Fault):
+    """Nothing goes wrong: the request is answered as if no script were there."""
+
+
+# ---------------------------------------------------------------------------- at the socket
+
+
+@attrs.frozen
+class Refuse(Fault):
+    """Connections are refused for `seconds`; nothing is accepted.
+
+    It begins when it heads its phase and the phase can be reached: a create at any time, a poll
+    once a job was accepted, a download once a poll was answered `done`. Idle connections are
+    closed, so that the next request has to connect. A refused connection leaves no trace at a
+    server, so this fault counts as consumed when its time is over.
+    """
+
+    seconds: float = _seconds(0.2)
+    accepted: bool = attrs.field(default=False, init=False)
+
+
+@attrs.frozen
+class CloseOnAccept(Fault):
+    """The next new connection is taken and closed before a byte is read; nothing is accepted.
+
+    It is armed like `Refuse`, and consumed by the connection that meets it.
+    """
+
+    reset: bool = False
+    """Reset (RST) instead of closed (FIN)."""
+    accepted: bool = attrs.field(default=False, init=False)
+
+
+@attrs.frozen
+class CutRequest(Fault):
+    """The connection ends after `after` bytes of the request, or after all of it (`None`).
+
+    A request shorter than `after` is cut when it is complete.
+    """
+
+    after: int | None = None
+    reset: bool = True
+    """Reset (RST) instead of closed (FIN)."""
+    accepted: bool = False
+    """Whether a create that arrived whole was accepted before the connection ended."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.accepted and self.after is not None:
+            raise ValueError("a create cut before its end cannot have been accepted")
+
+
+@attrs.frozen
+class CutAnswer(Fault):
+    """The real answer ends after `after` bytes, counted from its status line.
+
+    A create is accepted and billed. An answer shorter than `after` is sent whole before the
+    connection ends.
+    """
+
+    after: int = _count(0)
+    reset: bool = True
+    accepted: bool = attrs.field(default=True, init=False)
+
+
+@attrs.frozen
+class Stall(Fault):
+    """Nothing more comes for `seconds`, then the connection ends or, with `resume`, goes on."""
+
+    seconds: float = _seconds(1.0)
+    after: int | None = None
+    """Bytes of the answer that are sent before the stall; `None` stalls before the answer."""
+    resume: bool = False
+    """Whether the answer goes on after the stall; then a create is accepted in any case."""
+    accepted: bool = attrs.field(default=False)
+    """Whether a create was accepted; always so when any of the answer is sent."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.after is not None or self.resume:
+            object.__setattr__(self, "accepted", True)
+
+
+# ---------------------------------------------------------------------------- in HTTP
+
+
+def _body(value: bytes | str | dict[str, object] | list[object] | None) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return value.encode()
+    return b"" if value is None else json.dumps(value).encode()
+
+
+@attrs.frozen
+class Answer(Fault):
+    """This answer is sent in place of the real one."""
+
+    status: int
+    body: bytes = attrs.field(default=b"", converter=_body)
+    """Bytes, text, or a value to be written as JSON."""
+    headers: tuple[Header, ...] = attrs.field(default=(), converter=tuple)
+    content_type: str = "application/json"
+    accepted: bool = False
+    """Whether a create was accepted and billed before this answer hid it."""
+    retry_after: Literal["none", "seconds", "date", "ms"] = "none"
+    """How `retry_after_seconds` is written: `Retry-After` in seconds or as a date, or
+    `retry-after-ms`."""
+    retry_after_seconds: float = 0.0
+
+    def all_headers(self) -> tuple[Header, ...]:
+        """The headers with `Retry-After` as of now: a date must be in the future when sent."""
+        seconds = self.retry_after_seconds
+        match self.retry_after:
+            case "none":
+                return self.headers
+            case "seconds":
+                return (*self.headers, ("Retry-After", f"{seconds:g}"))
+            case "date":
+                date = formatdate(time.time() + seconds, usegmt=True)
+                return (*self.headers, ("Retry-After", date))
+            case "ms":
+                return (*self.headers, ("retry-after-ms", f"{seconds * 1000:g}"))
+
+
+@attrs.frozen
+class WrongLength(Fault):
+    """The real answer's Content-Length is off by `delta`; a create is accepted.
+
+    A length that is too long ends with a closed connection; one that is too short leaves bytes on
+    the wire behind the answer.
+    """
+
+    delta: int = 10
+    accepted: bool = attrs.field(default=True, init=False)
+
+
+@attrs.frozen
+class EndlessHeaders(Fault):
+    """Headers that never end, one each `interval` seconds for `seconds`; then it is closed."""
+
+    seconds: float = _seconds(1.0)
+    interval: float = _seconds(0.005)
+    accepted: bool = False
+
+
+@attrs.frozen
+class HugeJSON(Fault):
+    """A JSON body of `size` bytes that starts like an answer and is streamed."""
+
+    size: int = _count(1 << 30)
+    status: int = 200
+    accepted: bool = False
+
+
+@attrs.frozen
+class DeepJSON(Fault):
+    """A JSON body nested `depth` levels deep, enough to break a recursive reader."""
+
+    depth: int = _count(100_000)
+    status: int = 200
+    accepted: bool = False
+
+
+@attrs.frozen
+class GzipBomb(Fault):
+    """A small gzip body that unpacks to `size` bytes of JSON."""
+
+    size: int = _count(1 << 30)
+    status: int = 200
+    accepted: bool = False
+
+
+# ---------------------------------------------------------------------------- in a job's life
+
+
+@attrs.frozen
+class LifeFault(Fault):
+    """Something in the job's life, answered well-formed.
+
+    In the create phase it strikes the job being created, which is accepted and billed; in the poll
+    phase the job being polled. It stays with the job: later polls say the same.
+    """
+
+
+@attrs.frozen
+class UnknownStatus(LifeFault):
+    """The job answers a status word nobody documented, for so many polls."""
+
+    word: str = "reticulating"
+    polls: int = _count(1)
+
+
+@attrs.frozen
+class DoneWithoutURL(LifeFault):
+    """The job is done and its `video.url` is empty."""
+
+
+@attrs.frozen
+class Moderated(LifeFault):
+    """The job ends refused by moderation, and billed, in one of the shapes seen.
+
+    `"flag"`: done, no URL, `respect_moderation` false. `"poll"`: the poll answers 400
+    `imagine:content-moderated`. `"failed"`: status failed with an error. `"top-level"`: 200 with
+    `{code, error}`. `"envelope"`: an envelope with FAILURE, whatever the form.
+    """
+
+    shape: Literal["flag", "poll", "failed", "top-level", "envelope"] = "flag"
+
+
+@attrs.frozen
+class TaskNotExist(LifeFault):
+    """The gateway does not know the job yet: for so many polls, and for so many seconds."""
+
+    polls: int = _count(1)
+    seconds: float = _seconds(0.0)
+    """Seconds from the create on, real and not scaled."""
+
+
+@attrs.frozen
+class StuckProgress(LifeFault):
+    """The job says `processing` at the same percentage for so many polls, whatever its age."""
+
+    percent: int = 35
+    polls: int = _count(5)
+
+
+@attrs.frozen
+class Backwards(LifeFault):
+    """The job goes back: each poll says one of these percentages; 0 says `queued` again."""
+
+    percents: tuple[int, ...] = attrs.field(default=(60, 20, 0, 35), converter=tuple)
+
+
+@attrs.frozen
+class Expired(LifeFault):
+    """The job has expired."""
+
+
+@attrs.frozen
+class Failed(LifeFault):
+    """The job has failed with this error."""
+
+    code: str = "internal_error"
+    message: str = "Video generation failed."
+
+
+# ---------------------------------------------------------------------------- in the file
+
+
+@attrs.frozen
+class FileFault(Fault):
+    """Something about the file; only for the download phase."""
+
+
+@attrs.frozen
+class CutFile(FileFault):
+    """The connection ends after `at` bytes of the body, though the length promised more."""
+
+    at: int = _count(1024)
+    reset: bool = False
+    """Reset in the middle instead of truncated by a plain close."""
+
+
+@attrs.frozen
+class OtherVersion(FileFault):
+    """From this request on the file has another ETag and other bytes."""
+
+
+@attrs.frozen
+class IgnoreRange(FileFault):
+    """The range is ignored: 200 and the whole file."""
+
+
+@attrs.frozen
+class LinkDied(FileFault):
+    """This link answers 403 from now on; the next poll gives a fresh one."""
+
+
+@attrs.frozen
+class Redirect(FileFault):
+    """The file is elsewhere: by default at the emulator's second origin."""
+
+    to: str | None = None
+    """Another address, or `None` for the same file at the second origin."""
+    status: int = 302
+
+
+# ---------------------------------------------------------------------------- answers by name
+
+
+def rate_limited(
+    seconds: float | None = None,
+    style: Literal["seconds", "date", "ms"] = "seconds",
+    *,
+    status: int = 429,
+) -> Answer:
+    """A 429 of the gateway that may be retried, with `Retry-After` if `seconds` is given."""
+    message = "The current group is saturated upstream, please try again later"
+    return Answer(
+        status,
+        {"error": {"message": message, "type": "comet_api_error", "param": "", "code": ""}},
+        retry_after="none" if seconds is None else style,
+        retry_after_seconds=seconds or 0.0,
+    )
+
+
+def out_of_credits() -> Answer:
+    """The provider's 429 that no retry cures."""
+    text = (
+        "Your team has either used all available credits or reached its monthly spending limit. "
+        "To continue making API requests, please purchase more credits or raise your spending "
+        "limit."
+    )
+    return Answer(429, {"code": "Some resource has been exhausted", "error": text})
+
+
+def out_of_quota() -> Answer:
+    """The gateway's 403 for an exhausted balance."""
+    return Answer(403, {"code": None, "message": "user quota is not enough"})
+
+
+def invalid_token() -> Answer:
+    """The gateway's 401."""
+    return Answer(401, {"error": {"message": "Invalid token", "type": "comet_api_error"}})
+
+
+def disguised_bad_request() -> Answer:
+    """A 500 that is a bad request, as the gateway was seen to answer a missing field."""
+    error = {
+        "message": "field prompt is required (request id: 20260205132859798638387SIHCnxzJ)",
+        "type": "comet_api_error",
+        "param": "",
+        "code": "invalid_request",
+    }
+    return Answer(500, {"error": error})
+
+
+def no_channel() -> Answer:
+    """The gateway's 503 for a model nothing serves."""
+    message = (
+        "no available channel for group default and model grok-imagine-video-1.5 (distributor) "
+        "(request id: 20260205132859798638387SIHCnxzJ)"
+    )
+    error = {"code": "model_not_found", "message": message, "type": "comet_api_error"}
+    return Answer(503, {"error": error})
+
+
+def bad_upstream(*, accepted: bool = False) -> Answer:
+    """The 502 of a gateway whose upstream answered nonsense, perhaps after it accepted."""
+    body: dict[str, object] = {
+        "code": "upstream_query_failed",
+        "message": "invalid upstream query response",
+        "data": None,
+    }
+    return Answer(502, body, accepted=accepted)
+
+
+def overloaded() -> Answer:
+    """The proxy's text/plain 503 before any upstream took the request."""
+    text = (
+        "upstream connect error or disconnect/reset before headers. "
+        "reset reason: connection timeout"
+    )
+    return Answer(503, text, content_type="text/plain")
+
+
+def html_page(status: int = 200, title: str = "Welcome", *, accepted: bool = False) -> Answer:
+    """A page of HTML where JSON, or a video, was expected."""
+    text = f"<!DOCTYPE html><html><head><title>{title}</title></head><body>{title}</body></html>"
+    return Answer(status, text, content_type="text/html; charset=utf-8", accepted=accepted)
+
+
+def timed_out(status: int = 524, *, accepted: bool = False) -> Answer:
+    """Cloudflare's own page for an origin that took too long."""
+    return html_page(status, f"api.cometapi.com | {status}: A timeout occurred", accepted=accepted)
+
+
+def empty_202() -> Answer:
+    """A 202 without a body: pending for a poll, nothing for a create."""
+    return Answer(202)

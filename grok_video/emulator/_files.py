@@ -1,0 +1,48 @@
+"""Which bytes of a file a request gets: Range, If-Range and the validators, as RFC 9110 says.
+
+Pure: headers and a size in, a status and a slice out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+import attrs
+
+_RANGE: Final = re.compile(r"bytes=\s*(\d*)-(\d*)\s*")
+
+
+@attrs.frozen
+class Part:
+    """The part of a file that is sent: from `start`, `count` bytes, under this status."""
+
+    status: int
+    start: int
+    count: int
+
+
+def part(headers: Mapping[str, str], size: int, etag: str, modified: str) -> Part:
+    """The part asked for, 416 if it lies outside, 304 if the client has it already.
+
+    More than one range, or a range nobody can read, is answered with the whole file, as RFC 9110,
+    section 14.2, allows.
+    """
+    if headers.get("if-none-match") in (etag, "*"):
+        return Part(304, 0, 0)
+    whole = Part(200, 0, size)
+    wanted = headers.get("range")
+    if wanted is None or headers.get("if-range", etag) not in (etag, modified):
+        return whole
+    match = _RANGE.fullmatch(wanted)
+    if match is None or match[1] == match[2] == "":
+        return whole
+    if match[1] == "":
+        count = min(int(match[2]), size)
+        return Part(206, size - count, count) if count else Part(416, 0, 0)
+    start = int(match[1])
+    last = min(int(match[2]), size - 1) if match[2] else size - 1
+    if match[2] and int(match[2]) < start:
+        return whole
+    return Part(206, start, last - start + 1) if start < size else Part(416, 0, 0)

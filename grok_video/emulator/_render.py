@@ -1,0 +1,127 @@
+"""Pictures to MP4: H.264, yuv420p, 24 frames a second, index in front, a slow push-in.
+
+Blocking and single-threaded by design, so that the same picture gives the same bytes; the server
+calls it in a pool. Nothing else imports PyAV, and nothing here knows jobs or sockets.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import av
+    from PIL import Image
+
+FRAMES_PER_SECOND: Final = 24
+
+# How far the camera goes in: at the end a fifth of the frame is cut away, off centre, so that the
+# last frame clearly differs from the first while the motion stays slow.
+_PUSH: Final = 0.2
+_DRIFT: Final = (0.7, 0.4)
+
+
+def render(picture: bytes | None, size: tuple[int, int], duration: int, path: Path) -> None:
+    """Leaves at `path` an MP4 of `duration` seconds whose first frame is the whole picture.
+
+    `None` stands for the test card. The picture is stretched to `size`, as the service does.
+    """
+    import av
+
+    planes = _planes(_stretched(picture, size))
+    width, height = size
+    last = duration * FRAMES_PER_SECOND - 1
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream(
+            "libx264",
+            rate=FRAMES_PER_SECOND,
+            # One thread: two would make the bytes depend on the machine.
+            options={"preset": "ultrafast", "crf": "23", "threads": "1"},
+        )
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        frame = av.VideoFrame(width, height, "yuv420p")
+        for number in range(last + 1):
+            frame.make_writable()
+            for plane, source in zip(frame.planes, planes, strict=True):
+                _fill(plane, source if number == 0 else _pushed(source, number / last))
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _stretched(picture: bytes | None, size: tuple[int, int]) -> Image.Image:
+    from PIL import Image, ImageOps
+
+    if picture is None:
+        return _card(size)
+    with Image.open(io.BytesIO(picture)) as opened:
+        # A JPEG of many megapixels is decoded at the smallest scale that still fills the frame,
+        # whichever way it lies.
+        longest = max(size)
+        opened.draft("RGB", (longest, longest))
+        upright = ImageOps.exif_transpose(opened)
+        if upright.mode in ("RGBA", "LA", "PA", "P"):
+            # Transparent parts show black, as a video has nothing behind it.
+            layer = upright.convert("RGBA")
+            upright = Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer)
+        return upright.convert("RGB").resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+
+
+def _card(size: tuple[int, int]) -> Image.Image:
+    """A test card: bars, a grid and a circle, so that stretch and motion can be seen."""
+    from PIL import Image, ImageDraw
+
+    width, height = size
+    card = Image.new("RGB", size, (24, 26, 32))
+    pen = ImageDraw.Draw(card)
+    bars = ((235, 235, 235), (235, 200, 40), (40, 190, 200), (60, 180, 75), (200, 60, 160))
+    bars += ((210, 50, 45), (40, 70, 190))
+    for index, colour in enumerate(bars):
+        left, right = width * index // len(bars), width * (index + 1) // len(bars)
+        pen.rectangle((left, height // 6, right - 1, height * 4 // 6), fill=colour)
+    step = min(size) // 8
+    for x in range(0, width, step):
+        pen.line((x, 0, x, height), fill=(90, 95, 105), width=2)
+    for y in range(0, height, step):
+        pen.line((0, y, width, y), fill=(90, 95, 105), width=2)
+    radius, x, y = min(size) // 3, width // 2, height // 2
+    pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline="white", width=6)
+    return card
+
+
+def _planes(picture: Image.Image) -> list[Image.Image]:
+    """The picture as its three yuv420p planes, so that no frame is converted twice."""
+    import av
+    from PIL import Image
+
+    frame = av.VideoFrame.from_image(picture).reformat(format="yuv420p")
+    return [
+        Image.frombuffer(
+            "L", (plane.width, plane.height), bytes(plane), "raw", "L", plane.line_size, 1
+        )
+        for plane in frame.planes
+    ]
+
+
+def _pushed(plane: Image.Image, share: float) -> Image.Image:
+    """The plane as the camera sees it after this share of its way."""
+    from PIL import Image
+
+    width, height = plane.size
+    cut = _PUSH * share
+    left, top = width * cut * _DRIFT[0], height * cut * _DRIFT[1]
+    box = (left, top, left + width * (1 - cut), top + height * (1 - cut))
+    return plane.resize((width, height), Image.Resampling.BILINEAR, box=box)
+
+
+def _fill(plane: av.VideoPlane, source: Image.Image) -> None:
+    """Copies the picture into the plane, whose lines may be longer than the picture's."""
+    data = source.tobytes()
+    width, line = source.width, plane.line_size
+    if line != width:
+        padding = bytes(line - width)
+        data = b"".join(
+            data[start : start + width] + padding for start in range(0, len(data), width)
+        )
+    plane.update(data)

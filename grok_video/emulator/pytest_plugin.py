@@ -1,0 +1,43 @@
+"""Fixtures for pytest: an emulator for each test, and a maker of emulators with other settings.
+
+pytest loads this module in every run of every project that has the package installed, so it
+imports nothing but pytest until a fixture is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+if TYPE_CHECKING:
+    from . import Emulator
+
+
+class EmulatorFactory(Protocol):
+    """Makes a started emulator; it is stopped when the test ends."""
+
+    def __call__(self, api_key: str | None = None, **settings: Any) -> Emulator:
+        """A started emulator with these settings of `Emulator`."""
+        ...
+
+
+@pytest.fixture
+def grok_emulator_factory() -> Iterator[EmulatorFactory]:
+    """A maker of started emulators, each stopped when the test ends."""
+    from . import Emulator
+
+    with ExitStack() as running:
+
+        def make(api_key: str | None = None, **settings: Any) -> Emulator:
+            return running.enter_context(Emulator(api_key, **settings))
+
+        yield make
+
+
+@pytest.fixture
+def grok_emulator(grok_emulator_factory: EmulatorFactory) -> Emulator:
+    """A started emulator whose jobs take a few milliseconds."""
+    return grok_emulator_factory()
