@@ -283,7 +283,21 @@ class JobExpired(JobError):
 
 
 class JobTimeout(JobError, TimeoutError):
-    """The wait ended, the job did not: it goes on and may be billed."""
+    """The wait ended, the job did not: it goes on and may be billed.
+
+    `pending` holds the ids of all jobs that the wait was for and that are still running.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        request_id: str,
+        snapshot: Snapshot | None = None,
+        pending: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message, request_id=request_id, snapshot=snapshot)
+        self.pending = pending or (request_id,)
 
 
 class DownloadError(GrokVideoError):

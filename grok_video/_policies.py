@@ -168,7 +168,8 @@ class Pacer:
     #: What the pace recovers to.
     _target: float = field(init=False, default=math.inf)
     _next: float = field(init=False, default=-math.inf)
-    _blocked_until: float = field(init=False, default=-math.inf)
+    #: Before this nothing starts: a Retry-After.
+    blocked_until: float = field(init=False, default=-math.inf)
     _slowed_at: float = field(init=False, default=-math.inf)
     _recovered_at: float = field(init=False, default=-math.inf)
     _seen: float = field(init=False, default=0.0)
@@ -188,17 +189,17 @@ class Pacer:
         if self._pace < self._target:
             self._recover(now)
         if self._pace == math.inf:
-            return max(0.0, self._blocked_until - now)
+            return max(0.0, self.blocked_until - now)
         # After a quiet time some may start together, but never right after a slow-down.
         burst = 0.0 if self._pace < self._target else _BURST_SECONDS
-        start = max(self._next, now - burst, self._blocked_until)
+        start = max(self._next, now - burst, self.blocked_until)
         self._next = start + 1.0 / self._pace
         return max(0.0, start - now)
 
     def throttled(self, now: float, retry_after: float | None) -> None:
         """Slow down: the server said "too many". A Retry-After holds every request back."""
         if retry_after is not None:
-            self._blocked_until = max(self._blocked_until, now + retry_after)
+            self.blocked_until = max(self.blocked_until, now + retry_after)
         if now - self._slowed_at < _NEWS_INTERVAL:
             return
         known = self._pace if self._pace != math.inf else max(self._seen, 2 * _FLOOR)
@@ -214,7 +215,7 @@ class Pacer:
         self._seen_at = now
 
     def _recover(self, now: float) -> None:
-        since = max(self._recovered_at, self._blocked_until)
+        since = max(self._recovered_at, self.blocked_until)
         if now <= since:
             return
         self._recovered_at = now

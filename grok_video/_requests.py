@@ -151,9 +151,7 @@ class Image:
             if mime == "image/jpg":
                 mime = "image/jpeg"
             if mime not in IMAGE_TYPES:
-                raise refuse(
-                    "image", url, f"must be a data URI of type {', '.join(IMAGE_TYPES)}"
-                )
+                raise refuse("image", url, f"must be a data URI of type {', '.join(IMAGE_TYPES)}")
             if not comma or not head.lower().rstrip().endswith(";base64"):
                 raise refuse("image", url, "must be a data URI with ';base64,' before its data")
             if not payload:

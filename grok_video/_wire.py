@@ -391,9 +391,7 @@ def _read_snapshot(
     return Snapshot(request_id, status, progress, None, None, raw)
 
 
-def _decide(
-    outer: list[str], provider: str | None, levels: list[Document]
-) -> JobStatus | None:
+def _decide(outer: list[str], provider: str | None, levels: list[Document]) -> JobStatus | None:
     """Apply the reading order of contract.md section 3; None if the document says nothing."""
     outer_states = [state for word in outer if (state := _word(word)) is not None]
     if JobStatus.FAILED in outer_states:
@@ -552,9 +550,7 @@ _ADVICE: Final = {
 }
 
 
-def read_error(
-    status: int, headers: Mapping[str, str], body: bytes, *, now: float
-) -> APIError:
+def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now: float) -> APIError:
     """Return the error that an answer means, told by its body before its status.
 
     `now` is Unix seconds, for a Retry-After that names a date without the server's own Date.
@@ -624,9 +620,7 @@ def _classify(status: int, code: str | None, text: str, *, html: bool) -> type[A
     return BadRequest
 
 
-def _is_refusal(
-    kind: type[APIError], status: int, text: str, headers: Mapping[str, str]
-) -> bool:
+def _is_refusal(kind: type[APIError], status: int, text: str, headers: Mapping[str, str]) -> bool:
     """Return whether this answer to a create proves that no job was made."""
     if kind is not ServerError:
         return True

@@ -23,6 +23,7 @@ from grok_video._transports._base import (
     ANSWER_LIMIT,
     CONNECT_TIMEOUT,
     CREATE_KEEPALIVE,
+    USER_AGENT,
     Answer,
     Origin,
     PrivateAddress,
@@ -171,8 +172,9 @@ class _Sessions:
             ssl=config.ssl_context or True,  # type: ignore[arg-type]  # an SSLContext, kept opaque
             resolver=_PublicResolver() if public_only else None,
         )
-        headers = dict(config.headers) | {"Accept-Encoding": "identity"}
+        headers = {"Accept-Encoding": "identity", "User-Agent": USER_AGENT}
         if keyed:
+            headers |= config.headers
             headers["Authorization"] = f"Bearer {config.api_key.reveal()}"
         session = aiohttp.ClientSession(
             connector=connector,

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
+from grok_video import __version__
 from grok_video._errors import UnexpectedResponse
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ CONNECT_TIMEOUT: Final = 15.0
 #: Seconds for which a create may reuse a connection: servers keep idle ones for 5 s and more, so a
 #: warm one is not about to be closed under the request (design.md, Create).
 CREATE_KEEPALIVE: Final = 2.0
+USER_AGENT: Final = f"grok_video/{__version__}"
 
 
 class Body(Protocol):
@@ -85,6 +87,7 @@ class TransportConfig:
     connections: int
     proxy: str | None
     ssl_context: object | None
+    #: The caller's own headers: for the API only, as they may be secrets of a gateway.
     headers: Mapping[str, str]
 
     @property

@@ -8,6 +8,7 @@ generator that holds the thing is therefore told in time. Nothing here knows wha
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -19,19 +20,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def running_library() -> str:
+    """Return "asyncio" or "trio": what runs the current coroutine."""
+    trio = sys.modules.get("trio")
+    return "trio" if trio is not None and trio.lowlevel.in_trio_task() else "asyncio"
+
+
 def running_loop() -> Any:  # noqa: ANN401 - an asyncio loop or a trio token
     """Return what identifies the running event loop. Raises `RuntimeError` outside one."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is not None:
-        try:
-            return asyncio.get_running_loop()
-        except RuntimeError:
-            pass
-    trio = sys.modules.get("trio")
-    if trio is not None:
-        return trio.lowlevel.current_trio_token()
-    message = "no event loop is running"
-    raise RuntimeError(message)
+    if running_library() == "trio":
+        return sys.modules["trio"].lowlevel.current_trio_token()
+    return asyncio.get_running_loop()
 
 
 class LoopLocal(Generic[T]):

@@ -1,0 +1,358 @@
+"""The asynchronous client: the door to everything, with as little in it as a door can have.
+
+It checks what it is set up with, makes jobs, and owns the connections. Money is spent in
+`_session`, waiting is done in `_poller`; the blocking twin of this class is generated from it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from typing import TYPE_CHECKING, Any, Final, Never, Self, overload
+
+import anyio
+
+from grok_video import _completion, _download
+from grok_video._errors import ConfigurationError, JobTimeout, resume_hint
+from grok_video._job import DEFAULT_TIMEOUT, AsyncJob, poller_of, require_request_id
+from grok_video._lifecycle import Event
+from grok_video._policies import Deadline, Limits, Retry
+from grok_video._polling import Polling
+from grok_video._redaction import Secret, redact_url
+from grok_video._requests import DEFAULT_MODEL, VideoRequest, refuse, refuse_unknown
+from grok_video._session import Session
+from grok_video._transports._base import Origin, TransportConfig
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+    from types import TracebackType
+
+    from grok_video._models import Video
+    from grok_video._requests import AspectRatio, ImageInput, Resolution
+    from grok_video._transports._base import Transport
+
+__all__ = ["AsyncClient"]
+
+DEFAULT_BASE_URL: Final = "https://api.cometapi.com/grok/v1"
+KEY_VARIABLE: Final = "COMETAPI_KEY"
+BASE_URL_VARIABLE: Final = "GROK_VIDEO_BASE_URL"
+
+
+class AsyncClient:
+    """A client of the video API, for asyncio and trio.
+
+    Use it as a context manager, or call `aclose()`. Making one does no I/O and binds it to no event
+    loop: it works across several `asyncio.run` calls.
+
+    `api_key` falls back to the environment's COMETAPI_KEY; `base_url` to GROK_VIDEO_BASE_URL, then
+    to CometAPI (`https://api.x.ai/v1` with an xAI key works too). `timeout` is seconds for one
+    request, not for a job. `retry`, `polling` and `limits` are the policies. `transport` is
+    "aiohttp" or "httpx", or a transport of your own; left out, it follows the event loop.
+    `http_client` is an `httpx2.AsyncClient` or `httpx.AsyncClient` of your own, which stays yours to
+    close. `proxy` and `ssl_context` replace what the environment (HTTPS_PROXY, SSL_CERT_FILE)
+    says. `headers` are sent to the API with each request, and nowhere else.
+
+    Raises `ConfigurationError` if there is no usable key or base URL, and `InvalidRequest` if a
+    policy's value is out of range.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        *,
+        base_url: str | None = None,
+        timeout: float = 60.0,
+        retry: Retry = Retry(),
+        polling: Polling = Polling(),
+        limits: Limits = Limits(),
+        transport: Transport | str | None = None,
+        http_client: Any = None,  # noqa: ANN401 - a client of either httpx family
+        proxy: str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+            raise refuse("timeout", timeout, "must be a number of seconds above 0")
+        config = TransportConfig(
+            base_url=find_base_url(base_url)[0],
+            api_key=find_key(api_key)[0],
+            timeout=float(timeout),
+            connections=limits.connections,
+            proxy=_checked_proxy(proxy),
+            ssl_context=ssl_context,
+            headers=_checked_headers(headers),
+        )
+        self._session = Session(
+            config,
+            retry=retry,
+            polling=polling,
+            limits=limits,
+            transport=transport,
+            http_client=http_client,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections; the client cannot be used after it. Jobs go on at the provider."""
+        with anyio.CancelScope(shield=True):
+            await self._session.aclose()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {redact_url(self._session.config.base_url)}>"
+
+    # --- jobs ------------------------------------------------------------------------------------
+
+    @overload
+    async def submit(
+        self,
+        prompt: VideoRequest,
+        *,
+        on_submitted: Callable[[AsyncJob], Awaitable[None] | None] | None = None,
+    ) -> AsyncJob: ...
+
+    @overload
+    async def submit(
+        self,
+        prompt: str,
+        image: ImageInput | None = None,
+        *,
+        duration: int | None = None,
+        aspect_ratio: AspectRatio | None = None,
+        resolution: Resolution | None = None,
+        model: str = DEFAULT_MODEL,
+        output: Mapping[str, Any] | None = None,
+        user: str | None = None,
+        on_submitted: Callable[[AsyncJob], Awaitable[None] | None] | None = None,
+    ) -> AsyncJob: ...
+
+    async def submit(
+        self,
+        prompt: str | VideoRequest,
+        image: ImageInput | None = None,
+        *,
+        duration: int | None = None,
+        aspect_ratio: AspectRatio | None = None,
+        resolution: Resolution | None = None,
+        model: str = DEFAULT_MODEL,
+        output: Mapping[str, Any] | None = None,
+        user: str | None = None,
+        on_submitted: Callable[[AsyncJob], Awaitable[None] | None] | None = None,
+        **unknown: Never,
+    ) -> AsyncJob:
+        """Start a job and return its handle as soon as its request_id is known.
+
+        At most one video is paid for, whatever happens. Takes the words of `VideoRequest`, or one
+        `VideoRequest`; only what is set is sent. `on_submitted` is called with the job before
+        anything else happens to it, also when the call is being cancelled: the place to write the
+        id down. A cancelled call waits for the answer of a create that is already on its way, at
+        most 5 s, and is cancelled then.
+
+        Raises `InvalidRequest` if the input is refused here (nothing was sent), `APIError` if the
+        server refuses it, `APIConnectionError` if the server certainly was not reached, and
+        `CreateOutcomeUnknown` if it may have been: then nothing is sent again.
+        """
+        request = _as_request(
+            prompt,
+            {
+                "image": image,
+                "duration": duration,
+                "aspect_ratio": aspect_ratio,
+                "resolution": resolution,
+                "model": model if model != DEFAULT_MODEL else None,
+                "output": output,
+                "user": user,
+            },
+            unknown,
+        )
+        return await self._start(request, None, on_submitted)
+
+    async def generate(
+        self,
+        prompt: str | VideoRequest,
+        image: ImageInput | None = None,
+        *,
+        duration: int | None = None,
+        aspect_ratio: AspectRatio | None = None,
+        resolution: Resolution | None = None,
+        model: str = DEFAULT_MODEL,
+        output: Mapping[str, Any] | None = None,
+        user: str | None = None,
+        save_to: str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        on_submitted: Callable[[AsyncJob], Awaitable[None] | None] | None = None,
+        **unknown: Never,
+    ) -> Video:
+        """Return a finished video: submit, wait and, with `save_to`, download.
+
+        `timeout` is seconds for all of it, None for no end. `save_to` is checked before anything is
+        paid for; `overwrite` lets it replace a file. Raises what `submit`, `AsyncJob.result` and
+        `AsyncJob.download` raise; every error after the create has the request_id.
+        """
+        deadline = Deadline.after(anyio.current_time(), timeout)
+        request = _as_request(
+            prompt,
+            {
+                "image": image,
+                "duration": duration,
+                "aspect_ratio": aspect_ratio,
+                "resolution": resolution,
+                "model": model if model != DEFAULT_MODEL else None,
+                "output": output,
+                "user": user,
+            },
+            unknown,
+        )
+        if save_to is not None:
+            await _download.check_destination(save_to, overwrite=overwrite, request_id=None)
+        job = await self._start(request, deadline, on_submitted)
+        if save_to is None:
+            return await poller_of(job).wait(deadline)
+        left = deadline.remaining(anyio.current_time()) if timeout is not None else None
+        if left is not None and left <= 0:
+            raise JobTimeout(
+                f"job {job.request_id} was accepted and the {timeout:g} s are over; it goes on and "
+                f"may be billed. {resume_hint(job.request_id)}",
+                request_id=job.request_id,
+            )
+        return await job.download(save_to, overwrite=overwrite, timeout=left)
+
+    def job(self, request_id: str) -> AsyncJob:
+        """Return a handle of a job from its id, made by whatever process and on whatever day.
+
+        Does no I/O: whether the API knows the id shows at the first poll.
+        """
+        return AsyncJob(self._session, require_request_id(request_id))
+
+    async def as_completed(
+        self, jobs: Iterable[AsyncJob], *, timeout: float | None = None
+    ) -> AsyncIterator[AsyncJob]:
+        """Yield each job once it is finished, however it ended; its `result()` is then immediate.
+
+        `timeout` is seconds for all of them, None for no end. Raises `JobTimeout` naming the jobs
+        that are still running if it passes.
+        """
+        async for job in _completion.as_completed(jobs, timeout):
+            yield job
+
+    async def _start(
+        self,
+        request: VideoRequest,
+        deadline: Deadline | None,
+        on_submitted: Callable[[AsyncJob], Awaitable[None] | None] | None,
+    ) -> AsyncJob:
+        started: list[AsyncJob] = []
+
+        async def record(event: Event, request_id: str | None) -> None:
+            if event is Event.ACCEPTED and request_id is not None:
+                job = AsyncJob(self._session, request_id, request)
+                started.append(job)
+                if on_submitted is not None:
+                    told = on_submitted(job)
+                    if inspect.isawaitable(told):
+                        await told
+
+        await self._session.create(request, deadline=deadline, record=record)
+        return started[0]
+
+
+def _as_request(
+    prompt: str | VideoRequest, words: dict[str, Any], unknown: Mapping[str, object]
+) -> VideoRequest:
+    given = {name: value for name, value in words.items() if value is not None}
+    if isinstance(prompt, VideoRequest):
+        refuse_unknown("submit", unknown)
+        for name, value in given.items():
+            raise refuse(name, value, "belongs inside the VideoRequest that was given")
+        return prompt
+    return VideoRequest(prompt, **given, **unknown)
+
+
+def find_key(api_key: str | None) -> tuple[Secret, str]:
+    """Return the key and where it came from. Raises `ConfigurationError` if it cannot be one."""
+    source = "api_key" if api_key is not None else KEY_VARIABLE
+    value = api_key if api_key is not None else os.environ.get(KEY_VARIABLE)
+    if value is None:
+        message = (
+            f"no API key: pass api_key= or set {KEY_VARIABLE}. Nothing was sent. To try without a "
+            "key, use the emulator (grok-video generate --emulator)."
+        )
+        raise ConfigurationError(message)
+    if not isinstance(value, str) or not value.strip():
+        message = f"{source} must be a key, and it is blank. Nothing was sent."
+        raise ConfigurationError(message)
+    # A line break would end the header and start another one.
+    if not value.isascii() or not value.isprintable() or " " in value:
+        flaw = "a line break" if "\n" in value or "\r" in value else "a space or another character"
+        message = (
+            f"{source} must be printable ASCII without spaces or line breaks, and it contains "
+            f"{flaw} that a header cannot hold (its value is not shown). Nothing was sent."
+        )
+        raise ConfigurationError(message)
+    return Secret(value), source
+
+
+def find_base_url(base_url: str | None) -> tuple[str, str]:
+    """Return the base URL, without a slash at its end, and where it came from."""
+    source, value = "base_url", base_url
+    if value is None:
+        source, value = BASE_URL_VARIABLE, os.environ.get(BASE_URL_VARIABLE) or None
+    if value is None:
+        return DEFAULT_BASE_URL, "default"
+    try:
+        Origin.of(value)
+    except ValueError:
+        message = (
+            f"{source} must start with https:// (or http://) and name a host; got "
+            f"{redact_url(value)!r}. Nothing was sent."
+        )
+        raise ConfigurationError(message) from None
+    if re.search(r"[?#\s]", value) or "@" in value.split("/")[2]:
+        message = (
+            f"{source} must be a plain URL without user, query or fragment; got "
+            f"{redact_url(value)!r}. Nothing was sent."
+        )
+        raise ConfigurationError(message)
+    return value.rstrip("/"), source
+
+
+def _checked_proxy(proxy: str | None) -> str | None:
+    if proxy is not None:
+        try:
+            Origin.of(proxy)
+        except (ValueError, AttributeError, TypeError):
+            message = "proxy must be an http(s) URL such as http://host:3128. Nothing was sent."
+            raise ConfigurationError(message) from None
+    return proxy
+
+
+def _checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
+    checked = dict(headers or {})
+    for name, value in checked.items():
+        if name.lower() in _OWN_HEADERS:
+            message = f"headers must not hold {name}: this client sets it. Nothing was sent."
+            raise ConfigurationError(message)
+        if not isinstance(value, str) or re.search(r"[\r\n\0]", name + value):
+            message = f"headers[{name!r}] must be a str without line breaks. Nothing was sent."
+            raise ConfigurationError(message)
+    return checked
+
+
+#: Set by this package on each request: a second one would break it, or send another key.
+_OWN_HEADERS: Final = frozenset(
+    {"authorization", "content-length", "content-type", "host", "range", "transfer-encoding"}
+)
+
+AsyncClient.__module__ = "grok_video"

@@ -1,0 +1,110 @@
+"""Jobs in the order in which they finish, from one pump and no task that outlives a step.
+
+Each step starts only the polls that are due (a heap knows which) and returns when some job is
+finished, so 10,000 jobs cost one timer. Nothing is yielded while a task group is open: a consumer
+that stops in the middle leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from typing import TYPE_CHECKING
+
+import anyio
+
+from grok_video._errors import GrokVideoError, JobTimeout, resume_hint
+from grok_video._job import poller_of
+from grok_video._policies import Deadline
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from grok_video._job import AsyncJob
+
+
+async def as_completed(jobs: Iterable[AsyncJob], timeout: float | None) -> AsyncIterator[AsyncJob]:
+    """Yield each job once it is finished, however it ended; its `result()` then costs no wait.
+
+    Raises `JobTimeout` naming every job that is still running when `timeout` seconds have passed.
+    """
+    pump = _Pump(list(dict.fromkeys(jobs)), Deadline.after(anyio.current_time(), timeout))
+    while pump.is_open:
+        for job in await pump.next_finished():
+            yield job
+
+
+class _Pump:
+    def __init__(self, jobs: list[AsyncJob], deadline: Deadline) -> None:
+        self._deadline = deadline
+        self._finished = [job for job in jobs if job.is_finished]
+        #: (due, tie-breaker, job): the number keeps the heap from comparing jobs.
+        self._waiting: list[tuple[float, int, AsyncJob]] = []
+        for number, job in enumerate(jobs):
+            if not job.is_finished:
+                self._plan(number, job)
+        self._in_flight = 0
+        self._timed_out = False
+        self._news = anyio.Event()
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._finished or self._waiting)
+
+    async def next_finished(self) -> list[AsyncJob]:
+        """Return the jobs that finished since the last call, waiting for the first of them."""
+        if not self._finished:
+            await self._run_until_one_finishes()
+        if not self._finished and self._timed_out:
+            raise self._timeout()
+        found, self._finished = self._finished, []
+        return found
+
+    async def _run_until_one_finishes(self) -> None:
+        async with anyio.create_task_group() as tasks:
+            while not self._finished and not self._timed_out:
+                now = anyio.current_time()
+                while self._waiting and self._waiting[0][0] <= now:
+                    _, number, job = heapq.heappop(self._waiting)
+                    self._in_flight += 1
+                    tasks.start_soon(self._step, number, job)
+                if not self._waiting and not self._in_flight:
+                    return
+                due = self._waiting[0][0] if self._waiting else math.inf
+                self._news = anyio.Event()
+                with anyio.move_on_after(due - now):
+                    await self._news.wait()
+            # Polls in flight are let finish: cut off, each would cost its connection.
+
+    async def _step(self, number: int, job: AsyncJob) -> None:
+        try:
+            await poller_of(job).step(self._deadline)
+        except JobTimeout:
+            self._timed_out = True
+            self._plan(number, job)
+        except GrokVideoError:
+            # The API refuses to say (401, 404): this job's own trouble, told by its `result()`.
+            self._finished.append(job)
+        else:
+            if job.is_finished:
+                self._finished.append(job)
+            else:
+                self._plan(number, job)
+        finally:
+            self._in_flight -= 1
+            self._news.set()
+
+    def _plan(self, number: int, job: AsyncJob) -> None:
+        heapq.heappush(self._waiting, (poller_of(job).due_within(self._deadline), number, job))
+
+    def _timeout(self) -> JobTimeout:
+        jobs = [job for _, _, job in sorted(self._waiting, key=lambda entry: entry[1])]
+        ids = ", ".join(job.request_id for job in jobs[:20])
+        more = f" and {len(jobs) - 20} more" if len(jobs) > 20 else ""
+        return JobTimeout(
+            f"{len(jobs)} jobs are still running after {self._deadline.timeout:g} s ({ids}{more}); "
+            f"they go on and may be billed. {resume_hint(jobs[0].request_id)}",
+            request_id=jobs[0].request_id,
+            snapshot=jobs[0].snapshot,
+            pending=tuple(job.request_id for job in jobs),
+        )

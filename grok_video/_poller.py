@@ -1,0 +1,267 @@
+"""The wait for one job: who polls when, and what a failed poll means.
+
+Many may wait on one job and only one polls: each waiter sleeps until the next poll is due, and
+whoever gets the lock then asks for all of them. If that one is cancelled, the next one takes over;
+there is no background task that could be lost. Every wait has a deadline, with its last poll
+inside it, and every error has the request_id.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from grok_video._errors import (
+    APIError,
+    GrokVideoError,
+    JobError,
+    JobExpired,
+    JobFailed,
+    JobTimeout,
+    ModerationRefused,
+    resume_hint,
+)
+from grok_video._lifecycle import Event, State, advance
+from grok_video._models import JobStatus, Snapshot, Video
+from grok_video._polling import Watch
+from grok_video._session import is_passing, logger
+
+if TYPE_CHECKING:
+    from grok_video._policies import Deadline
+    from grok_video._requests import VideoRequest
+    from grok_video._session import Session
+
+_EVENTS: Final = {
+    JobStatus.DONE: Event.RENDERED,
+    JobStatus.FAILED: Event.ENDED_WITHOUT_VIDEO,
+    JobStatus.EXPIRED: Event.LAPSED,
+}
+
+
+class Poller:
+    """What is known of one job, and the way to know more."""
+
+    def __init__(
+        self, session: Session, request_id: str, request: VideoRequest | None = None
+    ) -> None:
+        self.session = session
+        self.request_id = request_id
+        #: What the last poll said; None before the first.
+        self.snapshot: Snapshot | None = None
+        self.state = State.PENDING
+        #: True where the create was made here: its time, length and size are known.
+        self.made_here = request is not None
+        self._delivered_elsewhere = request is not None and request.output is not None
+        self._watch = Watch(
+            duration=request.duration if request is not None else None,
+            resolution=request.resolution if request is not None else None,
+            model=request.model if request is not None else None,
+            age_known=request is not None,
+        )
+        #: The loop's clock at the create, or at the first use of a handle made from an id.
+        self._since: float | None = None
+        self._last_pending: float | None = None
+        #: When the next poll is due, and before when the server wants none.
+        self._due = -math.inf
+        self._not_before = -math.inf
+        self._polled_at = -math.inf
+        self._polls = 0
+        self._failures = 0
+        self._passing_error: GrokVideoError | None = None
+        self._lock = anyio.Lock(fast_acquire=True)
+        self._changed: anyio.Event | None = None
+        if request is not None:
+            self._since = anyio.current_time()
+            self._plan_next_poll(self._since)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.snapshot is not None and self.snapshot.status.is_terminal
+
+    def video(self) -> Video:
+        """Return the finished job's video, or raise what it ended with, fresh for each caller."""
+        snapshot = self.snapshot
+        assert snapshot is not None  # noqa: S101 - for the type checker: the job is finished
+        if snapshot.video is not None:
+            return snapshot.video
+        raise outcome_error(snapshot)
+
+    async def wait(self, deadline: Deadline) -> Video:
+        """Return the video once the job is done. Raises as `AsyncJob.result` says."""
+        while not self.is_finished:
+            await self.step(deadline)
+        return self.video()
+
+    async def refresh(self) -> Snapshot:
+        """Return what the API says now, from exactly one GET."""
+        async with self._lock:
+            return await self._poll()
+
+    async def fresh_video(self) -> Video:
+        """Return the video with a fresh link, from exactly one GET; for links that died."""
+        await self.refresh()
+        if not self.is_finished:
+            message = f"job {self.request_id} was done and now says that it is not"
+            raise JobError(message, request_id=self.request_id, snapshot=self.snapshot)
+        return self.video()
+
+    def due_within(self, deadline: Deadline) -> float:
+        """Return when the next poll of a wait with this deadline starts, on the loop's clock."""
+        last = deadline.last_poll_at(self.session.round_trip)
+        return max(min(self._due, last), self._blocked_until())
+
+    async def step(self, deadline: Deadline) -> None:
+        """Return when the job was polled once more, by this task or another.
+
+        Raises `JobTimeout` at the deadline, or before it where no poll fits in any more.
+        """
+        seen = self._polls
+        while self._polls == seen:
+            now = anyio.current_time()
+            self._follow_clock(now)
+            blocked_until = self._blocked_until()
+            if blocked_until > deadline.at:
+                raise self._timeout(deadline, wish=blocked_until - now)
+            last = deadline.last_poll_at(self.session.round_trip)
+            if now >= deadline.at or self._polled_at >= last:
+                raise self._timeout(deadline)
+            due = self.due_within(deadline)
+            if now < due:
+                with anyio.move_on_after(due - now):
+                    await self._wait_for_change()
+                continue
+            with anyio.CancelScope(deadline=deadline.at) as scope:
+                async with self._lock:
+                    if self._polls == seen:
+                        await self._poll_in_passing()
+            if scope.cancelled_caught:
+                raise self._timeout(deadline)
+
+    async def _poll_in_passing(self) -> None:
+        """Poll, and take a failure that says nothing about the job as one more reason to wait."""
+        try:
+            await self._poll()
+        except GrokVideoError as error:
+            now = anyio.current_time()
+            if not is_passing(error, now - (self._since or now)):
+                error.message = f"{error.message} {resume_hint(self.request_id)}"
+                error.args = (error.message,)
+                raise
+            self._failures += 1
+            self._passing_error = error
+            self._due = now + self.session.retry.poll_delay(
+                error, self._failures, self.session.random
+            )
+            if isinstance(error, APIError) and error.retry_after is not None:
+                self._not_before = now + error.retry_after
+            logger.info("poll of job %s failed in passing: %s", self.request_id, error)
+            self._announce()
+
+    async def _poll(self) -> Snapshot:
+        """Poll once; the lock is held by the caller."""
+        self._follow_clock(anyio.current_time())
+        self._polled_at = anyio.current_time()
+        snapshot = await self.session.poll(
+            self.request_id, delivered_elsewhere=self._delivered_elsewhere
+        )
+        self._accept(snapshot, anyio.current_time())
+        return snapshot
+
+    def _accept(self, snapshot: Snapshot, now: float) -> None:
+        self._failures = 0
+        self._passing_error = None
+        elapsed = max(0.0, now - (self._since if self._since is not None else now))
+        event = _EVENTS.get(snapshot.status)
+        was_finished = self.is_finished
+        self.snapshot = snapshot
+        if event is None:
+            self._watch.note(elapsed, snapshot.progress)
+            self._last_pending = elapsed
+            self._plan_next_poll(now)
+        elif not was_finished:
+            self.state = advance(self.state, event)
+            if event is Event.RENDERED:
+                self.session.experience.record(self._watch, self._last_pending, elapsed)
+        self._announce()
+
+    def _plan_next_poll(self, now: float) -> None:
+        elapsed = max(0.0, now - (self._since if self._since is not None else now))
+        self._due = now + self.session.polling.next_delay(
+            self._watch, elapsed, self.session.experience, self.session.random
+        )
+
+    def _announce(self) -> None:
+        self._polls += 1
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    async def _wait_for_change(self) -> None:
+        if self._changed is None:
+            self._changed = anyio.Event()
+        await self._changed.wait()
+
+    def _follow_clock(self, now: float) -> None:
+        """Start counting at the first use, and again in a loop whose clock is another one."""
+        if self._since is None or now < self._polled_at or now < self._since:
+            self._since = now
+            self._due = self._not_before = self._polled_at = -math.inf
+            self._changed = None
+
+    def _blocked_until(self) -> float:
+        """Before this the server wants no poll: of this job, or of any."""
+        return max(self._not_before, self.session.polls_blocked_until())
+
+    def _timeout(self, deadline: Deadline, *, wish: float | None = None) -> JobTimeout:
+        state, progress = "of unknown state", ""
+        if self.snapshot is not None:
+            state = self.snapshot.status.value
+            if self.snapshot.progress is not None:
+                progress = f" ({self.snapshot.progress:g} %)"
+        after = f"after {deadline.timeout:g} s" if deadline.timeout is not None else ""
+        why = ""
+        if wish is not None:
+            why = f" The server asks for no poll in the next {wish:.0f} s, which is past the end."
+        elif self._passing_error is not None:
+            why = f" The last poll failed: {self._passing_error.message.rstrip('.')}."
+        error = JobTimeout(
+            f"job {self.request_id} is still {state}{progress} {after}; it goes on and may be "
+            f"billed.{why} {resume_hint(self.request_id)}",
+            request_id=self.request_id,
+            snapshot=self.snapshot,
+        )
+        error.__cause__ = self._passing_error
+        return error
+
+
+def outcome_error(snapshot: Snapshot) -> JobError:
+    """Return the error that a job which ended without a video is."""
+    name = snapshot.request_id
+    reason = snapshot.error.message.rstrip(".") if snapshot.error is not None else "no reason given"
+    code = snapshot.error.code if snapshot.error is not None else None
+    label = f" [{code}]" if code else ""
+    if snapshot.status is JobStatus.EXPIRED:
+        return JobExpired(
+            f"job {name} has expired at the provider: {reason}. Its video cannot be fetched any "
+            "more; a new create costs again.",
+            request_id=name,
+            snapshot=snapshot,
+        )
+    if snapshot.error is not None and snapshot.error.moderated:
+        return ModerationRefused(
+            f"job {name} was refused by content moderation{label}: {reason}. The same input will "
+            "be refused again, and the attempt may be billed.",
+            request_id=name,
+            snapshot=snapshot,
+            code=code,
+            reason=reason,
+        )
+    return JobFailed(
+        f"job {name} failed{label}: {reason}. It has no video; a new create costs again.",
+        request_id=name,
+        snapshot=snapshot,
+        code=code,
+        reason=reason,
+    )

@@ -1,0 +1,407 @@
+"""What all jobs of one client share, and the two exchanges with the API: create and poll.
+
+The create is the one place where money is spent: it asks the lifecycle what may follow what, the
+retry policy whether sending again is safe, and it finishes what it began even when it is
+cancelled, so that an id that was paid for is never thrown away. Nothing here waits for a job (that
+is `_job`) and nothing here knows JSON (that is `_wire`).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+import anyio
+from attrs import frozen
+
+from grok_video import _wire
+from grok_video._errors import (
+    APIConnectionError,
+    APIError,
+    ConfigurationError,
+    CreateOutcomeUnknown,
+    GrokVideoError,
+    NotFound,
+    RateLimited,
+    ServerError,
+    UnexpectedResponse,
+    resume_hint,
+)
+from grok_video._images import create_body
+from grok_video._lifecycle import Event, State, advance
+from grok_video._policies import Deadline, Pacer
+from grok_video._polling import Experience
+from grok_video._transports._base import Transport
+from grok_video._transports._loops import LoopLocal, running_library
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from typing import TypeAlias
+
+    from grok_video._models import Snapshot
+    from grok_video._policies import Limits, Retry
+    from grok_video._polling import Polling
+    from grok_video._requests import VideoRequest
+    from grok_video._transports._base import Answer, Body, TransportConfig
+
+    #: Told of each step of a create before the next one is taken: (event, request_id).
+    Record: TypeAlias = Callable[[Event, str | None], Awaitable[None]]
+
+logger: Final = logging.getLogger("grok_video")
+
+#: Seconds that a cancelled create goes on waiting for its answer: the slowest of 60 recorded
+#: creates took 2.0 s, so 5 s find nearly every id and still let a process end.
+CANCEL_GRACE: Final = 5.0
+#: The round trip of a poll before one was measured: the median of 55 recorded ones, in seconds.
+_ROUND_TRIP: Final = 0.5
+
+
+class Session:
+    """The connections, budgets and experience that the jobs of one client share."""
+
+    def __init__(
+        self,
+        config: TransportConfig,
+        *,
+        retry: Retry,
+        polling: Polling,
+        limits: Limits,
+        transport: Transport | str | None,
+        http_client: Any,  # noqa: ANN401 - a client of either httpx family
+    ) -> None:
+        self.config = config
+        self.retry = retry
+        self.polling = polling
+        self.limits = limits
+        self.random = random.Random()  # noqa: S311 - jitter, not a secret
+        self.experience = Experience()
+        self.round_trip = _ROUND_TRIP
+        self.download_slots = LoopLocal(
+            lambda: anyio.CapacityLimiter(limits.concurrent_downloads), _nothing_to_close
+        )
+        self._creates = Pacer(
+            limits.creates_per_minute / 60 if limits.creates_per_minute is not None else None
+        )
+        self._polls = Pacer(limits.polls_per_second)
+        self._wanted = transport
+        self._http_client = http_client
+        self._transports: dict[str, Transport] = {}
+        self._closed = False
+        if not isinstance(transport, Transport) and transport != "httpx" and http_client is None:
+            # Imported here and not at the first request: inside a coroutine it would hold the
+            # event loop for a fifth of a second.
+            from grok_video._transports import _aiohttp  # noqa: F401
+
+    # --- connections -----------------------------------------------------------------------------
+
+    @property
+    def transport(self) -> Transport:
+        """The transport for the running event loop. Raises `ConfigurationError` if closed."""
+        if self._closed:
+            message = "this client is closed; make a new one"
+            raise ConfigurationError(message)
+        if isinstance(self._wanted, Transport):
+            return self._wanted
+        kind = "httpx" if self._wanted == "httpx" or self._http_client is not None else ""
+        if not kind:
+            kind = "httpx" if running_library() == "trio" else "aiohttp"
+        return self._transports.get(kind) or self._make_transport(kind)
+
+    def _make_transport(self, kind: str) -> Transport:
+        made: Transport
+        if kind == "httpx":
+            from grok_video._transports._httpx import HttpxTransport
+
+            made = HttpxTransport(self.config, self._http_client)
+        else:
+            from grok_video._transports._aiohttp import AiohttpTransport
+
+            if running_library() == "trio":
+                message = "aiohttp cannot run on trio; leave transport= out, or use 'httpx'"
+                raise ConfigurationError(message)
+            made = AiohttpTransport(self.config)
+        self._transports[kind] = made
+        return made
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop; the client is closed for good."""
+        self._closed = True
+        for transport in self._transports.values():
+            await transport.aclose()
+        if isinstance(self._wanted, Transport):
+            await self._wanted.aclose()
+        await self.download_slots.aclose()
+
+    # --- create ----------------------------------------------------------------------------------
+
+    async def create(
+        self,
+        request: VideoRequest,
+        *,
+        deadline: Deadline | None = None,
+        record: Record | None = None,
+    ) -> str:
+        """Return the id of a job that was accepted.
+
+        At most one job was created, whatever happened. Raises `InvalidRequest` if the picture
+        cannot be used (nothing was sent), `APIError` if the server refused,
+        `APIConnectionError` if it certainly was not reached, and `CreateOutcomeUnknown` if it may
+        have been.
+        """
+        transport = self.transport  # a closed client must say so before a picture is opened
+        until = deadline or Deadline.after(anyio.current_time(), None)
+        async with create_body(request) as body:
+            state = State.PLANNED
+            attempt = 0
+            while True:
+                attempt += 1
+                await self._wait_for_place(self._creates, until)
+                attempted = _Attempt(self, transport, request, body, record)
+                state = advance(state, Event.SENDING_BEGAN)
+                outcome = await attempted.run()
+                state = advance(state, outcome.event)
+                if outcome.request_id is not None:
+                    return outcome.request_id
+                failure = outcome.failure
+                assert failure is not None  # noqa: S101 - for the type checker: one of the two
+                if isinstance(failure, RateLimited):
+                    self._creates.throttled(anyio.current_time(), failure.retry_after)
+                delay = self.retry.create_delay(failure, attempt, self.random)
+                if delay is None or delay > until.remaining(anyio.current_time()):
+                    raise outcome.as_error(request, attempt, delay)
+                logger.info("create not taken (%s); sent again in %.1f s", failure, delay)
+                if state is State.IN_DOUBT:
+                    state = advance(state, Event.RELEASED)  # the caller said so in `Retry`
+                await anyio.sleep(delay)
+
+    async def _wait_for_place(self, pacer: Pacer, until: Deadline) -> None:
+        delay = pacer.reserve(now := anyio.current_time())
+        if delay > 0:
+            if delay > until.remaining(now):
+                raise _too_long(delay, until)
+            await anyio.sleep(delay)
+
+    # --- poll ------------------------------------------------------------------------------------
+
+    async def poll(self, request_id: str, *, delivered_elsewhere: bool) -> Snapshot:
+        """Return what the API says of one job, from exactly one GET.
+
+        Raises `APIError` or `APIConnectionError`, each with the `request_id`.
+        """
+        transport = self.transport
+        delay = self._polls.reserve(anyio.current_time())
+        if delay > 0:
+            await anyio.sleep(delay)
+        began = anyio.current_time()
+        url = f"{self.config.base_url}{_wire.POLL_PATH}{quote(request_id, safe='')}"
+        try:
+            answer = await transport.get(url)
+            self.round_trip += 0.2 * (anyio.current_time() - began - self.round_trip)
+            snapshot = _wire.read_poll(
+                answer.status,
+                answer.headers,
+                self._without_key(answer),
+                request_id=request_id,
+                now=time.time(),
+                delivered_elsewhere=delivered_elsewhere,
+            )
+        except GrokVideoError as error:
+            if isinstance(error, RateLimited):
+                self._polls.throttled(anyio.current_time(), error.retry_after)
+            error.request_id = request_id
+            error.message = f"job {request_id}: {error.message}"
+            error.args = (error.message,)
+            raise
+        if not snapshot.status.is_terminal and not _wire.is_known_word(snapshot):
+            logger.warning("job %s has a status this version does not know", request_id)
+        return snapshot
+
+    def polls_blocked_until(self) -> float:
+        """Return the time on the loop's clock before which the server wants no poll."""
+        return self._polls.blocked_until
+
+    def _without_key(self, answer: Answer) -> bytes:
+        """Return the body with the key masked, should a server ever echo it."""
+        key = self.config.api_key.reveal().encode()
+        return answer.body.replace(key, b"***") if key in answer.body else answer.body
+
+
+@frozen
+class _Outcome:
+    """What one attempt at a create came to: an id, or a failure."""
+
+    event: Event
+    request_id: str | None = None
+    failure: GrokVideoError | None = None
+    sent_at: float = 0.0
+
+    def as_error(self, request: VideoRequest, attempt: int, delay: float | None) -> GrokVideoError:
+        failure = self.failure
+        assert failure is not None  # noqa: S101 - for the type checker
+        if self.event is Event.ANSWER_LOST:
+            return _unknown(failure, request, self.sent_at)
+        wish = failure.retry_after if isinstance(failure, APIError) else None
+        if wish is not None and (delay is not None or attempt == 1):
+            failure.message += (
+                f" The server asks to wait {wish:g} s, longer than this call may: nothing was "
+                "created, and it was not sent again."
+            )
+        elif attempt > 1:
+            failure.message += f" It was sent {attempt} times and never taken; nothing was created."
+        failure.args = (failure.message,)
+        return failure
+
+
+class _Attempt:
+    """One POST that ends with an answer, or with the knowledge that there is none.
+
+    It runs in a task of its own behind a shield: a cancelled caller waits for the answer, bounded,
+    and then the cancellation goes on. What was learned is recorded before.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        transport: Transport,
+        request: VideoRequest,
+        body: Body,
+        record: Record | None,
+    ) -> None:
+        self._session = session
+        self._transport = transport
+        self._request = request
+        self._body = body
+        self._record = record
+        self._outcome: _Outcome | None = None
+        self._crash: BaseException | None = None
+        self._shield = anyio.CancelScope(shield=True)
+
+    async def run(self) -> _Outcome:
+        done = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._send, done)
+            try:
+                await done.wait()
+            except BaseException:
+                # Cancelled while the create is in flight: its id may already be paid for.
+                self._shield.deadline = min(
+                    self._shield.deadline, anyio.current_time() + CANCEL_GRACE
+                )
+                raise
+        if self._crash is not None:
+            raise self._crash
+        assert self._outcome is not None  # noqa: S101 - for the type checker
+        return self._outcome
+
+    async def _send(self, done: anyio.Event) -> None:
+        try:
+            with self._shield:
+                await self._exchange()
+            if self._shield.cancelled_caught:
+                logger.error(
+                    "a create was cancelled and its answer did not come within %g s: it may have "
+                    "been accepted and billed (request %s)",
+                    CANCEL_GRACE,
+                    self._request.fingerprint()[:12],
+                )
+        except Exception as error:  # noqa: BLE001 - handed to the caller's task as it is
+            self._crash = error
+        finally:
+            done.set()
+
+    async def _exchange(self) -> None:
+        await self._note(Event.SENDING_BEGAN, None)
+        sent_at = time.time()
+        try:
+            answer = await self._transport.post(
+                self._session.config.base_url + _wire.CREATE_PATH, self._body
+            )
+            request_id = _wire.read_create(
+                answer.status, answer.headers, self._session._without_key(answer), now=time.time()
+            )
+        except (APIError, APIConnectionError) as failure:
+            event = _meaning(failure)
+            self._outcome = _Outcome(event, failure=failure, sent_at=sent_at)
+            await self._note(event, None)
+        else:
+            self._outcome = _Outcome(Event.ACCEPTED, request_id=request_id)
+            logger.debug("create accepted: job %s", request_id)
+            try:
+                await self._note(Event.ACCEPTED, request_id)
+            except BaseException as error:
+                error.add_note(f"The job was accepted. {resume_hint(request_id)}")
+                raise
+
+    async def _note(self, event: Event, request_id: str | None) -> None:
+        if self._record is not None:
+            await self._record(event, request_id)
+
+
+def _meaning(failure: APIError | APIConnectionError) -> Event:
+    """Tell what a failed create means for its job; the money rule stands in this function."""
+    if isinstance(failure, APIConnectionError):
+        return Event.ANSWER_LOST if failure.may_have_been_sent else Event.NOT_TAKEN
+    if not failure.refused:
+        return Event.ANSWER_LOST
+    passing = isinstance(failure, RateLimited) or failure.status >= 500
+    return Event.NOT_TAKEN if passing else Event.REFUSED
+
+
+def _unknown(
+    failure: GrokVideoError, request: VideoRequest, sent_at: float
+) -> CreateOutcomeUnknown:
+    status = failure.status if isinstance(failure, APIError) else None
+    phase = (
+        "reading the answer" if isinstance(failure, UnexpectedResponse) else ("awaiting the answer")
+    )
+    error = CreateOutcomeUnknown(
+        f"the create may have been accepted and billed, and no request_id is known: "
+        f"{failure.message.rstrip('.')}. Nothing was sent again. Look at the account's usage "
+        "before sending the same request again.",
+        fingerprint=request.fingerprint(),
+        sent_at=sent_at,
+        phase=phase,
+        status=status,
+    )
+    error.__cause__ = failure
+    return error
+
+
+def _too_long(delay: float, until: Deadline) -> RateLimited:
+    return RateLimited(
+        f"the next create may start in {delay:.1f} s (limits, or the server's Retry-After), and "
+        f"this call ends within {until.timeout:g} s; nothing was sent.",
+        status=429,
+        retry_after=delay,
+    )
+
+
+async def _nothing_to_close(_: object) -> None:
+    """Do nothing: a limiter holds no resource."""
+
+
+#: Seconds for which a fresh id may answer task_not_exist (contract.md, section 4: wait a few
+#: seconds and poll again; within about 30 s of the create).
+_NOT_EXIST_GRACE: Final = 30.0
+
+
+def is_passing(error: GrokVideoError, age: float) -> bool:
+    """Return whether a failed poll says nothing about the job, so that it is polled again.
+
+    `age` is seconds since the create, or since the handle was made.
+    """
+    match error:
+        case APIConnectionError() | RateLimited() | ServerError():
+            return True
+        case NotFound(code="task_not_exist"):
+            return age < _NOT_EXIST_GRACE
+        case UnexpectedResponse():
+            # A broken document passes; a redirect or a wrong path stays what it is.
+            return 200 <= error.status < 300
+        case NotFound():
+            return error.status >= 500  # no channel at this moment
+        case _:
+            return False
