@@ -20,7 +20,13 @@ from grok_video._lifecycle import Event
 from grok_video._policies import Deadline, Limits, Retry
 from grok_video._polling import Polling
 from grok_video._redaction import Secret, redact_url
-from grok_video._requests import DEFAULT_MODEL, VideoRequest, refuse, refuse_unknown
+from grok_video._requests import (
+    DEFAULT_MODEL,
+    VideoRequest,
+    refuse,
+    refuse_unknown,
+    require_positive,
+)
 from grok_video._session import Session
 from grok_video._transports._base import Origin, TransportConfig
 
@@ -50,7 +56,7 @@ class AsyncClient:
     to CometAPI (`https://api.x.ai/v1` with an xAI key works too). `timeout` is seconds for one
     request, not for a job. `retry`, `polling` and `limits` are the policies. `transport` is
     "aiohttp" or "httpx", or a transport of your own; left out, it follows the event loop.
-    `http_client` is an `httpx2.AsyncClient` or `httpx.AsyncClient` of your own, which stays yours to
+    `http_client` is an `httpx2.AsyncClient` or `httpx.AsyncClient` of your own, and stays yours to
     close. `proxy` and `ssl_context` replace what the environment (HTTPS_PROXY, SSL_CERT_FILE)
     says. `headers` are sent to the API with each request, and nowhere else.
 
@@ -73,12 +79,10 @@ class AsyncClient:
         ssl_context: ssl.SSLContext | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
-            raise refuse("timeout", timeout, "must be a number of seconds above 0")
         config = TransportConfig(
             base_url=find_base_url(base_url)[0],
             api_key=find_key(api_key)[0],
-            timeout=float(timeout),
+            timeout=require_positive("timeout", timeout, "must be a number of seconds above 0"),
             connections=limits.connections,
             proxy=_checked_proxy(proxy),
             ssl_context=ssl_context,
@@ -269,7 +273,7 @@ class AsyncClient:
 
 
 def _as_request(
-    prompt: str | VideoRequest, words: dict[str, Any], unknown: Mapping[str, object]
+    prompt: str | VideoRequest, words: dict[str, Any], unknown: Mapping[str, Any]
 ) -> VideoRequest:
     given = {name: value for name, value in words.items() if value is not None}
     if isinstance(prompt, VideoRequest):

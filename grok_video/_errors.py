@@ -16,7 +16,7 @@
     |  |- RateLimited
     |  |- ServerError
     |  `- UnexpectedResponse                    HTML, a wrong path, an unreadable document
-    |- CreateOutcomeUnknown                     may have been accepted and billed; nothing was resent
+    |- CreateOutcomeUnknown                     may be accepted and billed; nothing was resent
     |- JobError                                 has the request_id and says how to go on
     |  |- JobFailed
     |  |  `- ModerationRefused
@@ -335,7 +335,7 @@ class NotAVideo(DownloadError):
 
 
 class DestinationError(DownloadError):
-    """The destination cannot be written: it exists, is a folder, is read-only, or the disk is full."""
+    """The destination cannot be written: it exists, is a folder, read-only, or on a full disk."""
 
 
 for _name in __all__:

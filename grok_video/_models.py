@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import enum
 import html
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import field, frozen
 
 from grok_video._redaction import redact_url
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["JobFailure", "JobStatus", "Snapshot", "Video"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from attrs import define, field, frozen
 
 from grok_video._errors import APIConnectionError, APIError, RateLimited, ServerError
-from grok_video._requests import refuse
+from grok_video._requests import refuse, require_positive
 
 if TYPE_CHECKING:
     import random
@@ -27,10 +27,8 @@ __all__ = ["Deadline", "Limits", "Pacer", "Retry"]
 
 def _positive(instance: object, attribute: Attribute[float], value: float | None) -> None:
     del instance
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise refuse(attribute.name, value, "must be a number above 0")
+    if value is not None:
+        require_positive(attribute.name, value)
 
 
 def _whole(instance: object, attribute: Attribute[int], value: int) -> None:
@@ -85,7 +83,7 @@ class Retry:
         return unknown and self.resend_unknown_creates
 
     def poll_delay(self, failure: GrokVideoError, failures: int, random: random.Random) -> float:
-        """Return the seconds to wait after the `failures`-th poll in a row that failed in passing."""
+        """Return the seconds to wait after so many polls in a row that failed in passing."""
         return self._delay(failure, failures, random)
 
     def _delay(self, failure: GrokVideoError, attempt: int, random: random.Random) -> float:
@@ -124,8 +122,7 @@ class Deadline:
         """Return the deadline `timeout` seconds from now, or none at all for None."""
         if timeout is None:
             return cls(math.inf, None)
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
-            raise refuse("timeout", timeout, "must be a number of seconds above 0, or None")
+        require_positive("timeout", timeout, "must be a number of seconds above 0, or None")
         return cls(now + timeout, timeout)
 
     def remaining(self, now: float) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,6 +69,13 @@ def refuse(name: str, value: object, limit: str) -> InvalidRequest:
     return InvalidRequest(
         f"{name} {limit}; got {shown}. Nothing was sent.", field=name, value=shown, limit=limit
     )
+
+
+def require_positive(name: str, value: float, limit: str = "must be a number above 0") -> float:
+    """Return a positive, finite number, or refuse it."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise refuse(name, value, limit)
+    return float(value)
 
 
 def _show(value: object) -> str:
@@ -280,7 +288,7 @@ class VideoRequest:
         if user is not None and not isinstance(user, str):
             raise refuse("user", user, "must be a str")
         _check_output(output)
-        self.__attrs_init__(  # type: ignore[attr-defined]  # written by attrs
+        self.__attrs_init__(
             prompt,
             _optional_image(image),
             duration,

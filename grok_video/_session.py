@@ -203,7 +203,7 @@ class Session:
             snapshot = _wire.read_poll(
                 answer.status,
                 answer.headers,
-                self._without_key(answer),
+                self.without_key(answer),
                 request_id=request_id,
                 now=time.time(),
                 delivered_elsewhere=delivered_elsewhere,
@@ -223,7 +223,7 @@ class Session:
         """Return the time on the loop's clock before which the server wants no poll."""
         return self._polls.blocked_until
 
-    def _without_key(self, answer: Answer) -> bytes:
+    def without_key(self, answer: Answer) -> bytes:
         """Return the body with the key masked, should a server ever echo it."""
         key = self.config.api_key.reveal().encode()
         return answer.body.replace(key, b"***") if key in answer.body else answer.body
@@ -320,7 +320,7 @@ class _Attempt:
                 self._session.config.base_url + _wire.CREATE_PATH, self._body
             )
             request_id = _wire.read_create(
-                answer.status, answer.headers, self._session._without_key(answer), now=time.time()
+                answer.status, answer.headers, self._session.without_key(answer), now=time.time()
             )
         except (APIError, APIConnectionError) as failure:
             event = _meaning(failure)

@@ -150,7 +150,7 @@ def _make_converter() -> cattrs.Converter:
     def error(value: Any, kind: Any) -> Any:  # noqa: ANN401
         if isinstance(value, dict):
             return read_error(value, kind) if value else None
-        return ErrorDocument(message=_lenient(value, kind)) if value else None
+        return ErrorDocument(message=Lenient(_lenient(value, kind))) if value else None
 
     converter.register_structure_hook(VideoDocument, video)
     converter.register_structure_hook(UsageDocument, usage)
@@ -209,7 +209,7 @@ def read_create(status: int, headers: Mapping[str, str], body: bytes, *, now: fl
     if not 200 <= status < 300:
         raise read_error(status, headers, body, now=now)
     document, _ = _read_document(status, body, refused=False)
-    found = document
+    found: Document | None = document
     while found is not None:
         if found.identity:
             return found.identity
@@ -330,7 +330,8 @@ def _read_document(status: int, body: bytes, *, refused: bool) -> tuple[Document
             refused=refused,
         )
     try:
-        return _CONVERTER.structure(raw, Document) or Document(), raw
+        found: Document | None = _CONVERTER.structure(raw, Document)
+        return found if found is not None else Document(), raw
     except (cattrs.BaseValidationError, RecursionError) as error:
         path, why = _explain(error)
         raise UnexpectedResponse(
@@ -376,11 +377,11 @@ def _read_snapshot(
         url = _url(levels, finished=True)
         flags = [level.video.respect_moderation for level in levels if level.video is not None]
         if False in flags:
-            error = _failure(levels, text="the video was held back by moderation", moderated=True)
-            return Snapshot(request_id, JobStatus.FAILED, progress, None, error, raw)
+            held = _failure(levels, text="the video was held back by moderation", moderated=True)
+            return Snapshot(request_id, JobStatus.FAILED, progress, None, held, raw)
         if url is None and not delivered_elsewhere:
-            error = _failure(levels, text="the job is done and the answer has no video URL")
-            return Snapshot(request_id, JobStatus.FAILED, progress, None, error, raw)
+            missing = _failure(levels, text="the job is done and the answer has no video URL")
+            return Snapshot(request_id, JobStatus.FAILED, progress, None, missing, raw)
         video = _video(levels, request_id, url)
         return Snapshot(request_id, status, progress, video, None, raw)
     if status is JobStatus.FAILED:
