@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ._answers import FORMS
 from ._command import DEMO_TIME_SCALE, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,14 +7,16 @@ error bodies those of section 4; nothing here knows a socket, a clock or a job's
 from __future__ import annotations
 
 import json
-import random
 import string
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
-from ._life import Moment
+if TYPE_CHECKING:
+    import random
+
+    from ._life import Moment
 
 Form = Literal["flat", "envelope", "native", "native-empty", "early"]
 """How a poll is answered: CometAPI's current page, its older page, xAI's own answers, the same
@@ -177,7 +179,7 @@ def gateway_error(
 
 
 def provider_error(status: int, code: str, text: str, ticks: int | None = None) -> Reply:
-    """xAI's error body (family P), with usage where the failure was billed."""
+    """The error body of xAI itself (family P), with usage where the failure was billed."""
     body: dict[str, Any] = {"code": code, "error": text}
     if ticks is not None:
         body["usage"] = {"cost_in_usd_ticks": ticks}

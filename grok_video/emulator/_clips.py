@@ -10,12 +10,14 @@ import asyncio
 import hashlib
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import Executor
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
 
 # Half a gigabyte of clips is a hundred of the default kind: room for any test, small for a disk.
 _MOST: Final = 512 * 1024 * 1024
@@ -51,9 +53,10 @@ class Wanted:
 class Clips:
     """The folder of clips and pictures of one emulator; used from the server's loop only."""
 
-    def __init__(self, pool: Executor, picture: Callable[[str], bytes | None]) -> None:
+    def __init__(self, pool: Executor) -> None:
         self._pool = pool
-        self._picture = picture
+        self.picture: Callable[[str], bytes | None] = lambda _: None
+        """Where a picture is read from; `None` stands for the test card."""
         self._folder = tempfile.TemporaryDirectory(prefix="grok-video-emulator-")
         self._kept: OrderedDict[Wanted, Clip] = OrderedDict()
         self._making: dict[Wanted, asyncio.Future[Clip]] = {}
@@ -84,7 +87,7 @@ class Clips:
 
         name = hashlib.sha256(repr(wanted).encode()).hexdigest()[:32]
         path = self.folder / f"{name}.mp4"
-        render(self._picture(wanted.digest), wanted.size, wanted.duration, path)
+        render(self.picture(wanted.digest), wanted.size, wanted.duration, path)
         if wanted.version:
             path.write_bytes(altered(path.read_bytes(), wanted.version))
         return Clip(f'"{name}"', path.stat().st_size, path=path)

@@ -7,16 +7,19 @@ caller's business.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
-from types import FrameType
-from typing import Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
-from ._answers import Form
 from ._emulator import Emulator
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+    from types import FrameType
+
+    from ._answers import Form
 
 # A job of the default kind takes about five seconds like this: long enough to watch.
 DEMO_TIME_SCALE: Final = 0.05

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from aiohttp import web
 
 from ._faults import CloseOnAccept, CutRequest
-from ._scripts import Phase
 
 if TYPE_CHECKING:
     from ._records import Request
+    from ._scripts import Phase
     from ._server import Server
 
 # A connection closed with a FIN keeps reading for this long, or the kernel would turn the FIN into

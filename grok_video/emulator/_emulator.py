@@ -12,21 +12,23 @@ import importlib.util
 import os
 import secrets
 import threading
-from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from decimal import Decimal
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
-from ._answers import FORMS, Form, Reply
-from ._faults import Expired, Failed, Fault, rate_limited
+from ._answers import FORMS, Form
+from ._faults import Expired, Failed, Fault
 from ._records import Create, Records, Request
 from ._scripts import PHASES, Chaos, Consumed, Phase, Scripts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from decimal import Decimal
+    from types import TracebackType
+
     from ._server import Server
     from ._service import ClipSource, Service
+    from ._store import Store
 
 # A job of the default kind takes a minute and a half in life, and nine milliseconds like this.
 TEST_TIME_SCALE: Final = 0.0001
@@ -72,6 +74,7 @@ class Emulator:
             raise ValueError(f"form must be one or several of {', '.join(FORMS)}, not {form!r}")
         if not time_scale >= 0:
             raise ValueError(f"time_scale must be at least 0, not {time_scale!r}")
+        self._given_key = api_key
         self.api_key = api_key or f"sk-emulated-{secrets.token_hex(16)}"
         self._forms, self._time_scale, self._seed = forms, time_scale, seed
         self._link_life, self._clip, self._port = link_life, clip, port
@@ -89,7 +92,7 @@ class Emulator:
 
     # ------------------------------------------------------------------ doors
 
-    def __enter__(self) -> Emulator:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -101,7 +104,7 @@ class Emulator:
     ) -> None:
         self.stop()
 
-    async def __aenter__(self) -> Emulator:
+    async def __aenter__(self) -> Self:
         from anyio import to_thread
 
         await to_thread.run_sync(self.start)
@@ -166,15 +169,24 @@ class Emulator:
         from ._clips import Clips
         from ._server import Server
         from ._service import Service, Settings
-        from ._store import Store
 
-        with ThreadPoolExecutor(os.cpu_count(), "grok-video-render") as pool:
-            clips = Clips(pool, lambda digest: store.picture(digest))
-            store = Store(clips.folder)
+        async with contextlib.AsyncExitStack() as closing:
+            pool = ThreadPoolExecutor(os.cpu_count(), "grok-video-render")
+            closing.callback(pool.shutdown, cancel_futures=True)
+            clips = Clips(pool)
+            closing.callback(clips.close)
+            store = self._store(clips.folder)
+            closing.callback(store.close)
+            clips.picture = store.picture
+            # What renders still reads pictures and writes clips: it ends before both are gone.
+            closing.callback(pool.shutdown, cancel_futures=True)
+            if self._given_key is None:
+                self.api_key = store.fact("api_key", self.api_key)
             settings = Settings(
                 self._forms, self._time_scale, self._seed, self._link_life, self._clip
             )
             service = Service(settings, self._records, clips, pool, store)
+            closing.push_async_callback(service.close)
             server = Server(
                 service,
                 self._records,
@@ -183,20 +195,25 @@ class Emulator:
                 base_path=self._base_path,
                 separate_files=self._separate_files,
             )
+            closing.push_async_callback(server.close)
+            # A restarted emulator is found where it was, if nobody asked for another place.
+            await server.open(self._port, store.fact("port", 0))
+            store.set_fact("port", server.port)
+            self._urls = (server.url("api"), server.url("files"))
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
             self._service, self._server = service, server
-            try:
-                await server.open(self._port)
-                self._urls = (server.url("api"), server.url("files"))
-                server.arm()
-                started.set()
-                await self._stop.wait()
-            finally:
-                await server.close()
-                await service.close()
-                pool.shutdown(cancel_futures=True)
-                store.close()
-                clips.close()
+            server.arm()
+            started.set()
+            await self._stop.wait()
+
+    def _store(self, folder: Path) -> Store:
+        if self._state is None:
+            from ._store import Store
+
+            return Store(folder)
+        from ._sqlite import SQLiteStore
+
+        return SQLiteStore(self._state, folder)
 
     # ------------------------------------------------------------------ where it is
 
@@ -278,8 +295,18 @@ class Emulator:
     def script(self, phase: Phase, faults: Iterable[Fault]) -> None:
         """The next requests of this phase meet these faults, one each, in order."""
         self._scripts.add(phase, faults)
-        if self._loop is not None and self._server is not None and self._scripts.connects:
-            self._loop.call_soon_threadsafe(self._server.arm)
+        server, loop = self._server, self._loop
+        if server is None or loop is None or not self._scripts.connects:
+            return
+        armed = threading.Event()
+
+        def arm() -> None:
+            server.arm()
+            armed.set()
+
+        # Waited for, because the next connect may come as soon as this returns.
+        loop.call_soon_threadsafe(arm)
+        armed.wait(_PATIENCE)
 
     @property
     def faults_left(self) -> dict[Phase, tuple[Fault, ...]]:
@@ -300,12 +327,10 @@ class Emulator:
 
     def storm(self, seconds: float, retry_after: float | None = None) -> None:
         """For so many seconds every create and every poll is answered 429."""
-        fault = rate_limited(retry_after)
-        reply = Reply(fault.status, fault.body, fault.content_type, fault.all_headers())
         server, loop = self._server, self._loop
         if server is None or loop is None:
             raise RuntimeError("this emulator has not been started")
-        loop.call_soon_threadsafe(server.storm, seconds, reply)
+        loop.call_soon_threadsafe(server.storm, seconds, retry_after)
 
 
 __all__ = ["PHASES", "TEST_TIME_SCALE", "Emulator"]

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import attrs
 from aiohttp import web
 
-from ._answers import Reply
 from ._clips import Clip
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from aiohttp.abc import AbstractStreamWriter
 
+    from ._answers import Reply
     from ._connection import Connection
     from ._records import Request
 
@@ -31,11 +32,11 @@ _SENDFILE_FROM: Final = 1024 * 1024
 _PATIENCE: Final = 2.0
 
 
-class Broken(Exception):  # noqa: N818 - not an error: the connection ended as a script said
+class Broken(Exception):
     """The connection was ended on purpose."""
 
 
-class Spent(Exception):  # noqa: N818 - not an error: the budget of bytes is used up
+class Spent(Exception):
     """The bytes that may be sent have been sent."""
 
 

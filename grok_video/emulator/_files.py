@@ -6,10 +6,12 @@ Pure: headers and a size in, a status and a slice out.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _RANGE: Final = re.compile(r"bytes=\s*(\d*)-(\d*)\s*")
 

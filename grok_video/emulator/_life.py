@@ -7,10 +7,12 @@ The latency model and the progress curve live here, fitted to the jobs recorded 
 from __future__ import annotations
 
 import bisect
-import random
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
+
+if TYPE_CHECKING:
+    import random
 
 Stage = Literal["accepted", "queued", "processing", "done", "failed", "expired"]
 

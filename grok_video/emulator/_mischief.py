@@ -7,6 +7,7 @@ of it. It knows no jobs; whether a create was accepted has been decided before.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import zlib
 from typing import Final
 
@@ -76,10 +77,8 @@ async def answer(
 
 async def _limited(exchange: Exchange, after: int, reply: Reply, content: Content | None) -> None:
     exchange.budget = after
-    try:
+    with contextlib.suppress(Spent):
         await exchange.send(reply, content=content)
-    except Spent:
-        pass
     exchange.budget = None
 
 

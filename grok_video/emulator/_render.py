@@ -7,10 +7,11 @@ calls it in a pool. Nothing else imports PyAV, and nothing here knows jobs or so
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import av
     from PIL import Image
 

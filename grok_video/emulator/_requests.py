@@ -181,7 +181,10 @@ def _shown(fields: dict[str, Any]) -> dict[str, Any]:
     url = str(image.get("url", ""))  # pyright: ignore[reportUnknownMemberType,reportUnknownArgumentType]
     if not url.startswith("data:"):
         return fields
-    return {**fields, "image": {"url": f"{url[:32].split(',')[0]},<{len(url)} characters>"}}
+    return {
+        **fields,
+        "image": {"url": f"{url[:32].split(',', maxsplit=1)[0]},<{len(url)} characters>"},
+    }
 
 
 def frame_size(

@@ -9,18 +9,17 @@ from __future__ import annotations
 import asyncio
 import socket
 from email.utils import formatdate
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from aiohttp import web
 
 from . import _answers
 from ._answers import Reply
-from ._clips import Clip
 from ._connection import Connection
+from ._control import control
 from ._exchange import Broken, Content, Exchange
 from ._faults import (
     CloseOnAccept,
-    CutRequest,
     Fault,
     IgnoreRange,
     LifeFault,
@@ -28,16 +27,24 @@ from ._faults import (
     OtherVersion,
     Redirect,
     Refuse,
+    rate_limited,
 )
 from ._files import part
 from ._mischief import answer
 from ._records import Records, Request
 from ._scripts import PHASES, Phase, Scripts
-from ._service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ._clips import Clip
+    from ._service import Service
 
 CREATE_PATH: Final = "/videos/generations"
 POLL_PATH: Final = "/videos/"
 FILE_PATH: Final = "/files/"
+# Not part of the API: how a test in another process asks and steers this emulator.
+CONTROL_PATH: Final = "/_emulator"
 
 # The largest body that is read; beyond it the proxy's 413. Nobody has found the real limit.
 _LARGEST: Final = 96 * 1024 * 1024
@@ -69,20 +76,30 @@ class Server:
         self._managers: dict[Origin, _Manager] = {}
         self._connections: set[Connection] = set()
         self._reached: set[Phase] = {"create"}
-        self._refusing: Refuse | None = None
+        self._refusing: asyncio.Task[None] | None = None
         self._modified = formatdate(usegmt=True)
         self._storm_until = 0.0
         self._storm_reply = Reply(429)
+        self._storm_wait: float | None = None
 
     # ------------------------------------------------------------------ listening
 
-    async def open(self, port: int) -> None:
-        """Both origins listen; the API on `port`, or on a free one for 0."""
-        wishes: tuple[tuple[Origin, int], ...] = (("api", port), ("files", 0))
-        for origin, wish in wishes:
-            self._managers[origin] = _Manager(self, files=origin == "files")
-            self._ports[origin] = wish
-            await self._listen(origin, self._bound(wish))
+    async def open(self, port: int, earlier: int) -> None:
+        """Both origins listen; the API on `port`, or for 0 on the `earlier` one or any free one."""
+        self._managers = {"api": _Manager(self, files=False), "files": _Manager(self, files=True)}
+        try:
+            endpoint = self._bound(port or earlier)
+        except OSError:
+            if port:
+                raise
+            endpoint = self._bound(0)
+        await self._listen("api", endpoint)
+        await self._listen("files", self._bound(0))
+
+    @property
+    def port(self) -> int:
+        """Where the API listens."""
+        return self._ports["api"]
 
     def url(self, origin: Origin) -> str:
         """The origin as a URL, without a path."""
@@ -113,6 +130,9 @@ class Server:
 
     async def close(self) -> None:
         """Nothing listens and no connection is open."""
+        if self._refusing is not None:
+            self._refusing.cancel()
+            await asyncio.gather(self._refusing, return_exceptions=True)
         for listening in self._listening.values():
             listening.close()
         for connection in tuple(self._connections):
@@ -186,33 +206,35 @@ class Server:
                 if not connection.busy and connection.transport is not None:
                     connection.transport.close()
             if isinstance(head, Refuse):
-                self._refuse(phase, head)
+                held: dict[Origin, socket.socket] = {}
+                for origin, listening in self._listening.items():
+                    listening.close()
+                    # Bound but not listening: the port stays ours, every connect is refused.
+                    held[origin] = self._bound(self._ports[origin])
+                loop = asyncio.get_running_loop()
+                self._refusing = loop.create_task(self._refuse(phase, head, held))
             return
 
-    def _refuse(self, phase: Phase, fault: Refuse) -> None:
-        self._refusing = fault
-        held: dict[Origin, socket.socket] = {}
-        for origin, listening in self._listening.items():
-            listening.close()
-            # Bound but not listening: the port stays ours and every connect is refused.
-            held[origin] = self._bound(self._ports[origin])
-
-        async def reopen() -> None:
-            for origin, endpoint in held.items():
-                await self._listen(origin, endpoint)
-            self._refusing = None
-            if self.scripts.pop(phase, fault):
-                self.scripts.record(phase, fault, 0, self.service.now())
-            self.arm()
-
-        loop = asyncio.get_running_loop()
-        loop.call_later(fault.seconds, lambda: _keep(loop.create_task(reopen())))
+    async def _refuse(self, phase: Phase, fault: Refuse, held: dict[Origin, socket.socket]) -> None:
+        try:
+            await asyncio.sleep(fault.seconds)
+            for origin in tuple(held):
+                await self._listen(origin, held.pop(origin))
+        finally:
+            for endpoint in held.values():
+                endpoint.close()
+        self._refusing = None
+        if self.scripts.pop(phase, fault):
+            self.scripts.record(phase, fault, 0, self.service.now())
+        self.arm()
 
     # ------------------------------------------------------------------ requests
 
-    def storm(self, seconds: float, reply: Reply) -> None:
-        """For so many seconds every create and poll gets this answer."""
-        self._storm_reply = reply
+    def storm(self, seconds: float, retry_after: float | None = None) -> None:
+        """For so many seconds every create and poll is answered 429."""
+        stand_in = rate_limited(retry_after)
+        self._storm_reply = Reply(429, stand_in.body, headers=stand_in.all_headers())
+        self._storm_wait = retry_after
         self._storm_until = self.service.now() + seconds
 
     def _number(self) -> int:
@@ -233,8 +255,9 @@ class Server:
             exchange.keep = False
         finally:
             connection.busy = False
+            if log.method == "POST" and log.origin == "api":
+                self.service.note_attempt(log)
         if self.scripts.connects:
-            self.arm()
             exchange.keep = exchange.keep and not self._closing()
         return exchange.finished()
 
@@ -252,12 +275,23 @@ class Server:
         return log
 
     def _closing(self) -> bool:
+        """Whether this connection has to close, because a fault of connecting is due next.
+
+        Armed before the answer goes out: the client may connect again as soon as it has it.
+        """
+        if not self.scripts.connects:
+            return False
+        self.arm()
         heads = (self.scripts.head(phase) for phase in PHASES if phase in self._reached)
         return any(isinstance(head, Refuse | CloseOnAccept) for head in heads)
 
     async def _route(self, exchange: Exchange) -> None:
         path, method = exchange.raw.path, exchange.raw.method
         phase: Phase
+        allowed: tuple[str, ...]
+        if path.startswith(CONTROL_PATH) and not exchange.connection.files:
+            await self._control(exchange, path[len(CONTROL_PATH) :])
+            return
         if path.startswith(FILE_PATH):
             phase, allowed = "download", ("GET", "HEAD")
         elif exchange.connection.files or not path.startswith(self._base_path + POLL_PATH):
@@ -303,7 +337,7 @@ class Server:
             await answer(exchange, fault, None)
             return
         reply = await self._real_create(exchange, body, fault)
-        await answer(exchange, fault, reply, closing=self.scripts.connects and self._closing())
+        await answer(exchange, fault, reply, closing=self._closing())
 
     async def _real_create(
         self, exchange: Exchange, body: bytes | None, fault: Fault | None
@@ -311,6 +345,7 @@ class Server:
         if (refusal := self._unauthorized(exchange)) is not None:
             return refusal
         if self.service.now() < self._storm_until:
+            exchange.log.retry_after = self._storm_wait
             return self._storm_reply
         if body is None:
             text = b'{"error":"Failed to read request body: length limit exceeded"}'
@@ -332,12 +367,13 @@ class Server:
             reply = self._real_poll(exchange, fault)
         else:
             reply = None
-        await answer(exchange, fault, reply, closing=self.scripts.connects and self._closing())
+        await answer(exchange, fault, reply, closing=self._closing())
 
     def _real_poll(self, exchange: Exchange, fault: Fault | None) -> Reply:
         if (refusal := self._unauthorized(exchange)) is not None:
             return refusal
         if self.service.now() < self._storm_until:
+            exchange.log.retry_after = self._storm_wait
             return self._storm_reply
         request_id = exchange.raw.path[len(self._base_path + POLL_PATH) :]
         job = self.service.job(request_id)
@@ -349,6 +385,12 @@ class Server:
         if self.service.is_done(job):
             self._reached.add("download")
         return reply
+
+    async def _control(self, exchange: Exchange, name: str) -> None:
+        body = await exchange.read(_LARGEST)
+        refusal = self._unauthorized(exchange)
+        reply = refusal or control(self, exchange.raw.method, name.strip("/"), body or b"")
+        await exchange.send(reply)
 
     # ------------------------------------------------------------------ files
 
@@ -376,7 +418,9 @@ class Server:
     def _part(
         self, exchange: Exchange, clip: Clip, fault: Fault | None
     ) -> tuple[Reply, Content | None]:
-        headers = {} if isinstance(fault, IgnoreRange) else exchange.log.headers
+        headers: Mapping[str, str] = exchange.log.headers
+        if isinstance(fault, IgnoreRange):
+            headers = {}
         wanted = part(headers, clip.size, clip.etag, self._modified)
         facts = [("ETag", clip.etag), ("Last-Modified", self._modified)]
         if wanted.status == 416:
@@ -405,12 +449,3 @@ class _Manager(web.Server):
 
     def __call__(self) -> Connection:
         return Connection(self, self._owner, files=self._files, loop=self._loop, access_log=None)
-
-
-_tasks: set[asyncio.Task[Any]] = set()
-
-
-def _keep(task: asyncio.Task[Any]) -> None:
-    """Holds the task until it ends: the loop itself only holds it weakly."""
-    _tasks.add(task)
-    task.add_done_callback(_tasks.discard)

@@ -13,9 +13,8 @@ import secrets
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -34,10 +33,14 @@ from ._faults import (
     UnknownStatus,
 )
 from ._life import DONE, SOURCE_FAILS_AFTER, Moment, moment, seconds_needed
-from ._records import Create, Records
+from ._records import Create, Records, Request
 from ._requests import Asked, Refused, frame_size, read_create
 from ._sources import CARD, Source, Unusable
-from ._store import Store
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from ._store import Store
 
 TICKS_PER_USD: Final = 10_000_000_000
 
@@ -104,13 +107,16 @@ class Service:
         self._secret = store.secret
         self._known: dict[bytes, Source | Unusable] = {}
         self._fetching: set[asyncio.Task[None]] = set()
-        self._dead_links: set[str] = set()
+        self._dead_links: set[str] = set()  # not kept over restarts: a fault's memory
         self._last_link = 0
         # Wall time that cannot jump: links and jobs are compared with it over restarts.
         self._epoch = time.time() - time.monotonic()
-        for job in store.jobs():
+        for job, create in zip(store.jobs(), store.creates(), strict=True):
             self._jobs[job.request_id] = job
             self._by_serial.append(job)
+            records.accept(create)
+            if job.waiting:
+                self._begin_fetch(job, create.fields["image"]["url"])
         # Seeded anew after a restart, or the second life would repeat the first one's numbers.
         seed = settings.seed + len(self._by_serial)
         self._chance = random.Random(seed)  # noqa: S311 - repeatable, not secret
@@ -141,10 +147,8 @@ class Service:
         self._by_serial.append(job)
         self._records.accept(create)
         if job.waiting and asked.image is not None:
-            task = asyncio.create_task(self._fetch(job, asked.image))
-            self._fetching.add(task)
-            task.add_done_callback(self._fetching.discard)
-        headers = ()
+            self._begin_fetch(job, asked.image)
+        headers: tuple[tuple[str, str], ...] = ()
         if self.settings.forms[0].startswith("native"):
             headers = (("x-request-id", job.request_id), ("x-ratelimit-limit-requests", "60"))
         reply = _answers.as_json(200, {"request_id": job.request_id})
@@ -234,16 +238,24 @@ class Service:
             self._known[digest] = known
         return known
 
+    def _begin_fetch(self, job: Job, url: str) -> None:
+        task = asyncio.create_task(self._fetch(job, url))
+        self._fetching.add(task)
+        task.add_done_callback(self._fetching.discard)
+
     async def _fetch(self, job: Job, url: str) -> None:
         data = await _sources.fetch(url)
-        if not isinstance(data, Unusable):
-            loop = asyncio.get_running_loop()
-            data = await loop.run_in_executor(self._pool, self._keep, data)
+        found: Source | Unusable
         if isinstance(data, Unusable):
-            job.problem = data
+            found = data
+        else:
+            loop = asyncio.get_running_loop()
+            found = await loop.run_in_executor(self._pool, self._keep, data)
+        if isinstance(found, Unusable):
+            job.problem = found
             job.lasts = min(job.lasts, self.now() - job.created)
         else:
-            _settle(job, data)
+            _settle(job, found)
         job.waiting = False
         self._store.update(job)
 
@@ -310,6 +322,10 @@ class Service:
         """From now on this is the job's fate; it shows when its time has come."""
         job.fate, job.fated = fate, 0
         self._store.update(job)
+
+    def note_attempt(self, log: Request) -> None:
+        """Keeps when a create came and what it was answered."""
+        self._store.attempt(log.at, log.status, log.retry_after, log.request_id)
 
     def is_done(self, job: Job) -> bool:
         """Whether a poll would now give a link."""

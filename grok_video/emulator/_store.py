@@ -7,11 +7,12 @@ The base class keeps nothing but the pictures that have to be rendered, in the e
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
     from ._records import Create
     from ._service import Job
 
@@ -22,6 +23,14 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.secret = secrets.token_bytes(16)
+
+    def fact(self, name: str, first: Any) -> Any:  # noqa: ANN401 - what a store can hold
+        """The value kept under this name; `first` is kept if there is none."""
+        del name
+        return first
+
+    def set_fact(self, name: str, value: Any) -> None:  # noqa: ANN401 - what a store can hold
+        """From now on this value is kept under this name."""
 
     def jobs(self) -> Iterable[Job]:
         """The jobs of earlier processes, in the order of their serials."""
@@ -36,6 +45,11 @@ class Store:
 
     def update(self, job: Job) -> None:
         """What changed about the job is safe before this returns."""
+
+    def attempt(
+        self, at: float, status: int | None, retry_after: float | None, request_id: str | None
+    ) -> None:
+        """Notes that a create came, and what it was answered."""
 
     def keep_picture(self, digest: str, data: bytes) -> None:
         """The picture can be read back under its digest."""

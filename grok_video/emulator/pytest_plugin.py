@@ -6,13 +6,14 @@ imports nothing but pytest until a fixture is used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from . import Emulator
 
 

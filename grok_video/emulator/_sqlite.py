@@ -1,0 +1,186 @@
+"""The store that outlives its process: one SQLite file with jobs, pictures, the key and the port.
+
+Everything a restarted emulator needs to go on as if nothing had happened. Used from the server's
+loop (jobs) and from the pool (pictures); it knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import threading
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from . import _faults
+from ._faults import Backwards, LifeFault
+from ._records import Create
+from ._store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from ._service import Job
+
+_VERSION: Final = 1
+
+_SCHEMA: Final = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE jobs (
+    serial INTEGER PRIMARY KEY,
+    request_id TEXT NOT NULL UNIQUE,
+    price TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    created REAL NOT NULL,
+    fields TEXT NOT NULL,
+    job TEXT NOT NULL
+);
+CREATE TABLE pictures (digest TEXT PRIMARY KEY, bytes BLOB NOT NULL);
+CREATE TABLE attempts (
+    number INTEGER PRIMARY KEY,
+    at REAL NOT NULL,
+    status INTEGER,
+    retry_after REAL,
+    request_id TEXT
+);
+"""
+
+
+class SQLiteStore(Store):
+    """Keeps everything in one file, safe against the death of the process at any moment."""
+
+    def __init__(self, path: Path, folder: Path) -> None:
+        super().__init__(folder)
+        self._lock = threading.Lock()
+        # Autocommit: each statement is a transaction and durable when it returns.
+        self._file = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            self._open(path)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _open(self, path: Path) -> None:
+        self._file.execute("PRAGMA journal_mode = WAL")
+        # Enough against SIGKILL, which leaves the kernel's cache alone; a power cut is not among
+        # the things an emulator has to survive, and no fsync keeps the loop free.
+        self._file.execute("PRAGMA synchronous = OFF")
+        (version,) = self._file.execute("PRAGMA user_version").fetchone()
+        if version not in (0, _VERSION):
+            raise ValueError(f"{path} was written by another version of the emulator ({version})")
+        if version == 0:
+            self._file.executescript(
+                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;"
+            )
+        self.secret = self.fact("secret", secrets.token_bytes(16))
+
+    def fact(self, name: str, first: Any) -> Any:  # noqa: ANN401 - what SQLite can hold
+        """The value kept under this name; `first` is kept if there is none."""
+        with self._lock:
+            row = self._file.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+            if row is not None:
+                return row[0]
+            self._file.execute("INSERT INTO facts VALUES (?, ?)", (name, first))
+            return first
+
+    def set_fact(self, name: str, value: Any) -> None:  # noqa: ANN401 - what SQLite can hold
+        """From now on this value is kept under this name."""
+        with self._lock:
+            self._file.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    def jobs(self) -> Iterable[Job]:
+        """The jobs of earlier processes, in the order of their serials."""
+        with self._lock:
+            rows = self._file.execute("SELECT job FROM jobs ORDER BY serial").fetchall()
+        return [_read(text) for (text,) in rows]
+
+    def creates(self) -> Iterable[Create]:
+        """The creates of earlier processes, in order."""
+        with self._lock:
+            rows = self._file.execute(
+                "SELECT request_id, price, fields, fingerprint, created FROM jobs ORDER BY serial"
+            ).fetchall()
+        return [
+            Create(request_id, Decimal(price), json.loads(fields), fingerprint, at)
+            for request_id, price, fields, fingerprint, at in rows
+        ]
+
+    def accept(self, job: Job, create: Create) -> None:
+        """The job and its price are safe before this returns."""
+        row = (
+            job.serial,
+            job.request_id,
+            str(create.price),
+            create.fingerprint,
+            create.at,
+            json.dumps(create.fields),
+            _written(job),
+        )
+        with self._lock:
+            self._file.execute("INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def update(self, job: Job) -> None:
+        """What changed about the job is safe before this returns."""
+        with self._lock:
+            self._file.execute(
+                "UPDATE jobs SET job = ? WHERE serial = ?", (_written(job), job.serial)
+            )
+
+    def attempt(
+        self, at: float, status: int | None, retry_after: float | None, request_id: str | None
+    ) -> None:
+        """Notes that a create came, and what it was answered."""
+        with self._lock:
+            self._file.execute(
+                "INSERT INTO attempts (at, status, retry_after, request_id) VALUES (?, ?, ?, ?)",
+                (at, status, retry_after, request_id),
+            )
+
+    def keep_picture(self, digest: str, data: bytes) -> None:
+        """The picture can be read back under its digest, by a later process too."""
+        with self._lock:
+            self._file.execute("INSERT OR IGNORE INTO pictures VALUES (?, ?)", (digest, data))
+
+    def picture(self, digest: str) -> bytes | None:
+        """The picture kept under this digest; `None` for the test card."""
+        with self._lock:
+            row = self._file.execute(
+                "SELECT bytes FROM pictures WHERE digest = ?", (digest,)
+            ).fetchone()
+        return None if row is None else row[0]
+
+    def close(self) -> None:
+        """The file is closed and its log folded into it."""
+        with self._lock:
+            self._file.close()
+
+
+def _written(job: Job) -> str:
+    fields = attrs.asdict(job)
+    if job.fate is not None:
+        fields["fate"]["fault"] = type(job.fate).__name__
+    return json.dumps(fields)
+
+
+def _read(text: str) -> Job:
+    from ._service import Job
+    from ._sources import Unusable
+
+    fields: dict[str, Any] = json.loads(text)
+    fields["size"] = tuple(fields["size"])
+    if fields["problem"] is not None:
+        fields["problem"] = Unusable(**fields["problem"])
+    if fields["fate"] is not None:
+        fields["fate"] = _fate(fields["fate"])
+    return Job(**fields)
+
+
+def _fate(facts: dict[str, Any]) -> LifeFault:
+    kind: type[LifeFault] = getattr(_faults, facts.pop("fault"))
+    if kind is Backwards:
+        facts["percents"] = tuple(facts["percents"])
+    return kind(**facts)

@@ -1,0 +1,139 @@
+"""What outlives an emulator: with a state file everything, without one nothing."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from grok_video.emulator import Emulator, faults
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def program():
+    """Starts the emulator as a program and gives a stand-in for `Emulator` with its address."""
+    running = []
+
+    def start(*arguments):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "grok_video.emulator", *arguments],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        running.append(process)
+        line = json.loads(process.stdout.readline())
+        return SimpleNamespace(process=process, **line)
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def caller(emulator):
+    from conftest import Caller
+
+    return Caller(emulator)
+
+
+def control(one, name="", body=None):
+    path = "/_emulator" + (f"/{name}" if name else "")
+    raw = None if body is None else json.dumps(body).encode()
+    return one.call("GET" if body is None else "POST", path, raw, one.key)
+
+
+def test_jobs_links_and_the_bill_survive_a_kill(program, tmp_path, tiny_clip):
+    (tmp_path / "clip.mp4").write_bytes(tiny_clip)
+    arguments = ("--state", str(tmp_path / "state"), "--clip", str(tmp_path / "clip.mp4"))
+    arguments += ("--time-scale", "0.0001")
+    first = program(*arguments)
+    before = caller(first)
+    request_ids = [before.submit() for _ in range(20)]
+    url = before.url(request_ids[3])
+    first.process.kill()
+    first.process.wait()
+
+    second = program(*arguments)
+    assert (second.base_url, second.api_key) == (first.base_url, first.api_key)
+    after = caller(second)
+    assert after.download(url).body == tiny_clip
+    for request_id in request_ids:
+        assert after.ended(request_id).json["status"] == "done"
+    report = control(after).json
+    assert report["accepted"] == 20
+    assert report["bill"] == "1.60"
+    assert [one["request_id"] for one in report["creates"]] == request_ids
+    after.create()
+    assert control(after).json["accepted"] == 21
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_the_program_ends_cleanly_when_told_to(program, number, code):
+    process = program().process
+    process.send_signal(number)
+    assert process.wait(10) == code
+
+
+def test_a_picture_and_a_fate_survive_too(tmp_path, picture, as_data_uri):
+    import av
+
+    path, uri = tmp_path / "state", as_data_uri(picture())
+    with Emulator(state=path) as emulator:
+        one = caller(emulator)
+        emulator.script("create", [faults.Backwards((9, 8)), faults.Moderated("failed")])
+        moving, doomed = one.submit(image={"url": uri}), one.submit()
+        broken = one.submit(image={"url": "data:,x"})
+    with Emulator(state=path) as emulator:
+        one = caller(emulator)
+        assert one.poll(moving).json["progress"] == 9
+        assert b"moderation" in one.ended(doomed).body
+        assert one.ended(broken).json["status"] == "failed"
+        (tmp_path / "out.mp4").write_bytes(one.download(one.url(moving)).body)
+        with av.open(str(tmp_path / "out.mp4")) as container:
+            assert container.streams.video[0].height == 480
+
+
+def test_every_attempt_at_a_create_is_noted(tmp_path, tiny_clip):
+    path = tmp_path / "state"
+    with Emulator(state=path, clip=tiny_clip) as emulator:
+        one = caller(emulator)
+        emulator.script("create", [faults.rate_limited(2)])
+        one.create()
+        request_id = one.submit()
+    file = sqlite3.connect(path)
+    rows = file.execute("SELECT status, retry_after, request_id FROM attempts").fetchall()
+    file.close()
+    assert rows == [(429, 2.0, None), (200, None, request_id)]
+
+
+def test_a_state_file_of_another_version_is_refused(tmp_path):
+    path = tmp_path / "state"
+    file = sqlite3.connect(path)
+    file.execute("PRAGMA user_version = 99")
+    file.close()
+    with pytest.raises(ValueError, match="another version"), Emulator(state=path):
+        pass
+
+
+def test_the_door_for_other_processes_steers_the_emulator(still):
+    request = {"phase": "create", "faults": [["no_channel"], ["CutAnswer", {"after": 3}]]}
+    assert control(still, "script", request).status == 200
+    assert control(still).json["faults_left"] == 2
+    assert still.create().status == 503
+    assert still.raw(still.create_bytes()) == (b"HTT", "reset")
+    assert control(still, "storm", {"seconds": 5, "retry_after": 1}).status == 200
+    assert still.create().status == 429
+    assert [one["status"] for one in control(still).json["attempts"]] == [503, 200, 429]
+    assert control(still, "dance", {}).status == 404
+    assert control(still, "script", {"phase": "create", "faults": [["json"]]}).status == 400
+    assert still.call("GET", "/_emulator").status == 401
