@@ -37,7 +37,8 @@ _OUTER: Final = {
     "processing": "IN_PROGRESS",
     "done": "SUCCESS",
     "failed": "FAILURE",
-    "expired": "FAILURE",
+    # The gateway has no word for it: the nested status is the one that tells.
+    "expired": "UNKNOWN",
 }
 _BEIJING: Final = timezone(timedelta(hours=8))
 _ALPHABET: Final = string.ascii_letters + string.digits
@@ -148,7 +149,7 @@ def _envelope(moment: Moment, facts: Facts, word: str | None) -> Reply:
         "task_id": facts.request_id,
         "action": "VIDEO_GENERATION",
         "status": _OUTER[moment.stage],
-        "fail_reason": "" if running else "expired" if moment.stage == "expired" else reason,
+        "fail_reason": "" if running else reason,
         "submit_time": int(facts.submitted),
         "start_time": 0,
         "finish_time": 0 if running else int(facts.finished),

@@ -8,9 +8,10 @@ server's.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import struct
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from aiohttp import web
 
@@ -25,14 +26,25 @@ if TYPE_CHECKING:
 # a reset as soon as unread bytes arrive.
 _LINGER: Final = 1.0
 
+# What was asked and answered stands in the emulator's own records.
+_SILENT: Final = logging.getLogger("grok_video.emulator.access")
+_SILENT.disabled = True
+
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
 class Connection(web.RequestHandler):
     """A connection to either origin; `busy` from the first byte of a request to its end."""
 
-    def __init__(self, manager: web.Server, owner: Server, *, files: bool, **options: Any) -> None:
-        super().__init__(manager, **options)
+    def __init__(
+        self,
+        manager: web.Server,
+        owner: Server,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        files: bool,
+    ) -> None:
+        super().__init__(manager, loop=loop, access_log=_SILENT)
         self.owner = owner
         self.files = files
         self.number = 0

@@ -170,7 +170,7 @@ class Exchange:
         await writer.drain()
         deadline = asyncio.get_running_loop().time() + _PATIENCE
         # A reset throws away what the kernel has not delivered yet.
-        while _undelivered(transport) and asyncio.get_running_loop().time() < deadline:
+        while _undelivered(transport) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - the kernel tells no one
             await asyncio.sleep(0.001)
 
     def finished(self) -> web.StreamResponse:

@@ -32,12 +32,10 @@ def _count(default: int) -> int:
 
 @attrs.frozen
 class Fault:
-    """The common parent; `accepted` is whether a create that meets the fault is billed."""
+    """The common parent."""
 
-    @property
-    def accepted(self) -> bool:
-        """Whether a create that meets this fault is accepted and billed."""
-        return True
+    accepted: bool = attrs.field(default=True, init=False, repr=False, kw_only=True)
+    """Whether a create that meets this fault is accepted and billed."""
 
 
 @attrs.frozen
@@ -59,7 +57,7 @@ class Refuse(Fault):
     """
 
     seconds: float = _seconds(0.2)
-    accepted: bool = attrs.field(default=False, init=False)
+    accepted: bool = attrs.field(default=False, init=False, repr=False, kw_only=True)
 
 
 @attrs.frozen
@@ -71,7 +69,7 @@ class CloseOnAccept(Fault):
 
     reset: bool = False
     """Reset (RST) instead of closed (FIN)."""
-    accepted: bool = attrs.field(default=False, init=False)
+    accepted: bool = attrs.field(default=False, init=False, repr=False, kw_only=True)
 
 
 @attrs.frozen
@@ -84,7 +82,7 @@ class CutRequest(Fault):
     after: int | None = None
     reset: bool = True
     """Reset (RST) instead of closed (FIN)."""
-    accepted: bool = False
+    accepted: bool = attrs.field(default=False, kw_only=True)
     """Whether a create that arrived whole was accepted before the connection ended."""
 
     def __attrs_post_init__(self) -> None:
@@ -102,7 +100,6 @@ class CutAnswer(Fault):
 
     after: int = _count(0)
     reset: bool = True
-    accepted: bool = attrs.field(default=True, init=False)
 
 
 @attrs.frozen
@@ -114,7 +111,7 @@ class Stall(Fault):
     """Bytes of the answer that are sent before the stall; `None` stalls before the answer."""
     resume: bool = False
     """Whether the answer goes on after the stall; then a create is accepted in any case."""
-    accepted: bool = attrs.field(default=False)
+    accepted: bool = attrs.field(default=False, kw_only=True)
     """Whether a create was accepted; always so when any of the answer is sent."""
 
     def __attrs_post_init__(self) -> None:
@@ -142,7 +139,7 @@ class Answer(Fault):
     """Bytes, text, or a value to be written as JSON."""
     headers: tuple[Header, ...] = attrs.field(default=(), converter=tuple)
     content_type: str = "application/json"
-    accepted: bool = False
+    accepted: bool = attrs.field(default=False, kw_only=True)
     """Whether a create was accepted and billed before this answer hid it."""
     retry_after: Literal["none", "seconds", "date", "ms"] = "none"
     """How `retry_after_seconds` is written: `Retry-After` in seconds or as a date, or
@@ -173,7 +170,6 @@ class WrongLength(Fault):
     """
 
     delta: int = 10
-    accepted: bool = attrs.field(default=True, init=False)
 
 
 @attrs.frozen
@@ -182,7 +178,7 @@ class EndlessHeaders(Fault):
 
     seconds: float = _seconds(1.0)
     interval: float = _seconds(0.005)
-    accepted: bool = False
+    accepted: bool = attrs.field(default=False, kw_only=True)
 
 
 @attrs.frozen
@@ -191,7 +187,7 @@ class HugeJSON(Fault):
 
     size: int = _count(1 << 30)
     status: int = 200
-    accepted: bool = False
+    accepted: bool = attrs.field(default=False, kw_only=True)
 
 
 @attrs.frozen
@@ -200,7 +196,7 @@ class DeepJSON(Fault):
 
     depth: int = _count(100_000)
     status: int = 200
-    accepted: bool = False
+    accepted: bool = attrs.field(default=False, kw_only=True)
 
 
 @attrs.frozen
@@ -209,7 +205,7 @@ class GzipBomb(Fault):
 
     size: int = _count(1 << 30)
     status: int = 200
-    accepted: bool = False
+    accepted: bool = attrs.field(default=False, kw_only=True)
 
 
 # ---------------------------------------------------------------------------- in a job's life

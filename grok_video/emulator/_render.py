@@ -7,12 +7,12 @@ calls it in a pool. Nothing else imports PyAV, and nothing here knows jobs or so
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Final
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import av
     from PIL import Image
 
 FRAMES_PER_SECOND: Final = 24
@@ -28,8 +28,7 @@ def render(picture: bytes | None, size: tuple[int, int], duration: int, path: Pa
 
     `None` stands for the test card. The picture is stretched to `size`, as the service does.
     """
-    import av
-
+    av = _av()
     planes = _planes(_stretched(picture, size))
     width, height = size
     last = duration * FRAMES_PER_SECOND - 1
@@ -76,8 +75,7 @@ def _card(size: tuple[int, int]) -> Image.Image:
     width, height = size
     card = Image.new("RGB", size, (24, 26, 32))
     pen = ImageDraw.Draw(card)
-    bars = ((235, 235, 235), (235, 200, 40), (40, 190, 200), (60, 180, 75), (200, 60, 160))
-    bars += ((210, 50, 45), (40, 70, 190))
+    bars = ("#ebebeb", "#ebc828", "#28bec8", "#3cb44b", "#c83ca0", "#d2322d", "#2846be")
     for index, colour in enumerate(bars):
         left, right = width * index // len(bars), width * (index + 1) // len(bars)
         pen.rectangle((left, height // 6, right - 1, height * 4 // 6), fill=colour)
@@ -93,10 +91,9 @@ def _card(size: tuple[int, int]) -> Image.Image:
 
 def _planes(picture: Image.Image) -> list[Image.Image]:
     """The picture as its three yuv420p planes, so that no frame is converted twice."""
-    import av
     from PIL import Image
 
-    frame = av.VideoFrame.from_image(picture).reformat(format="yuv420p")
+    frame = _av().VideoFrame.from_image(picture).reformat(format="yuv420p")
     return [
         Image.frombuffer(
             "L", (plane.width, plane.height), bytes(plane), "raw", "L", plane.line_size, 1
@@ -116,7 +113,7 @@ def _pushed(plane: Image.Image, share: float) -> Image.Image:
     return plane.resize((width, height), Image.Resampling.BILINEAR, box=box)
 
 
-def _fill(plane: av.VideoPlane, source: Image.Image) -> None:
+def _fill(plane: Any, source: Image.Image) -> None:  # noqa: ANN401 - as in _av
     """Copies the picture into the plane, whose lines may be longer than the picture's."""
     data = source.tobytes()
     width, line = source.width, plane.line_size
@@ -126,3 +123,7 @@ def _fill(plane: av.VideoPlane, source: Image.Image) -> None:
             data[start : start + width] + padding for start in range(0, len(data), width)
         )
     plane.update(data)
+
+
+def _av() -> Any:  # noqa: ANN401 - PyAV's own types are partly unknown to strict checkers
+    return import_module("av")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import attrs
 
@@ -90,12 +90,12 @@ class Refused:
 def read_create(body: bytes) -> Asked | Refused:
     """What this body asks for, or why the service would refuse it."""
     try:
-        fields = json.loads(body)
+        fields: Any = json.loads(body)
     except (ValueError, RecursionError):
         return Refused("invalid", "invalid JSON body")
     if not isinstance(fields, dict):
         return Refused("invalid", "the JSON body must be an object")
-    return _check(fields)
+    return _check(cast("dict[str, Any]", fields))
 
 
 def _check(fields: dict[str, Any]) -> Asked | Refused:
@@ -138,12 +138,13 @@ def _check(fields: dict[str, Any]) -> Asked | Refused:
 
 def _shape(fields: dict[str, Any], name: str) -> Refused | None:
     """The provider's complaint about a nested object, if it has one."""
-    value, key = fields.get(name), {"image": "url", "output": "upload_url"}[name]
+    value: Any = fields.get(name)
+    key = {"image": "url", "output": "upload_url"}[name]
     if value is None or (name == "output" and value == {}):
         return None
     if not isinstance(value, dict):
         return Refused("shape", f"{name}: invalid type: {_type(value)}, expected struct")
-    inner: Any = value.get(key)  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
+    inner = cast("dict[str, Any]", value).get(key)
     if inner is None or inner == "":
         return Refused("shape", f"{name}: missing field `{key}`")
     if not isinstance(inner, str):
@@ -151,10 +152,12 @@ def _shape(fields: dict[str, Any], name: str) -> Refused | None:
     return None
 
 
-def _or(fields: Mapping[str, Any], name: str, default: Any) -> Any:
-    value = fields.get(name)
+def _or(fields: Mapping[str, Any], name: str, default: Any) -> Any:  # noqa: ANN401 - JSON
+    value: Any = fields.get(name)
     # Lists and objects cannot be looked up in a set of words; they are as wrong as any other.
-    return default if value is None else str(value) if isinstance(value, list | dict) else value
+    if isinstance(value, list | dict):
+        return json.dumps(value)
+    return default if value is None else value
 
 
 def _type(value: object) -> str:
@@ -175,16 +178,12 @@ def _type(value: object) -> str:
 
 def _shown(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields as sent, without a picture's bytes: records must not hold pictures."""
-    image = fields.get("image")
-    if not isinstance(image, dict):
+    image: Any = fields.get("image")
+    url: Any = cast("dict[str, Any]", image).get("url") if isinstance(image, dict) else None
+    if not isinstance(url, str) or not url.startswith("data:"):
         return fields
-    url = str(image.get("url", ""))  # pyright: ignore[reportUnknownMemberType,reportUnknownArgumentType]
-    if not url.startswith("data:"):
-        return fields
-    return {
-        **fields,
-        "image": {"url": f"{url[:32].split(',', maxsplit=1)[0]},<{len(url)} characters>"},
-    }
+    kind = url[:32].partition(",")[0]
+    return {**fields, "image": {"url": f"{kind},<{len(url)} characters>"}}
 
 
 def frame_size(

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from aiohttp import web
 
-from . import _answers
-from ._answers import Reply
+from ._answers import TEXT, Reply, page, task_not_exist
 from ._connection import Connection
 from ._control import control
 from ._exchange import Broken, Content, Exchange
@@ -141,7 +140,7 @@ class Server:
         # aiohttp waits for handlers that still run; a broken connection ends nearly all of them.
         for manager in self._managers.values():
             await manager.shutdown(0.5)
-        while self._connections:
+        while self._connections:  # noqa: ASYNC110 - a few turns of the loop, not a wait
             await asyncio.sleep(0)
 
     # ------------------------------------------------------------------ connections
@@ -295,14 +294,14 @@ class Server:
         if path.startswith(FILE_PATH):
             phase, allowed = "download", ("GET", "HEAD")
         elif exchange.connection.files or not path.startswith(self._base_path + POLL_PATH):
-            await exchange.send(_answers.page(404, "404 Not Found"))
+            await exchange.send(page(404, "404 Not Found"))
             return
         elif path == self._base_path + CREATE_PATH:
             phase, allowed = "create", ("POST",)
         else:
             phase, allowed = "poll", ("GET",)
         if method not in allowed:
-            reply = _answers.page(405, "405 Not Allowed")
+            reply = page(405, "405 Not Allowed")
             await exchange.send(reply, (("Allow", ", ".join(allowed)),))
             return
         if phase == "poll":
@@ -353,7 +352,7 @@ class Server:
         media = exchange.log.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media != "application/json":
             text = b"Expected request with `Content-Type: application/json`"
-            return Reply(415, text, _answers.TEXT)
+            return Reply(415, text, TEXT)
         reply, job = await self.service.create(body)
         if job is not None:
             exchange.log.request_id = job.request_id
@@ -378,7 +377,7 @@ class Server:
         request_id = exchange.raw.path[len(self._base_path + POLL_PATH) :]
         job = self.service.job(request_id)
         if job is None:
-            return _answers.task_not_exist()
+            return task_not_exist()
         exchange.log.request_id = request_id
         strike = fault if isinstance(fault, LifeFault) else None
         reply = self.service.poll(job, self.files_url, strike)
@@ -403,7 +402,7 @@ class Server:
             await answer(exchange, fault, None)
             return
         if job is None:
-            await answer(exchange, fault, _answers.page(403, "403 Forbidden"))
+            await answer(exchange, fault, page(403, "403 Forbidden"))
             return
         exchange.log.request_id = job.request_id
         if isinstance(fault, Redirect):
@@ -448,4 +447,4 @@ class _Manager(web.Server):
         self._files = files
 
     def __call__(self) -> Connection:
-        return Connection(self, self._owner, files=self._files, loop=self._loop, access_log=None)
+        return Connection(self, self._owner, self._loop, files=self._files)

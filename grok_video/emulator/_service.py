@@ -18,8 +18,21 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from . import _answers, _sources
-from ._answers import Facts, Form, Reply
+from . import _sources
+from ._answers import (
+    MODERATED_CODE,
+    MODERATED_TEXT,
+    Facts,
+    Form,
+    Reply,
+    as_json,
+    gateway_error,
+    gateway_request_id,
+    poll,
+    provider_error,
+    task_not_exist,
+    unreadable,
+)
 from ._clips import Clip, Clips, Wanted, given
 from ._faults import (
     Backwards,
@@ -151,21 +164,21 @@ class Service:
         headers: tuple[tuple[str, str], ...] = ()
         if self.settings.forms[0].startswith("native"):
             headers = (("x-request-id", job.request_id), ("x-ratelimit-limit-requests", "60"))
-        reply = _answers.as_json(200, {"request_id": job.request_id})
+        reply = as_json(200, {"request_id": job.request_id})
         return attrs.evolve(reply, headers=headers), job
 
     def _refusal(self, refused: Refused, body: bytes) -> Reply:
         match refused.kind:
             case "shape":
-                return _answers.unreadable(refused.message, body)
+                return unreadable(refused.message, body)
             case "argument":
-                return _answers.provider_error(400, "invalid-argument", refused.message)
+                return provider_error(400, "invalid-argument", refused.message)
             case "model" if self.settings.forms[0].startswith("native"):
                 text = (
                     f"The model {refused.message} does not exist or your team does not have "
                     "access to it. Please ensure you're using the correct API key."
                 )
-                return _answers.provider_error(404, "Some requested entity was not found", text)
+                return provider_error(404, "Some requested entity was not found", text)
             case "model":
                 text = (
                     f"no available channel for group default and model {refused.message} "
@@ -177,8 +190,8 @@ class Service:
 
     def gateway_error(self, status: int, message: str, *, param: str = "", code: str = "") -> Reply:
         """The gateway's error body with a request id of its own."""
-        request_id = _answers.gateway_request_id(self.now(), self._chance)
-        return _answers.gateway_error(status, message, request_id, param=param, code=code)
+        request_id = gateway_request_id(self.now(), self._chance)
+        return gateway_error(status, message, request_id, param=param, code=code)
 
     def _accept(self, asked: Asked, source: Source | Unusable | None, now: float) -> Job:
         scale = self.settings.time_scale
@@ -279,7 +292,7 @@ class Service:
             match fate:
                 case TaskNotExist(polls=polls, seconds=seconds):
                     if job.fated <= polls or now < job.created + seconds:
-                        return _answers.task_not_exist()
+                        return task_not_exist()
                 case UnknownStatus(polls=polls) if job.fated <= polls:
                     word, seen = fate.word, Moment("processing", min(seen.percent, 35))
                     form = "native" if form == "native-empty" else form
@@ -299,24 +312,24 @@ class Service:
             job.created + job.lasts,
         )
         if seen is not DONE:
-            return _answers.poll(form, seen, facts, word)
+            return poll(form, seen, facts, word)
         if job.problem is not None:
             code, message = job.problem.code, job.problem.message
             facts = attrs.evolve(facts, code=code, message=message)
-            return _answers.poll(form, Moment("failed"), facts)
+            return poll(form, Moment("failed"), facts)
         match fate:
             case Expired():
-                return _answers.poll(form, Moment("expired"), facts)
+                return poll(form, Moment("expired"), facts)
             case Failed(code=code, message=message):
                 facts = attrs.evolve(facts, code=code, message=message)
-                return _answers.poll(form, Moment("failed"), facts)
+                return poll(form, Moment("failed"), facts)
             case DoneWithoutURL():
-                return _answers.poll(form, DONE, facts)
+                return poll(form, DONE, facts)
             case Moderated(shape=shape):
                 return _moderated(shape, form, facts)
             case _:
                 url = self.link(job, link_base, now)
-                return _answers.poll(form, DONE, attrs.evolve(facts, url=url))
+                return poll(form, DONE, attrs.evolve(facts, url=url))
 
     def strike(self, job: Job, fate: LifeFault) -> None:
         """From now on this is the job's fate; it shows when its time has come."""
@@ -409,16 +422,16 @@ def _settle(job: Job, source: Source | None) -> None:
 
 
 def _moderated(shape: str, form: Form, facts: Facts) -> Reply:
-    text = _answers.MODERATED_TEXT
+    text = MODERATED_TEXT
     failed = attrs.evolve(facts, code=_sources.INVALID, message=text)
     match shape:
         case "poll":
-            return _answers.provider_error(400, _answers.MODERATED_CODE, text, facts.ticks)
+            return provider_error(400, MODERATED_CODE, text, facts.ticks)
         case "top-level":
-            return _answers.provider_error(200, _answers.MODERATED_CODE, text, facts.ticks)
+            return provider_error(200, MODERATED_CODE, text, facts.ticks)
         case "failed":
-            return _answers.poll(form, Moment("failed"), failed)
+            return poll(form, Moment("failed"), failed)
         case "envelope":
-            return _answers.poll("envelope", Moment("failed"), failed)
+            return poll("envelope", Moment("failed"), failed)
         case _:
-            return _answers.poll(form, DONE, attrs.evolve(facts, moderated=True))
+            return poll(form, DONE, attrs.evolve(facts, moderated=True))

@@ -181,6 +181,7 @@ def _read(text: str) -> Job:
 
 def _fate(facts: dict[str, Any]) -> LifeFault:
     kind: type[LifeFault] = getattr(_faults, facts.pop("fault"))
+    del facts["accepted"]
     if kind is Backwards:
         facts["percents"] = tuple(facts["percents"])
     return kind(**facts)

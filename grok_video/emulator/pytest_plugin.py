@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class EmulatorFactory(Protocol):
     """Makes a started emulator; it is stopped when the test ends."""
 
-    def __call__(self, api_key: str | None = None, **settings: Any) -> Emulator:
+    def __call__(self, api_key: str | None = None, **settings: Any) -> Emulator:  # noqa: ANN401
         """A started emulator with these settings of `Emulator`."""
         ...
 
@@ -32,7 +32,7 @@ def grok_emulator_factory() -> Iterator[EmulatorFactory]:
 
     with ExitStack() as running:
 
-        def make(api_key: str | None = None, **settings: Any) -> Emulator:
+        def make(api_key: str | None = None, **settings: Any) -> Emulator:  # noqa: ANN401
             return running.enter_context(Emulator(api_key, **settings))
 
         yield make

@@ -75,12 +75,8 @@ class Caller:
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             heard = self.poll(request_id)
-            text = heard.body
-            if (
-                (heard.status != 202 and b'"video"' in text)
-                or b"rror" in text
-                or b"expired" in text
-            ):
+            ends = (b'"video"', b"rror", b"expired")
+            if heard.status != 202 and any(end in heard.body for end in ends):
                 return heard
         raise AssertionError("the job did not end")
 

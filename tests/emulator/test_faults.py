@@ -124,8 +124,7 @@ def test_refusing_polls_waits_until_there_is_a_job(still):
     still.emulator.script("poll", [faults.Refuse(seconds=0.05)])
     still.submit()
     with pytest.raises(ConnectionRefusedError):
-        for _ in range(1000):
-            still.poll("x")
+        still.poll("x")
 
 
 @pytest.mark.parametrize("reset", [True, False])
