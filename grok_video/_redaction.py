@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 #: Longest text kept of an answer: enough for every recorded error body (the longest is 420
 #: characters), short enough for a log line or a database column.
 BODY_LIMIT: Final = 2000
+_SCAN_LIMIT: Final = 2**16
 
 # A data URI's payload may be megabytes: the type and the length are the only useful facts.
 _DATA_URI = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+=-]+)*),([A-Za-z0-9+/=_%-]*)")
@@ -67,8 +68,8 @@ class Secret:
 
 def redact(text: str, *, limit: int = BODY_LIMIT) -> str:
     """Return `text` without data URIs, keys and signed query strings, at most `limit` long."""
-    # The cut comes twice: the patterns must not run over a megabyte that nobody will read.
-    text = _hide(text[: limit * 4]) if len(text) > limit * 4 else _hide(text)
+    # The cut comes twice: the patterns must not run over megabytes that nobody will read.
+    text = _hide(text[:_SCAN_LIMIT])
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 

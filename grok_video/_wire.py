@@ -508,7 +508,7 @@ def _failure(levels: list[Document], *, text: str = "", moderated: bool = False)
     return JobFailure(
         code=redact(code, limit=200) if code else None,
         message=redact(reason, limit=500),
-        moderated=moderated or bool(_MODERATION.search(f"{code or ''} {reason}")),
+        moderated=moderated or bool(_MODERATION.search(f"{code or ''} {reason}"[:_TEXT_LIMIT])),
         cost_usd=_cost(levels),
     )
 
@@ -518,6 +518,9 @@ _MODERATION: Final = re.compile(r"(?i)moderat")
 # --- reading an error ----------------------------------------------------------------------------
 
 _GATEWAY_ID = re.compile(r"\(request id:\s*([^)\s]+)\s*\)")
+#: Characters of an error text that are looked at: the longest recorded one has 230, and patterns
+#: must not run over megabytes.
+_TEXT_LIMIT: Final = 2**14
 _NO_MONEY = re.compile(
     r"(?i)quota is not enough|insufficient[_ ](user[_ ])?(quota|balance|credit|fund)|"
     r"used all available credits|spending limit|purchase more credits|out of credits|"
@@ -579,7 +582,7 @@ def _read_error_body(body: bytes) -> tuple[str | None, str, bool]:
     try:
         raw = json.loads(body)
     except (ValueError, RecursionError):
-        return None, body[:2000].decode("utf-8", "replace").strip(), False
+        return None, body[:_TEXT_LIMIT].decode("utf-8", "replace").strip(), False
     if not isinstance(raw, dict):
         return None, redact(json.dumps(raw)), True
     inner = raw.get("error")
@@ -593,7 +596,7 @@ def _read_error_body(body: bytes) -> tuple[str | None, str, bool]:
     if not isinstance(text, str) or not text:
         text = text if isinstance(text, str) and text else json.dumps(raw)
     word = None if code is None or code == "" or isinstance(code, bool) else str(code)
-    return word, text, True
+    return word and word[:_TEXT_LIMIT], text[:_TEXT_LIMIT], True
 
 
 def _classify(status: int, code: str | None, text: str, *, html: bool) -> type[APIError]:

@@ -1,0 +1,83 @@
+"""What every test may use: the lanes (event loop x transport), a client for each, quick polling."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grok_video import AsyncClient, Limits, Polling, Retry
+from grok_video.emulator import Emulator
+
+# Loaded before any loop runs: an import inside a coroutine would count as blocking it.
+for _module in ("aiohttp", "httpx2", "trio", "PIL.Image", "grok_video._transports._httpx"):
+    importlib.import_module(_module)
+
+PHOTO = Path(__file__).parent / "photographs" / "rocket.jpg"
+
+#: Every way the asynchronous core can run: (event loop, transport).
+LANES = {
+    "asyncio-aiohttp": ("asyncio", "aiohttp"),
+    "asyncio-httpx": ("asyncio", "httpx"),
+    "trio-httpx": ("trio", "httpx"),
+}
+#: Polls that come at once: a job of the emulator takes milliseconds in tests.
+QUICK = Polling.fixed(0.01)
+NO_LIMITS = Limits(polls_per_second=None)
+EAGER = Retry(base=0.01, cap=0.05)
+
+
+@pytest.fixture(params=[pytest.param(LANES[name], id=name) for name in LANES])
+def lane(request: pytest.FixtureRequest) -> tuple[str, str]:
+    return request.param
+
+
+@pytest.fixture
+def anyio_backend(lane: tuple[str, str]) -> str:
+    """Run the test in the lane's event loop."""
+    return lane[0]
+
+
+@pytest.fixture
+def new_client(lane: tuple[str, str]) -> Callable[..., AsyncClient]:
+    """Make a client of the lane for an emulator (or for any base URL)."""
+
+    def make(emulator: Emulator | None = None, **words: Any) -> AsyncClient:
+        if emulator is not None:
+            words.setdefault("base_url", emulator.base_url)
+            words.setdefault("api_key", emulator.api_key)
+        defaults = {"polling": QUICK, "limits": NO_LIMITS, "retry": EAGER, "transport": lane[1]}
+        return AsyncClient(**(defaults | words))
+
+    return make
+
+
+@pytest.fixture
+async def client(
+    grok_emulator: Emulator, new_client: Callable[..., AsyncClient]
+) -> AsyncIterator[AsyncClient]:
+    async with new_client(grok_emulator) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key, base URL or proxy of the machine may reach a test."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name in (
+            "COMETAPI_KEY",
+            "GROK_VIDEO_BASE_URL",
+            "SSL_CERT_FILE",
+            "SSL_CERT_DIR",
+        ):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _no_library_logging_leaks() -> None:
+    logging.getLogger("grok_video").setLevel(logging.DEBUG)

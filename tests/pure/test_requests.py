@@ -1,0 +1,170 @@
+"""What is refused before it costs, and what is sent of what was set."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grok_video import Image, InvalidRequest, VideoRequest, frame_size
+from grok_video._requests import ASPECT_RATIOS, RESOLUTIONS, sniff
+
+JPEG = b"\xff\xd8\xff\xe0" + bytes(20)
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
+WEBP = b"RIFF\x24\0\0\0WEBPVP8 " + bytes(20)
+
+REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
+    # name: (words, field, part of the limit)
+    "blank prompt": ({"prompt": " \n"}, "prompt", "not blank"),
+    "prompt of another type": ({"prompt": 5}, "prompt", "not blank"),
+    "lone surrogate": ({"prompt": "\ud800"}, "prompt", "UTF-8"),
+    "duration 0": ({"duration": 0}, "duration", "from 1 to 15"),
+    "duration 16": ({"duration": 16}, "duration", "from 1 to 15"),
+    "duration 2.5": ({"duration": 2.5}, "duration", "an int"),
+    "duration as text": ({"duration": "8"}, "duration", "an int"),
+    "duration True": ({"duration": True}, "duration", "an int"),
+    "unknown ratio": ({"aspect_ratio": "21:9"}, "aspect_ratio", "1:1, 16:9, 9:16"),
+    "unknown resolution": ({"resolution": "4k"}, "resolution", "480p, 720p, 1080p"),
+    "size": ({"size": "1280x720"}, "size", "use aspect_ratio"),
+    "seconds": ({"seconds": 8}, "seconds", "use duration"),
+    "blank model": ({"model": ""}, "model", "not blank"),
+    "user of another type": ({"user": 7}, "user", "a str"),
+    "output of another type": ({"output": "https://x"}, "output", "a mapping"),
+    "output with a local target": ({"output": {"upload_url": "/tmp/x"}}, "output", "http(s) URL"),
+    "output that JSON cannot hold": ({"output": {"x": object()}}, "output", "JSON"),
+    "a string that is a local path": ({"image": "cat.jpg"}, "image", "pathlib.Path"),
+    "a file URL": ({"image": "file:///etc/passwd"}, "image", "pathlib.Path"),
+    "a URL without a host": ({"image": "https:///cat.jpg"}, "image", "with a host"),
+    "a URL with a line break": ({"image": "https://a/b\nc"}, "image", "whole URL"),
+    "empty bytes": ({"image": b""}, "image", "not be empty"),
+    "a GIF": ({"image": b"GIF89a" + bytes(20)}, "image", "looks like a GIF"),
+    "text": ({"image": b"hello, I am a text file"}, "image", "by its bytes"),
+    "a text file object": ({"image": io.TextIOWrapper(io.BytesIO())}, "image", "binary mode"),
+    "a data URI of another type": ({"image": "data:image/gif;base64,R0lG"}, "image", "of type"),
+    "a data URI without base64": ({"image": "data:image/png,abc"}, "image", ";base64,"),
+    "an empty data URI": ({"image": "data:image/png;base64,"}, "image", "data in it"),
+    "an image of another type": ({"image": 5}, "image", "a path, bytes"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_input_is_refused_with_field_value_and_limit(name: str) -> None:
+    words, field, limit = REFUSED[name]
+    with pytest.raises(InvalidRequest) as caught:
+        VideoRequest(**({"prompt": "slow push-in"} | words))
+    error = caught.value
+    assert error.field == field
+    assert limit in error.limit
+    assert field in str(error)
+    assert error.limit in str(error)
+    assert error.value in str(error)
+    assert "Nothing was sent" in str(error)
+    assert len(str(error)) < 500
+
+
+def test_a_word_that_nobody_knows_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+        VideoRequest("drift", colour="red")  # type: ignore[arg-type]
+
+
+def test_only_what_was_set_is_sent() -> None:
+    assert VideoRequest("drift").settings() == {
+        "model": "grok-imagine-video-1.5",
+        "prompt": "drift",
+    }
+    assert VideoRequest(
+        "drift", duration=6, resolution="480p", aspect_ratio="1:1", user="u7"
+    ).settings() == {
+        "model": "grok-imagine-video-1.5",
+        "prompt": "drift",
+        "duration": 6,
+        "resolution": "480p",
+        "aspect_ratio": "1:1",
+        "user": "u7",
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("https://host/cat.jpg", "url"),
+        ("HTTP://host/cat.jpg", "url"),
+        ("data:image/png;base64,iVBORw0KGgo=", "data"),
+        ("data:image/jpg;base64,/9j/", "data"),
+        (Path("missing.jpg"), "path"),
+        (JPEG, "bytes"),
+        (bytearray(PNG), "bytes"),
+        (memoryview(WEBP), "bytes"),
+        (io.BytesIO(JPEG), "file"),
+        (Image.from_bytes(PNG), "bytes"),
+    ],
+)
+def test_an_image_is_what_its_value_says(value: Any, kind: str) -> None:
+    assert Image.of(value).kind == kind
+
+
+def test_a_pil_image_is_an_image() -> None:
+    import PIL.Image
+
+    assert Image.of(PIL.Image.new("RGB", (2, 2))).kind == "pil"
+
+
+def test_constructing_a_request_touches_no_disk() -> None:
+    assert VideoRequest("drift", Path("/nowhere/at/all.jpg")).image is not None
+
+
+@pytest.mark.parametrize(
+    ("head", "mime"),
+    [(JPEG, "image/jpeg"), (PNG, "image/png"), (WEBP, "image/webp"), (b"RIFF\0\0\0\0WAVE", None)],
+)
+def test_a_picture_is_known_by_its_bytes(head: bytes, mime: str | None) -> None:
+    assert sniff(head[:12]) == mime
+
+
+def test_a_picture_never_shows_in_a_repr() -> None:
+    payload = "iVBORw0KGgo" * 50
+    request = VideoRequest("drift", f"data:image/png;base64,{payload}")
+    assert payload[:60] not in repr(request)
+    assert "550 characters" in repr(request)
+    assert "secret" not in repr(VideoRequest("drift", "https://host/a.jpg?sig=secret"))
+
+
+def test_the_fingerprint_is_the_same_for_the_same_request() -> None:
+    def fingerprint(**words: Any) -> str:
+        return VideoRequest(**({"prompt": "drift", "image": JPEG} | words)).fingerprint()
+
+    assert fingerprint() == fingerprint()
+    others = [fingerprint(prompt="x"), fingerprint(duration=3), fingerprint(image=PNG)]
+    others += [fingerprint(image=Path("a.jpg")), fingerprint(image=Path("b.jpg"))]
+    assert len({fingerprint(), *others}) == 6
+    assert pickle.loads(pickle.dumps(VideoRequest("drift", JPEG))).fingerprint() == fingerprint()
+
+
+def test_the_documented_frame_sizes_are_exact() -> None:
+    assert frame_size("480p", "1:1") == (480, 480)
+    assert frame_size("720p", "16:9") == (1280, 720)
+    assert frame_size("720p", "9:16") == (720, 1280)
+    assert frame_size("480p", "16:9") == (848, 480)
+    assert frame_size("480p", "4:3") == (640, 480)
+    assert frame_size("480p", "3:2") == (720, 480)
+    assert frame_size("720p", "1:1") == (720, 720)
+    assert frame_size("720p", "4:3") == (960, 720)
+
+
+def test_every_frame_is_even_and_turns_with_its_ratio() -> None:
+    for resolution in RESOLUTIONS:
+        for ratio in ASPECT_RATIOS:
+            width, height = frame_size(resolution, ratio)
+            turned = ":".join(reversed(ratio.split(":")))
+            assert width % 8 == height % 8 == 0
+            if turned in ASPECT_RATIOS:
+                assert frame_size(resolution, turned) == (height, width)
+
+
+@pytest.mark.parametrize("words", [{"resolution": "4k"}, {"aspect_ratio": "2:1"}])
+def test_an_unknown_frame_is_refused(words: dict[str, str]) -> None:
+    with pytest.raises(InvalidRequest):
+        frame_size(**words)  # type: ignore[arg-type]

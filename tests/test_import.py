@@ -1,0 +1,57 @@
+"""What `import grok_video` costs and promises, seen from a fresh interpreter."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+import grok_video
+
+
+def run(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_import_loads_none_of_the_heavy_libraries() -> None:
+    heavy = ["aiohttp", "cattrs", "attr", "attrs", "anyio", "asyncio", "PIL", "httpx", "httpx2"]
+    heavy += ["typer", "rich", "av", "trio", "opentelemetry", "pybase64"]
+    code = f"import sys, grok_video; print([m for m in {heavy!r} if m in sys.modules])"
+    assert run(code).strip() == "[]"
+
+
+def test_the_emulator_package_loads_nothing_heavy_either() -> None:
+    code = (
+        "import sys, grok_video.emulator.pytest_plugin, grok_video.emulator\n"
+        "print([m for m in ('aiohttp', 'av', 'PIL', 'cattrs') if m in sys.modules])"
+    )
+    assert run(code).strip() == "[]"
+
+
+def test_every_public_name_can_be_had_and_says_where_it_lives() -> None:
+    for name in grok_video.__all__:
+        value = getattr(grok_video, name)
+        assert value.__module__ == "grok_video" or not isinstance(value, type), name
+
+
+def test_the_three_lists_of_public_names_agree() -> None:
+    listed = [name for names in grok_video._HOMES.values() for name in names]
+    assert sorted(listed) == sorted(grok_video.__all__)
+    assert len(set(listed)) == len(listed)
+    assert set(grok_video.__all__) <= set(dir(grok_video))
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = grok_video.Nothing
+
+
+def test_public_classes_are_pickled_by_their_public_name() -> None:
+    assert pickle.loads(pickle.dumps(grok_video.JobTimeout)) is grok_video.JobTimeout
+    assert b"_errors" not in pickle.dumps(grok_video.JobTimeout)
