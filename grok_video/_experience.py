@@ -91,6 +91,7 @@ class Watch:
     """What one job has shown so far; made with the job, filled by its polls."""
 
     __slots__ = (
+        "_audit",
         "_belief",
         "_cohort",
         "_kind",
@@ -136,6 +137,7 @@ class Watch:
         self._rung = 0
         self._belief: tuple[float, float] | None = None
         self._unread = False
+        self._audit = False
 
     def note(self, elapsed: float, progress: float | None, hint: float | None = None) -> None:
         """The poll answered at `elapsed` found the job running; `hint` is the server's wish."""
@@ -231,6 +233,7 @@ class Kind:
 
     __slots__ = (
         "_curve_news",
+        "_sharpest",
         "cohort",
         "curve",
         "earlier",
@@ -247,6 +250,7 @@ class Kind:
         "tail_share",
         "tail_sigma",
         "talking",
+        "trust",
         "typical",
         "version",
     )
@@ -259,6 +263,8 @@ class Kind:
         #: Finished jobs that sent a useful progress, and those that sent none.
         self.talking = 0
         self.silent = 0
+        #: Share of jobs, lately, whose progress foretold their end about as well as it claimed.
+        self.trust = 0.75
         self.mean = 0.0
         self.mean_error = UNKNOWN_SPEED
         self.sigma = SPREAD
@@ -271,6 +277,7 @@ class Kind:
         self.reading: dict[int, tuple[float, float, float]] = {}
         self.shape: list[tuple[float, float, float]] = []
         self._curve_news = 0.0
+        self._sharpest: tuple[float, float] | None = None
 
     @property
     def finished(self) -> int:
@@ -368,6 +375,18 @@ class Kind:
             self._draw()
         return self.shape[min(_FINE - 1, int(fraction * _FINE))][1]
 
+    def sharpest(self) -> tuple[float, float]:
+        """Return how well the most telling reading knows its job's fraction, and that fraction."""
+        if self._sharpest is None:
+            best, place = math.inf, 0.5
+            for k in range(3, 19):
+                low, high, noise = self.read(self.says(0.05 * k))
+                error = math.sqrt((high - low) ** 2 / 12.0 + noise * noise)
+                if error < 0.9 * best:
+                    best, place = error, 0.05 * k
+            self._sharpest = best, place
+        return self._sharpest
+
     def _draw(self) -> None:
         curve = self.curve
         counts = curve.count
@@ -386,13 +405,22 @@ class Kind:
         means, errors = [0.0] * BINS, [0.0] * BINS
         for i in range(BINS):
             guess = sum(v * shape[i] for v, shape in zip(votes, _SHAPES, strict=True)) / total
-            doubt = 64.0 + sum(
+            doubt = 6.0 + sum(
                 v * (shape[i] - guess) ** 2 for v, shape in zip(votes, _SHAPES, strict=True)
             ) / total
-            weight = noise / doubt
+            here = max(curve.square[i] - counts[i] * averages[i] ** 2, 0.0)
+            here = (4.0 * noise + here) / (4.0 + max(counts[i] - 1.0, 0.0))
+            # what the curve climbs inside one bin is not noise
+            left, right = max(i - 1, 0), min(i + 1, BINS - 1)
+            if counts[i] > 4.0 and counts[left] and counts[right]:
+                climb = (averages[right] - averages[left]) / (right - left)
+                here -= min(climb * climb / 12.0, 0.7 * here)
+            here += 0.25
+            weight = here / doubt
             means[i] = (weight * guess + curve.total[i]) / (weight + counts[i])
-            errors[i] = math.sqrt(noise + noise / (weight + counts[i]))
+            errors[i] = math.sqrt(here + here / (weight + counts[i]))
         self.shape = []
+        self._sharpest = None
         for k in range(_FINE):
             fraction = (k + 0.5) / _FINE
             position = fraction * BINS - 0.5
@@ -405,16 +433,25 @@ class Kind:
     def _read(self, percent: int) -> tuple[float, float, float]:
         if not self.shape:
             self._draw()
+        likely = [
+            math.exp(-0.5 * ((percent - mean) * sharpness) ** 2) * sharpness
+            for _, mean, sharpness in self.shape
+        ]
+        least = 0.1 * max(likely)
         total = first = second = 0.0
-        for k, (logarithm, mean, sharpness) in enumerate(self.shape):
-            # equal steps of a fraction are unequal steps of its logarithm
-            z = (percent - mean) * sharpness
-            weight = math.exp(-0.5 * z * z) * sharpness / (k + 0.5) + 1e-9
-            total += weight
-            first += weight * logarithm
-            second += weight * logarithm * logarithm
+        for k, weight in enumerate(likely):
+            # far fractions that explain it badly would count by their distance alone
+            if weight > least and k > 3:
+                logarithm = self.shape[k][0]
+                weight /= k + 0.5  # equal steps of a fraction are unequal steps of its logarithm
+                total += weight
+                first += weight * logarithm
+                second += weight * logarithm * logarithm
+        if total <= 0.0:
+            return (-3.0, 0.0, 0.05)
         centre = first / total
-        variance = max(second / total - centre * centre, 1e-4)
+        variance = max(second / total - centre * centre, 0.0)
+        variance += 0.0001 + 0.012 / (2.0 + self.talking)
         noise = min(math.sqrt(variance), 0.04)
         half = math.sqrt(3.0 * max(variance - noise * noise, 0.0))
         return (centre - half, min(centre + half, 0.0), noise)
@@ -423,7 +460,7 @@ class Kind:
 class Experience:
     """What one client has seen; every job of the client adds to it and draws on it."""
 
-    __slots__ = ("_kinds", "_random", "answered", "round_trip")
+    __slots__ = ("_kinds", "_random", "answered", "round_trip", "soonest")
 
     def __init__(self) -> None:
         self._kinds: dict[tuple[str | None, int | None, str | None], Kind] = {}
@@ -431,6 +468,8 @@ class Experience:
         self._random = Random(0)
         #: Polls answered "still running" so far.
         self.answered = 0
+        #: The shortest time in which a job was found done.
+        self.soonest = math.inf
         #: Seconds a poll takes from being due to being answered, smoothed.
         self.round_trip = 0.3
 
@@ -490,6 +529,7 @@ class Experience:
         kind = self.kind(watch)
         done = max(done, 1e-4)
         before = min(last_pending or 0.0, done)
+        self.soonest = min(self.soonest, done)
         cohort = watch._cohort or kind.cohort
         if watch._cohort is not None:
             self._leave(cohort, watch._rung)
@@ -501,6 +541,10 @@ class Experience:
 
     def _learn_curve(self, watch: Watch, kind: Kind, before: float, done: float) -> None:
         middle = 0.5 * (before + done)
+        if watch._belief is not None:
+            mean, spread = watch._belief
+            off = max(math.log(max(before, 1e-4)) - mean, mean - math.log(done)) / spread
+            kind.trust += 0.12 * ((off < 3.0) - kind.trust)
         useful = len({percent for _, percent in watch.readings}) > 1 or (
             watch.readings and 2.0 < watch.readings[0][1] < 98.0
         )

@@ -127,6 +127,8 @@ def survey(kind: Kind, interval: float, gap: float) -> Plan:
     wide = math.hypot(kind.tail_sigma, kind.mean_error)
     typical = kind.typical * math.exp(mean)
     price = poll_price(interval, typical)
+    if kind.talking > kind.silent:
+        price = max(TALKING_PRICE * price, min(price, 0.15))
     logs = [mean + 0.05 * spread * i for i in range(-90, 91)]
     step, end = 0.05 * spread, max(far + 3.5 * wide, mean + 6.0 * spread)
     while logs[-1] < end:
@@ -174,10 +176,17 @@ _NODES: Final = (-1.9, -1.35, -1.0, -0.74, -0.52, -0.33, -0.16, 0.0, 0.16, 0.33,
 
 def gain(kind: Kind, fraction: float, width: float, price: float, typical: float) -> tuple[float, float]:
     low, high, noise = kind.read(kind.says(fraction))
-    _, after = narrow(0.0, width, math.log(fraction) - high, math.log(fraction) - low, noise)
+    least = math.log(fraction) - high if high < NEARLY_ALL else -9.0
+    _, after = narrow(0.0, width, least, math.log(fraction) - low, noise)
     after = min(after, width)
     scale = after * typical
-    return bell(price / scale).cost * scale, after
+    cost = bell(price / scale).cost * scale
+    sharp, place = kind.sharpest()
+    if fraction < place - 0.05:
+        # a second look at the telling part of the curve may be worth its poll
+        then = typical / math.sqrt(1.0 / after**2 + 0.4 / sharp**2)
+        cost = min(cost, price + bell(price / then).cost * then)
+    return cost, after
 
 
 def narrow(mean: float, spread: float, low: float, high: float, noise: float) -> tuple[float, float]:
@@ -249,50 +258,66 @@ class Polling:
             plan = kind.plan = survey(kind, self.interval, experience.round_trip)
         if watch._unread:
             watch._unread = False
-            self._read(watch, kind, plan)
+            self._read(watch, kind, plan, random)
         if not watch.age_known:
             return self._stranger(watch, elapsed, plan, random)
-        target = self._target(watch, elapsed, plan)
+        target = self._target(watch, kind, elapsed, plan)
+        if kind.finished and not experience.answered:
+            # nothing was ever caught running: the server is faster than anything asked so far
+            target = min(target, 0.25 * experience.soonest)
         trip = experience.round_trip if watch.polls else 0.0
         delay = (target - elapsed) * (1.0 + JITTER * (2.0 * random.random() - 1.0)) - trip
         if fresh and not watch.polls and EARLY_CHANCE * target > 2.0 * plan.price:
             return min(1.0, 0.05 * target) * (0.8 + 0.4 * random.random())
         return delay
 
-    def _target(self, watch: Watch, elapsed: float, plan: Plan) -> float:
+    def _target(self, watch: Watch, kind: Kind, elapsed: float, plan: Plan) -> float:
         belief = watch._belief
         if belief is None:
             if elapsed < 0.5 * plan.scout:
                 return plan.scout
             return plan.schedule.after(elapsed)
         mean, spread = belief
+        if kind.trust < TRUSTED or (
+            spread > 0.8 * plan.width and abs(mean - plan.centre) < plan.width
+        ):
+            return plan.schedule.after(elapsed)
         total = math.exp(mean)
-        if spread > 0.8 * plan.width and abs(mean - plan.centre) < plan.width:
-            target = plan.schedule.after(elapsed)
-        else:
-            z = (math.log(max(elapsed, 1e-4)) - mean) / spread
-            target = math.exp(mean + spread * bell(plan.price / (spread * total)).after(z))
+        z = (math.log(max(elapsed, 1e-4)) - mean) / spread
+        target = math.exp(mean + spread * bell(plan.price / (spread * total)).after(z))
         if spread > 0.12:
             scout = total * plan.scout / math.exp(plan.centre)
             if elapsed + 0.15 * total < target and elapsed < 0.85 * scout:
                 target = min(target, max(scout, elapsed + 0.15 * total))
+        if watch._audit:
+            target = min(target, plan.schedule.after(elapsed))
         return target
 
-    def _read(self, watch: Watch, kind: Kind, plan: Plan) -> None:
+    def _read(
+        self, watch: Watch, kind: Kind, plan: Plan, random: _random.Random
+    ) -> None:
         percent = watch.progress
         if percent is None or watch.elapsed <= 0.0:
             return
+        if watch._belief is None:
+            watch._audit = kind.talking < 3 or random.random() < AUDITED
         mean, spread = watch._belief or (plan.centre, plan.width)
         low, high, noise = kind.read(percent)
         now = math.log(watch.elapsed)
         readings = watch.readings
         stalled = len(readings) > 1 and readings[-2][1] == percent
+        # "At most nearly all of its life" is what still running says, and the schedule knows that.
+        least = now - high if high < NEARLY_ALL else now - 9.0
+        most = now - low
         if stalled:
-            if kind.talking + kind.silent < 3:
+            if high >= NEARLY_ALL or kind.talking + kind.silent < 3:
                 return
-            mean, spread = narrow(mean, spread, now - high, now + 5.0, noise)
-        else:
-            mean, spread = narrow(mean, spread, now - high, now - low, noise)
+            most = now + 9.0
+        # A number that contradicts what is already known is believed the less, the more it does.
+        surprise = max(least - mean, mean - most) / math.hypot(spread, noise)
+        if surprise > 1.5:
+            noise *= (surprise / 1.5) ** 2
+        mean, spread = narrow(mean, spread, least, most, noise)
         watch._belief = (mean, max(spread, 0.004))
 
     def _stranger(
@@ -306,6 +331,10 @@ class Polling:
         return step * (0.9 + 0.2 * random.random())
 
 
+TRUSTED: Final = 0.6
+AUDITED: Final = 0.06
+NEARLY_ALL: Final = -0.12
 EARLY_CHANCE: Final = 0.08
+TALKING_PRICE = 0.5
 
 Polling.__module__ = "grok_video"
