@@ -26,7 +26,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from grok_video._errors import GrokVideoError, InvalidRequest
+from grok_video._errors import APIConnectionError, CreateOutcomeUnknown, InvalidRequest
 from grok_video._requests import SNIFF_LENGTH, refuse, require_picture
 from grok_video._wire import write_create
 
@@ -84,7 +84,7 @@ async def create_body(request: VideoRequest) -> AsyncGenerator[CreateBody, None]
         body = CreateBody(before + prefix, picture, after)
     try:
         yield body
-    except GrokVideoError:
+    except (APIConnectionError, CreateOutcomeUnknown):
         if body.failure is not None:
             raise body.failure from None
         raise
@@ -320,7 +320,7 @@ class DataPicture:
             ) from None
         # The bytes decide, as everywhere: a JPEG that is declared a PNG is sent as a JPEG.
         self.mime = require_picture(head, shown, self.size)
-        self.needs_thread = False
+        self.needs_thread = self.size > SMALL
 
     def encoded(self, offset: int, size: int) -> bytes:
         return self._slice(offset // 3 * 4, encoded_size(size))
@@ -506,6 +506,12 @@ def _decoder() -> Callable[[Any], bytes]:
     except ImportError:
         return functools.partial(binascii.a2b_base64, strict_mode=True)
     return functools.partial(pybase64.b64decode, validate=True)
+
+
+def forget_codec() -> None:
+    """Look again for pybase64 at the next picture: for tests and benchmarks of both codecs."""
+    _encoder.cache_clear()
+    _decoder.cache_clear()
 
 
 def _json_text(image: Image) -> bytes:

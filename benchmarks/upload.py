@@ -1,0 +1,344 @@
+"""What does it cost to send a local picture? Against `b64encode` then `json.dumps`, in one run.
+
+The server is a sink in a process of its own, pinned to another processor. CPU is that of the whole
+client process (event loop, worker threads, its share of the kernel), measured interleaved; memory
+is the peak of fresh processes that send many pictures at once, above the same creates by URL.
+
+    python benchmarks/upload.py [--tiny]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import gc
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import aiohttp
+
+from grok_video import _images
+from grok_video._redaction import Secret
+from grok_video._requests import VideoRequest
+from grok_video._transports._aiohttp import AiohttpTransport
+from grok_video._transports._base import TransportConfig
+
+MIB = 2**20
+ANSWER = b'{"request_id":"4b2cd27e-0000-4000-8000-000000000000"}'
+PROMPT = "slow push-in"
+
+
+def run(tiny: bool) -> dict:
+    """Return the figures of one run; `ratios` are what must hold on any machine."""
+    rounds, size, at_once = (1, MIB, 4) if tiny else (9, 10 * MIB, 50)
+    with tempfile.TemporaryDirectory() as folder, serving() as port:
+        photograph = Path(folder, "photograph.jpg")
+        photograph.write_bytes(b"\xff\xd8\xff\xe0" + os.urandom(size - 4))
+        pin(0)
+        cpu = asyncio.run(compare(port, photograph, rounds))
+        crowd: dict = {
+            way: [in_a_process(way, port, photograph, at_once) for _ in range(1 if tiny else 3)]
+            for way in ("url", "path", "path-stdlib", "data", "usual")
+        }
+    usual = statistics.median(cpu["usual, not sent"])
+    peak = {way: statistics.median(one["peak_mib"] for one in seen) for way, seen in crowd.items()}
+    fast = pybase64_is_here()
+    return {
+        "question": f"CPU, memory and loop stall of a {size / MIB:g} MiB picture",
+        "pybase64": fast,
+        "cpu_ms": {way: spread(seen) for way, seen in cpu.items()},
+        "peak_mib_above_url": {way: round(peak[way] - peak["url"], 1) for way in peak},
+        "at_once": at_once,
+        "cpu_ms_each_at_once": {
+            way: round(statistics.median(one["cpu_ms"] for one in seen), 2)
+            for way, seen in crowd.items()
+        },
+        "longest_stall_ms": {
+            way: round(statistics.median(one["stall_ms"] for one in seen), 1)
+            for way, seen in crowd.items()
+        },
+        "ratios": {
+            **{
+                f"{way} / usual way, not sent": round(statistics.median(seen) / usual, 3)
+                for way, seen in cpu.items()
+            },
+        },
+        "goals": {
+            "path / usual way, not sent": 10 / 70 if fast else 0.5,
+            "path-stdlib / usual way, not sent": 0.5,
+            "peak_mib_above_url": 16,
+            "longest_stall_ms": 10,
+        },
+    }
+
+
+def spread(seen: list[float]) -> dict:
+    """Return median, least and most, in milliseconds."""
+    return {
+        "median": round(statistics.median(seen) * 1e3, 2),
+        "min": round(min(seen) * 1e3, 2),
+        "max": round(max(seen) * 1e3, 2),
+    }
+
+
+# --- CPU, one after the other ----------------------------------------------------------------
+
+
+async def compare(port: int, photograph: Path, rounds: int) -> dict[str, list[float]]:
+    """Return CPU seconds of each way, taken in turns."""
+    content = photograph.read_bytes()
+    uri = "data:image/jpeg;base64," + base64.b64encode(content).decode()
+    requests = {
+        "url": VideoRequest(PROMPT, "https://example.com/photograph.jpg"),
+        "path": VideoRequest(PROMPT, photograph),
+        "bytes": VideoRequest(PROMPT, content),
+        "data": VideoRequest(PROMPT, uri),
+    }
+    seen: dict[str, list[float]] = {}
+    transport = make_transport(port)
+    async with aiohttp.ClientSession() as session:
+
+        async def take(way: str, work) -> None:
+            gc.collect()
+            before = time.process_time()
+            await work()
+            seen.setdefault(way, []).append(time.process_time() - before)
+
+        async def usual_not_sent() -> None:
+            usual_body(photograph)
+
+        for _ in range(rounds + 1):
+            await take("usual, not sent", usual_not_sent)
+            await take("usual, sent", lambda: send_usual(session, port, photograph))
+            for way, request in requests.items():
+                await take(way, lambda request=request: send(transport, port, request))
+            with without_pybase64():
+                await take("path-stdlib", lambda: send(transport, port, requests["path"]))
+                await take("data-stdlib", lambda: send(transport, port, requests["data"]))
+    await transport.aclose()
+    return {way: times[1:] for way, times in seen.items()}  # the first round imports and connects
+
+
+async def send(transport: AiohttpTransport, port: int, request: VideoRequest) -> None:
+    async with _images.create_body(request) as body:
+        answer = await transport.post(f"http://127.0.0.1:{port}/videos/generations", body)
+    assert answer.status == 200
+
+
+def usual_body(photograph: Path) -> bytes:
+    content = base64.b64encode(photograph.read_bytes()).decode()
+    uri = f"data:image/jpeg;base64,{content}"
+    return json.dumps({"model": "m", "prompt": PROMPT, "image": {"url": uri}}).encode()
+
+
+async def send_usual(session: aiohttp.ClientSession, port: int, photograph: Path) -> None:
+    body = usual_body(photograph)
+    async with session.post(f"http://127.0.0.1:{port}/videos/generations", data=body) as response:
+        await response.read()
+
+
+def make_transport(port: int, connections: int = 200) -> AiohttpTransport:
+    return AiohttpTransport(
+        TransportConfig(
+            base_url=f"http://127.0.0.1:{port}",
+            api_key=Secret("sk-benchmark"),
+            timeout=120.0,
+            connections=connections,
+            proxy=None,
+            ssl_context=None,
+            headers={},
+        )
+    )
+
+
+def pybase64_is_here() -> bool:
+    try:
+        import pybase64  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def without_pybase64():
+    """Let the package find only the standard library inside."""
+    held = sys.modules.get("pybase64")
+    sys.modules["pybase64"] = None  # type: ignore[assignment]
+    _images.forget_codec()
+    try:
+        yield
+    finally:
+        if held is None:
+            del sys.modules["pybase64"]
+        else:
+            sys.modules["pybase64"] = held
+        _images.forget_codec()
+
+
+# --- memory and stalls, many at once -------------------------------------------------------------
+
+
+def in_a_process(way: str, port: int, photograph: Path, at_once: int) -> dict:
+    """Return what a fresh process saw that sent `at_once` pictures together."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--crowd", way, str(port), str(photograph), str(at_once)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout)
+
+
+async def crowd(way: str, port: int, photograph: Path, at_once: int) -> dict:
+    """Send the same picture `at_once` times together; return CPU, peak memory and stall."""
+    data_uri = ""
+    if way == "data":
+        # One string that all share: what is measured is what sending adds to it.
+        data_uri = "data:image/jpeg;base64," + base64.b64encode(photograph.read_bytes()).decode()
+    transport = make_transport(port)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+        async def one() -> None:
+            if way == "usual":
+                await send_usual(session, port, photograph)
+            elif way == "url":
+                await send(transport, port, VideoRequest(PROMPT, "https://example.com/cat.jpg"))
+            elif way == "data":
+                await send(transport, port, VideoRequest(PROMPT, _as_data(data_uri)))
+            else:
+                await send(transport, port, VideoRequest(PROMPT, photograph))
+
+        with without_pybase64() if way.endswith("-stdlib") else contextlib.nullcontext():
+            await one()  # imports, the first connection, the first thread
+            gc.collect()
+            async with Heart() as heart:
+                before = time.process_time()
+                await asyncio.gather(*(one() for _ in range(at_once)))
+                cpu = time.process_time() - before
+    await transport.aclose()
+    return {
+        "cpu_ms": cpu / at_once * 1e3,
+        "peak_mib": peak_mib(),
+        "stall_ms": heart.longest * 1e3,
+    }
+
+
+def peak_mib() -> float:
+    """Return the most memory this process ever had resident."""
+    # Not `ru_maxrss` where this can be had: it starts with what the parent had when it forked.
+    status = Path("/proc/self/status")
+    if status.exists():
+        found = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(found.split()[1]) / 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
+
+
+def _as_data(uri: str):
+    # Not `Image.from_url`: its copies belong to making the request, not to sending it.
+    from grok_video import Image
+
+    return Image("data", uri)
+
+
+class Heart:
+    """Beats every millisecond; `longest` is the longest that a beat came late, in seconds."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+
+    async def __aenter__(self) -> Heart:
+        self._task = asyncio.create_task(self._beat())
+        await asyncio.sleep(0.01)
+        self.longest = 0.0
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.sleep(0)
+        self._task.cancel()
+
+    async def _beat(self) -> None:
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(0.001)
+            self.longest = max(self.longest, time.perf_counter() - before - 0.001)
+
+
+# --- the server ----------------------------------------------------------------------------------
+
+
+class Sink(asyncio.BufferedProtocol):
+    """Reads requests into one buffer that all connections overwrite, and says yes to each."""
+
+    buffer = memoryview(bytearray(MIB))
+
+    def connection_made(self, transport) -> None:
+        self.transport = transport
+        self.missing = -1
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.buffer
+
+    def buffer_updated(self, count: int) -> None:
+        if self.missing < 0:
+            head, _, rest = bytes(self.buffer[:count]).partition(b"\r\n\r\n")
+            fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+            self.missing = int(fields[b"content-length"])
+            count = len(rest)
+        self.missing -= count
+        if self.missing == 0:
+            self.missing = -1
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+            self.transport.write(head + b"Content-Length: %d\r\n\r\n" % len(ANSWER) + ANSWER)
+
+
+async def serve() -> None:
+    """Serve until stdin ends; the port is the first line printed."""
+    server = await asyncio.get_running_loop().create_server(Sink, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+
+
+@contextlib.contextmanager
+def serving():
+    """Run the sink in a process of its own; yield its port."""
+    with subprocess.Popen(
+        [sys.executable, __file__, "--serve"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as process:
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.stdin.close()
+
+
+def pin(processor: int) -> None:
+    """Keep this process on one processor, where there is a choice."""
+    if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > 1:
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[processor]})
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["--serve"]:
+            pin(-1)
+            asyncio.run(serve())
+        case ["--crowd", way, port, photograph, at_once]:
+            pin(0)
+            seen = asyncio.run(crowd(way, int(port), Path(photograph), int(at_once)))
+            print(json.dumps(seen))
+        case arguments:
+            print(json.dumps(run("--tiny" in arguments), indent=2))
