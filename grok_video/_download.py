@@ -1,0 +1,173 @@
+"""From a finished job's link to its file or its bytes: verified, resumed, and never a new create.
+
+`save` puts what `_transfer` brings on disk through a part file, `stream` hands it to the caller.
+All file work is done in worker threads, about 1 MiB at a time.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import anyio
+from anyio import to_thread
+from attrs import evolve
+
+from grok_video import _partfile
+from grok_video._errors import DownloadError
+from grok_video._partfile import Batch, PartFile, Version, kept_words
+from grok_video._transfer import Source, Transfer, closing
+
+if TYPE_CHECKING:
+    import os
+    import random as random_module
+    from collections.abc import AsyncGenerator, Callable
+
+    from grok_video._models import Video
+    from grok_video._policies import Deadline, Retry
+    from grok_video._transports._base import Origin, Transport
+
+__all__ = ["Source", "check_destination", "save", "stream"]
+
+#: Bytes handed to a worker thread at once: a hand-over costs about 0.1 ms, which 1 MiB hides.
+_BATCH: Final = 2**20
+
+
+async def check_destination(
+    destination: str | os.PathLike[str], *, overwrite: bool, request_id: str
+) -> None:
+    """Raise `DestinationError` if a video cannot be put there. Leaves nothing behind."""
+    await to_thread.run_sync(
+        partial(_partfile.check, destination, overwrite=overwrite, request_id=request_id)
+    )
+
+
+async def save(
+    transport: Transport,
+    source: Source,
+    video: Video,
+    destination: str | os.PathLike[str],
+    *,
+    overwrite: bool,
+    deadline: Deadline,
+    retry: Retry,
+    api_origin: Origin,
+    random: random_module.Random,
+    on_bytes: Callable[[int, int | None], None] | None = None,
+) -> Video:
+    """Return the video with `path`, `sha256` and `size`: its file is whole, synced and named.
+
+    What an earlier try kept in `NAME.part` is continued. `on_bytes` is told the bytes here and the
+    bytes in all (None where the server does not say). Raises `DownloadError`, which says what is
+    kept for the next try.
+    """
+    transfer = Transfer(
+        transport,
+        source,
+        video,
+        deadline=deadline,
+        retry=retry,
+        api_origin=api_origin,
+        random=random,
+    )
+    part = PartFile(destination, overwrite=overwrite, request_id=video.request_id)
+    batch = Batch()
+    failure: DownloadError | None = None
+    kept = 0
+    try:
+        with anyio.CancelScope(deadline=deadline.at):
+            _require_link(transfer, video)
+            await to_thread.run_sync(part.open)
+            await _fill(transfer, part, batch, on_bytes)
+        if not part.saved:
+            failure = transfer.too_late()
+    except DownloadError as error:
+        failure = error
+    finally:
+        # Also after a cancellation: what arrived is written down, and nothing stays open.
+        with anyio.CancelScope(shield=True):
+            kept = await to_thread.run_sync(part.close, batch)
+    if failure is not None:
+        raise _with_kept(failure, kept, part)
+    return evolve(video, path=part.path, sha256=part.sha256, size=part.size)
+
+
+async def _fill(
+    transfer: Transfer,
+    part: PartFile,
+    batch: Batch,
+    on_bytes: Callable[[int, int | None], None] | None,
+) -> None:
+    while await to_thread.run_sync(part.rehash):
+        pass
+    transfer.have, transfer.version = part.size, part.version
+    async with closing(transfer.pieces()) as pieces:
+        async for piece in pieces:
+            if isinstance(piece, Version):
+                batch.begin(piece)
+                continue
+            batch.add(piece)
+            if on_bytes is not None:
+                on_bytes(transfer.have, transfer.total)
+            if batch.size >= _BATCH:
+                await to_thread.run_sync(part.store, batch)
+    await to_thread.run_sync(part.finish, batch)
+
+
+def _require_link(transfer: Transfer, video: Video) -> None:
+    if not video.url:
+        raise transfer.error(
+            DownloadError,
+            "the job has no link (a video that was made for output.upload_url was delivered there)",
+        )
+
+
+def _with_kept(error: DownloadError, kept: int, part: PartFile) -> DownloadError:
+    """Return the error with what is kept, in its facts and in its words."""
+    if kept:
+        start = error.message.removesuffix(error.resume)
+        error.message = f"{start}{kept_words(kept, part.part)} {error.resume}"
+        error.args = (error.message,)
+    error.bytes_kept = kept
+    error.part = part.part if kept else None
+    return error
+
+
+async def stream(
+    transport: Transport,
+    source: Source,
+    video: Video,
+    *,
+    deadline: Deadline,
+    retry: Retry,
+    api_origin: Origin,
+    random: random_module.Random,
+) -> AsyncGenerator[bytes, None]:
+    """Yield the video's bytes as they arrive, each once and in order, over breaks and dead links.
+
+    Raises `DownloadError` if they cannot be had whole; there is no file.
+    """
+    transfer = Transfer(
+        transport,
+        source,
+        video,
+        deadline=deadline,
+        retry=retry,
+        api_origin=api_origin,
+        random=random,
+    )
+    transfer.restartable = False
+    _require_link(transfer, video)
+    async with closing(transfer.pieces()) as pieces:
+        while True:
+            # The scope is left before each `yield`: a scope open across one would end up in
+            # whatever task goes on with the generator.
+            piece = None
+            with anyio.CancelScope(deadline=deadline.at) as scope:
+                piece = await anext(pieces, None)
+            if scope.cancelled_caught:
+                raise transfer.too_late()
+            if piece is None:
+                return
+            if isinstance(piece, bytes):
+                yield piece

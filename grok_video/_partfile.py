@@ -1,0 +1,536 @@
+"""The file on disk while a video is fetched: checked, locked, resumable, renamed when it is whole.
+
+Everything here blocks and is called in worker threads. Nothing here knows HTTP, and nothing but
+`finish` ever touches the final name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import stat
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from attrs import define, field, frozen
+
+from grok_video._errors import DestinationError, resume_hint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Batch", "PartFile", "Version", "check"]
+
+#: Bytes read at once while a kept part is hashed again, and bytes for each call: a call cannot be
+#: cancelled, and 16 MiB take about 10 ms.
+_BLOCK: Final = 2**20
+_STRETCH: Final = 16 * 2**20
+#: Buffers in one write: IOV_MAX is 1024 on Linux and macOS.
+_MOST_BUFFERS: Final = 512
+#: Longest file name in bytes on every file system in use (ext4, xfs, apfs, ntfs).
+_LONGEST_NAME: Final = 255
+_RECORD_FORMAT: Final = 1
+
+
+@frozen
+class Version:
+    """Which bytes a server has, whatever link leads to them."""
+
+    #: A strong ETag as it came, quotes included; a weak one promises no equal bytes.
+    etag: str | None = None
+    #: Last-Modified as it came; asked only where there is no ETag.
+    modified: str | None = None
+    #: Length of the whole file in bytes; None where the server did not say.
+    total: int | None = None
+
+    @property
+    def is_provable(self) -> bool:
+        """True if a later answer can be compared with it, so that kept bytes can be used again."""
+        return self.etag is not None or self.modified is not None
+
+    def is_same(self, other: Version) -> bool:
+        """Return whether both are provably the same bytes."""
+        if None not in (self.total, other.total) and self.total != other.total:
+            return False
+        if self.etag is not None or other.etag is not None:
+            return self.etag == other.etag
+        return self.modified is not None and self.modified == other.modified
+
+
+@define
+class Batch:
+    """What waits to be written. The thread that wrote something takes it out of here."""
+
+    #: Set when the file begins anew with these chunks.
+    restart: Version | None = None
+    chunks: list[bytes] = field(factory=list[bytes])
+    size: int = 0
+
+    def add(self, chunk: bytes) -> None:
+        """Append a chunk."""
+        self.chunks.append(chunk)
+        self.size += len(chunk)
+
+    def begin(self, version: Version) -> None:
+        """Forget what waits: the file begins anew, in this version."""
+        self.restart = version
+        self.chunks.clear()
+        self.size = 0
+
+
+class _Place:
+    """The names of one download: the destination, its part and the part's record."""
+
+    def __init__(self, destination: str | os.PathLike[str]) -> None:
+        name = os.fsdecode(destination)
+        self.shown = Path(name)
+        self.file = Path(os.path.abspath(name))  # noqa: PTH100 - resolve() would follow a link
+        self.names_folder = name.endswith(("/", os.sep)) or not self.file.name
+        stem = self.file.name or "video"
+        if len(os.fsencode(stem)) + len(".part.json") > _LONGEST_NAME:
+            digest = hashlib.sha256(os.fsencode(stem)).hexdigest()[:16]
+            stem = os.fsdecode(os.fsencode(stem)[:64]) + "~" + digest
+        self.part = self.file.parent / f"{stem}.part"
+        self.record = self.file.parent / f"{stem}.part.json"
+        #: The part as the caller would name it: beside what they passed.
+        self.shown_part = self.shown.parent / self.part.name
+
+    def check(self, *, overwrite: bool) -> str | None:
+        """Return why the file cannot be put there, or None."""
+        if "\0" in str(self.file):
+            return "a file name cannot contain a null byte"
+        try:
+            if self.names_folder or self.file.is_dir():
+                return "it is a folder; name a file in it"
+            folder = self.file.parent
+            if not folder.is_dir():
+                what = "is not a folder" if folder.exists() else "does not exist"
+                return f"{folder} {what}"
+            try:
+                mode = self.file.lstat().st_mode
+            except FileNotFoundError:
+                pass
+            else:
+                if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+                    return "it is a pipe, socket or device, not a file; it was not touched"
+                if not overwrite:
+                    return (
+                        "it exists, and it is kept as it is; pass overwrite=True to replace it, "
+                        "or another name"
+                    )
+            if not os.access(folder, os.W_OK | os.X_OK):
+                return f"the folder {folder} cannot be written to"
+        except OSError as error:
+            return _words(error)
+        return None
+
+
+def check(destination: str | os.PathLike[str], *, overwrite: bool, request_id: str) -> None:
+    """Raise `DestinationError` if a video cannot be put there. Leaves nothing behind."""
+    place = _Place(destination)
+    problem = place.check(overwrite=overwrite)
+    if problem is not None:
+        raise _refusal(place, problem, request_id)
+
+
+class PartFile:
+    """`NAME.part` beside the destination, held by one download at a time.
+
+    Each method takes the lock, because a cancelled caller may leave its thread still writing when
+    `close` is called from another.
+    """
+
+    def __init__(
+        self, destination: str | os.PathLike[str], *, overwrite: bool, request_id: str
+    ) -> None:
+        self._place = _Place(destination)
+        self._overwrite = overwrite
+        self._request_id = request_id
+        self._mutex = threading.Lock()
+        self._descriptor = -1
+        self._closed = False
+        self._hash = hashlib.sha256()
+        self._hashed = 0
+        #: Bytes on disk, and which.
+        self.size = 0
+        self.version = Version()
+        self.saved = False
+
+    @property
+    def path(self) -> Path:
+        """The destination, as the caller named it."""
+        return self._place.shown
+
+    @property
+    def part(self) -> Path:
+        """The part file, beside the destination as the caller named it."""
+        return self._place.shown_part
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the bytes written, in hexadecimal."""
+        return self._hash.hexdigest()
+
+    def open(self) -> None:
+        """Hold the part: what an earlier try of the same job kept is found again.
+
+        Raises `DestinationError` if the destination cannot be written, or another download is
+        writing there.
+        """
+        with self._mutex:
+            if self._closed:
+                return
+            problem = self._place.check(overwrite=self._overwrite)
+            if problem is not None:
+                raise self._refuse(problem)
+            try:
+                self._descriptor = self._hold()
+                self._recall()
+            except BaseException as error:
+                self._release()  # so that `close` removes nothing that may not be ours
+                if isinstance(error, OSError):
+                    raise self._refuse(_words(error)) from error
+                raise
+
+    def rehash(self) -> bool:
+        """Hash the next stretch of what was kept; return whether there is more."""
+        with self._mutex:
+            if self._closed:
+                return False
+            end = min(self.size, self._hashed + _STRETCH)
+            try:
+                os.lseek(self._descriptor, self._hashed, os.SEEK_SET)
+                while self._hashed < end:
+                    block = os.read(self._descriptor, min(_BLOCK, end - self._hashed))
+                    if not block:  # somebody cut the file: go on from what is there
+                        self.size = end = self._hashed
+                        break
+                    self._hash.update(block)
+                    self._hashed += len(block)
+            except OSError as error:
+                raise self._refuse(_words(error)) from error
+            return self._hashed < self.size
+
+    def store(self, batch: Batch) -> None:
+        """The batch is written (not yet synced) and empty. Raises `DestinationError` if not."""
+        with self._mutex:
+            if not self._closed:
+                self._store(batch)
+
+    def finish(self, batch: Batch) -> None:
+        """The whole file is under its final name, synced, and the part is gone.
+
+        Raises `DestinationError` if it cannot be put there; the part is kept then.
+        """
+        with self._mutex:
+            if self._closed:
+                return
+            self._store(batch)
+            try:
+                os.fsync(self._descriptor)
+                if os.name == "nt":  # an open file cannot be renamed there
+                    self._release()
+                self._rename()
+                self.saved = True
+                _sync_folder(self._place.file.parent)
+            except FileExistsError as error:
+                problem = "it was made by somebody else meanwhile, and is kept as it is"
+                raise self._refuse(problem) from error
+            except OSError as error:
+                raise self._refuse(_words(error)) from error
+            with contextlib.suppress(OSError):
+                self._place.record.unlink(missing_ok=True)
+
+    def close(self, batch: Batch) -> int:
+        """Nothing is open any more. Return how many bytes are kept for the next try.
+
+        What waits is written first. A part that no later try could use is removed.
+        """
+        with self._mutex:
+            self._closed = True
+            if self._descriptor < 0:
+                return 0
+            with contextlib.suppress(DestinationError, OSError):
+                if not self.saved:
+                    self._store(batch)
+            kept = 0 if self.saved or not self.version.is_provable else self.size
+            if not kept and not self.saved:
+                with contextlib.suppress(OSError):
+                    self._place.part.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    self._place.record.unlink(missing_ok=True)
+            self._release()
+            return kept
+
+    # --- under the lock --------------------------------------------------------------------------
+
+    def _hold(self) -> int:
+        """Return a descriptor of the part that only this download has."""
+        part = self._place.part
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        while True:
+            descriptor = os.open(part, flags, 0o666)
+            try:
+                problem = _hindrance(descriptor)
+                if problem is None and self._is_at(descriptor, part):
+                    return descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+            if problem is not None:
+                raise self._refuse(f"{part.name} {problem}")
+
+    def _is_at(self, descriptor: int, part: Path) -> bool:
+        """Return whether the locked file still has the part's name, and no other.
+
+        Whoever held it before may have given it the final name, or removed it. A second name means
+        that a process died in the middle of `_rename`: writing would change the finished file.
+        """
+        facts = os.fstat(descriptor)
+        try:
+            if not os.path.samestat(facts, part.lstat()):
+                return False
+        except FileNotFoundError:
+            return False
+        if facts.st_nlink > 1:
+            part.unlink()
+            return False
+        return True
+
+    def _recall(self) -> None:
+        """Read what the part holds; forget it if it is not provably of this job."""
+        size = os.fstat(self._descriptor).st_size
+        if not size:
+            return
+        try:
+            record = json.loads(self._place.record.read_bytes())
+        except FileNotFoundError:
+            # The record is written before the first byte, so a part without one is not ours.
+            problem = f"{self._place.part.name} is not a file of ours; move it away"
+            raise self._refuse(problem) from None
+        except ValueError:
+            return
+        version = _read_record(record, self._request_id)
+        if version is not None and (version.total is None or size <= version.total):
+            self.size, self.version = size, version
+
+    def _store(self, batch: Batch) -> None:
+        try:
+            if batch.restart is not None:
+                self._begin(batch.restart)
+                batch.restart = None
+            self._append(batch)
+        except OSError as error:
+            raise self._refuse(_words(error)) from error
+
+    def _begin(self, version: Version) -> None:
+        needed = (version.total or 0) - self.size
+        free = _free_space(self._place.file.parent) if needed > 0 else None
+        if free is not None and free < needed:
+            problem = f"the disk is full (the video needs {needed} bytes more, {free} are free)"
+            raise self._refuse(problem)
+        os.ftruncate(self._descriptor, 0)
+        self.size = self._hashed = 0
+        self._hash = hashlib.sha256()
+        self.version = version
+        self._place.record.write_text(
+            json.dumps(
+                {
+                    "format": _RECORD_FORMAT,
+                    "request_id": self._request_id,
+                    "etag": version.etag,
+                    "modified": version.modified,
+                    "total": version.total,
+                    "boot": _boot(),
+                }
+            ),
+            encoding="utf-8",
+        )
+
+    def _append(self, batch: Batch) -> None:
+        chunks = batch.chunks
+        if chunks:
+            os.lseek(self._descriptor, self.size, os.SEEK_SET)
+        while chunks:
+            written = _write(self._descriptor, chunks[:_MOST_BUFFERS])
+            self.size += written
+            self._hashed += written
+            batch.size -= written
+            done = 0
+            while done < len(chunks) and written >= len(chunks[done]):
+                self._hash.update(chunks[done])
+                written -= len(chunks[done])
+                done += 1
+            if written:
+                self._hash.update(memoryview(chunks[done])[:written])
+                chunks[done] = chunks[done][written:]
+            del chunks[:done]
+
+    def _rename(self) -> None:
+        part, file = self._place.part, self._place.file
+        if self._overwrite:
+            os.replace(part, file)  # noqa: PTH105 - the function's name says that it is atomic
+        elif os.name == "nt":
+            part.rename(file)  # refuses an existing file there
+        else:
+            _rename_without_replacing(part, file)
+
+    def _release(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)  # and with it the lock
+
+    def _refuse(self, problem: str) -> DestinationError:
+        return _refusal(self._place, problem, self._request_id)
+
+
+def _refusal(place: _Place, problem: str, request_id: str) -> DestinationError:
+    return DestinationError(
+        f"the video of job {request_id} cannot be saved as {place.shown}: {problem}. "
+        f"{resume_hint(request_id)}",
+        request_id=request_id,
+    )
+
+
+def kept_words(kept: int, part: Path) -> str:
+    """Return the sentence that says what is kept."""
+    return f"{kept} bytes are kept in {part}; downloading again continues there."
+
+
+def _read_record(record: Any, request_id: str) -> Version | None:  # noqa: ANN401 - JSON of any kind
+    """Return the version of a part, or None if its bytes cannot be relied on."""
+    if not isinstance(record, dict) or record.get("format") != _RECORD_FORMAT:  # pyright: ignore[reportUnknownMemberType]
+        return None
+    facts: dict[str, Any] = record  # pyright: ignore[reportUnknownVariableType]
+    if facts.get("request_id") != request_id:
+        return None
+    # After a power cut the length of a file may be there and its bytes not (delayed allocation),
+    # so only what was written since this boot counts.
+    if facts.get("boot") != _boot():
+        return None
+    etag, modified, total = facts.get("etag"), facts.get("modified"), facts.get("total")
+    version = Version(
+        etag if isinstance(etag, str) else None,
+        modified if isinstance(modified, str) else None,
+        total if isinstance(total, int) else None,
+    )
+    return version if version.is_provable else None
+
+
+def _boot() -> str | None:
+    """Return what names this boot of the machine; None where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return None
+
+
+def _hindrance(descriptor: int) -> str | None:
+    """Return why this file cannot be written by this download alone, or None once it is locked."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return "is not a file of ours; move it away"
+    return None if _lock(descriptor) else "is being written by another download at this moment"
+
+
+def _lock(descriptor: int) -> bool:
+    """Return whether the file is now held by this descriptor alone, until it is closed."""
+    if os.name == "nt":
+        return _lock_on_windows(descriptor)
+    import fcntl
+
+    try:
+        # flock, not lockf: it belongs to the open file, so two tasks of one process exclude each
+        # other as two processes do.
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        # Some network file systems have no locks at all; two downloads of one job would then write
+        # the same bytes to the same places.
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+    return True
+
+
+def _lock_on_windows(descriptor: int) -> bool:
+    import msvcrt
+
+    locking: Callable[[int, int, int], None] = getattr(msvcrt, "locking")  # noqa: B009
+    try:
+        os.lseek(descriptor, 2**40, os.SEEK_SET)  # far behind any byte that is read or written
+        locking(descriptor, getattr(msvcrt, "LK_NBLCK"), 1)  # noqa: B009
+    except OSError:
+        return False
+    return True
+
+
+def _write(descriptor: int, chunks: list[bytes]) -> int:
+    # Gathered by the system: joining 1 MiB first would copy every byte once more.
+    if hasattr(os, "writev"):
+        return os.writev(descriptor, chunks)
+    return os.write(descriptor, chunks[0])
+
+
+def _rename_without_replacing(part: Path, file: Path) -> None:
+    """Give the part its final name unless something has that name. Raises `FileExistsError`."""
+    try:
+        file.hardlink_to(part)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        # A file system without hard links (FAT, some network ones): claim the name, then replace
+        # what was claimed. A process killed between the two leaves an empty file.
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        try:
+            part.replace(file)
+        except OSError:
+            file.unlink()
+            raise
+    else:
+        part.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name durable, where the system lets a folder be synced."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _free_space(folder: Path) -> int | None:
+    if not hasattr(os, "statvfs"):
+        return None
+    facts = os.statvfs(folder)
+    # A file system that counts nothing (some FUSE ones) says zero blocks in all.
+    return facts.f_bavail * facts.f_frsize if facts.f_blocks else None
+
+
+def _words(error: OSError) -> str:
+    """Return the reason in words: the system's own, but for the usual ones."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return "the disk is full"
+        case errno.EFBIG:
+            return "the file would be larger than this process or file system allows"
+        case errno.EROFS:
+            return "the file system is read-only"
+        case errno.EACCES | errno.EPERM:
+            return "the folder cannot be written to"
+        case errno.ELOOP:
+            return "the part file's name is a symbolic link; move it away"
+        case _:
+            return error.strerror or type(error).__name__

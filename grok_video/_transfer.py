@@ -1,0 +1,465 @@
+"""One video as one sequence of bytes, over as many answers and links as that takes.
+
+`judge` says what an answer means to someone who has the first bytes already, without any I/O;
+`Transfer` asks, follows redirects, waits, takes fresh links from the job and hands the bytes on.
+Nothing here touches a disk, and nothing here ever creates a job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar, assert_never
+from urllib.parse import urljoin, urlsplit
+
+import anyio
+from attrs import evolve, frozen
+
+from grok_video._errors import (
+    APIConnectionError,
+    APIError,
+    DownloadError,
+    GrokVideoError,
+    LinkExpired,
+    NotAVideo,
+    RateLimited,
+    ServerError,
+    Truncated,
+    resume_hint,
+)
+from grok_video._partfile import Version
+from grok_video._redaction import redact_url
+from grok_video._transports._base import Origin, PrivateAddress
+from grok_video._wire import read_retry_after
+
+if TYPE_CHECKING:
+    import random as random_module
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+
+    from grok_video._models import Video
+    from grok_video._policies import Deadline, Retry
+    from grok_video._transports._base import StreamedAnswer, Transport
+
+_T = TypeVar("_T")
+
+#: Largest file that is fetched, in bytes: 15 s of 1080p have about 20 MB, so 4 GiB is no video of
+#: this API, and the largest file that FAT takes.
+MOST_BYTES: Final = 4 * 2**30
+#: Attempts in a row that bring nothing new: about a minute of waits with the default `Retry`.
+_ATTEMPTS: Final = 8
+#: Links in a row that are dead before they bring anything. Storage may need a moment after "done",
+#: so that a 404 is not yet the end.
+_LINKS: Final = 4
+#: Times that the file may turn out to be another one while it is fetched.
+_VERSIONS: Final = 4
+#: Bytes that count as something new: a server that gives one byte for each request is broken.
+_PROGRESS: Final = 2**16
+_REDIRECTS: Final = 5
+#: Bytes until the end of the first box's type: an MP4 file starts with its length and "ftyp".
+_HEAD: Final = 8
+
+_CONTENT_RANGE: Final = re.compile(r"bytes\s+(?:(\d+)-(\d+)|\*)/(\d+|\*)\s*", re.IGNORECASE)
+
+
+class Source(Protocol):
+    """What a download needs of its job."""
+
+    @property
+    def request_id(self) -> str:
+        """The job's id."""
+        ...
+
+    async def fresh_video(self) -> Video:
+        """Return the video with a fresh link, from one poll."""
+        ...
+
+
+# --- what an answer means ------------------------------------------------------------------------
+
+
+@frozen
+class Follows:
+    """The bytes from `start` on follow, of this version."""
+
+    start: int
+    version: Version
+
+
+@frozen
+class Complete:
+    """There is nothing more to fetch."""
+
+
+@frozen
+class StartOver:
+    """What is here cannot be continued with this answer: ask for the whole file."""
+
+
+@frozen
+class LinkDied:
+    """The link leads nowhere (any more, or not yet)."""
+
+    status: int
+
+
+@frozen
+class Passing:
+    """The server cannot answer at this moment."""
+
+    failure: APIError
+
+
+Verdict: TypeAlias = Follows | Complete | StartOver | LinkDied | Passing
+
+
+def judge(status: int, headers: Mapping[str, str], *, have: int, version: Version) -> Verdict:
+    """Return what a file server's answer means to someone who has the first `have` bytes.
+
+    `version` is what those bytes are of. RFC 9110, sections 13.1.5 (If-Range), 14.4
+    (Content-Range) and 15.3.7 (206).
+    """
+    match status:
+        case 200:
+            return Follows(0, version_of(headers, total=_length(headers)))
+        case 206:
+            match = _CONTENT_RANGE.fullmatch(headers.get("content-range", "").strip())
+            if match is None or match[1] is None or int(match[1]) != have:
+                return StartOver()
+            total = int(match[3]) if match[3] != "*" else version.total
+            new = version_of(headers, total=total)
+            return Follows(have, new) if not have or new.is_same(version) else StartOver()
+        case 416:
+            match = _CONTENT_RANGE.fullmatch(headers.get("content-range", "").strip())
+            whole = have > 0 and match is not None and match[3] == str(have)
+            return Complete() if whole and version.total in (None, have) else StartOver()
+        case 408 | 425 | 429:
+            return Passing(_failure(RateLimited, status, headers))
+        case _ if 400 <= status < 500:
+            # 400, 401, 403, 404 and 410 are all in use for a signed link that ran out.
+            return LinkDied(status)
+        case _:
+            return Passing(_failure(ServerError, status, headers))
+
+
+def request_headers(have: int, version: Version) -> dict[str, str]:
+    """Return the headers that ask for what is missing, and for all of it if the file changed."""
+    if not have:
+        return {}
+    headers = {"Range": f"bytes={have}-"}
+    if version.etag is not None:
+        headers["If-Range"] = version.etag
+    return headers
+
+
+def version_of(headers: Mapping[str, str], *, total: int | None) -> Version:
+    """Return the version that an answer's headers name."""
+    etag = headers.get("etag", "").strip()
+    # A weak one ("W/...") promises the same meaning, not the same bytes (RFC 9110, section 8.8.1).
+    strong = etag if len(etag) > 2 and etag[0] == etag[-1] == '"' else None
+    return Version(strong, headers.get("last-modified") or None, total)
+
+
+def redirect_target(url: str, status: int, headers: Mapping[str, str]) -> str | None:
+    """Return where a redirect leads, or None for an answer that is none."""
+    location = headers.get("location")
+    if status not in (301, 302, 303, 307, 308) or not location:
+        return None
+    return urljoin(url, location)
+
+
+def refused_link(url: str, *, public_only: bool, came_from: str | None = None) -> str | None:
+    """Return why this link is not followed, or None if it may be."""
+    try:
+        origin = Origin.of(url)
+    except ValueError:
+        return "it is not an http(s) URL"
+    if urlsplit(url).username is not None:
+        return "it has a user name in it"
+    if came_from is not None and origin.scheme == "http" and came_from.startswith("https:"):
+        return "it leads from https to http"
+    if public_only and origin.is_private:
+        return "it leads into a private network"
+    return None
+
+
+def _length(headers: Mapping[str, str]) -> int | None:
+    text = headers.get("content-length", "")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _failure(kind: type[APIError], status: int, headers: Mapping[str, str]) -> APIError:
+    wish = read_retry_after(headers, now=time.time())
+    return kind(f"the file server answered HTTP {status}", status=status, retry_after=wish)
+
+
+# --- many answers, one sequence of bytes ---------------------------------------------------------
+
+
+class Transfer:
+    """The bytes of one video, over as many requests and links as it takes."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        source: Source,
+        video: Video,
+        *,
+        deadline: Deadline,
+        retry: Retry,
+        api_origin: Origin,
+        random: random_module.Random,
+    ) -> None:
+        self._transport = transport
+        self._source = source
+        self._deadline = deadline
+        self._retry = retry
+        self._random = random
+        self._public_only = not api_origin.is_private
+        self.request_id = video.request_id
+        self.url = video.url or ""
+        #: Bytes handed out (or found on disk), and of which version.
+        self.have = 0
+        self.version = Version()
+        #: False where bytes that were handed out cannot be taken back.
+        self.restartable = True
+        #: Ask without a range: the server cannot serve one of this version.
+        self._whole_only = False
+        self._failures = 0
+        self._deaths = 0
+        self._versions = 0
+        self._reached = 0
+
+    @property
+    def total(self) -> int | None:
+        """Bytes of the whole file, once the server has said it."""
+        return self.version.total
+
+    async def pieces(self) -> AsyncGenerator[Version | bytes, None]:
+        """Yield the file from byte `have` on; a `Version` says that it begins anew at byte 0.
+
+        Raises `DownloadError` if it cannot be had whole.
+        """
+        self._reached = self.have
+        while not (self.have and self.have == self.total):
+            self._forget_unprovable()
+            verdict: Verdict | None = None
+            failure: GrokVideoError | None = None
+            try:
+                async with self._open() as answer:
+                    verdict = judge(
+                        answer.status, answer.headers, have=self.have, version=self.version
+                    )
+                    if isinstance(verdict, Follows):
+                        async with closing(self._body(answer, verdict)) as body:
+                            async for piece in body:
+                                yield piece
+            except APIConnectionError as error:
+                failure = error
+            except PrivateAddress:
+                raise self.error(
+                    DownloadError, "the link was not followed: it leads into a private network"
+                ) from None
+            match verdict:
+                case None:
+                    pass
+                case Complete():
+                    return
+                case Follows() if failure is None:
+                    if self.have == self.total:
+                        return
+                    failure = APIConnectionError(
+                        "the file server sent less than it had announced", may_have_been_sent=True
+                    )
+                case Follows():
+                    pass
+                case StartOver():
+                    self._count_change()
+                    self._whole_only = True
+                    continue
+                case LinkDied():
+                    await self._renew(verdict.status)
+                    continue
+                case Passing():
+                    failure = verdict.failure
+                case _:
+                    assert_never(verdict)
+            assert failure is not None  # noqa: S101 - for the type checker
+            await self._wait(failure)
+
+    @contextlib.asynccontextmanager
+    async def _open(self) -> AsyncGenerator[StreamedAnswer]:
+        """Give the answer at the end of the redirects. The key is the transport's business."""
+        url, before = self.url, None
+        for _ in range(_REDIRECTS + 1):
+            problem = refused_link(url, public_only=self._public_only, came_from=before)
+            if problem is not None:
+                raise self.error(DownloadError, f"the link was not followed: {problem}", url=url)
+            headers = {} if self._whole_only else request_headers(self.have, self.version)
+            async with self._transport.stream(
+                url, headers, public_only=self._public_only
+            ) as answer:
+                target = redirect_target(url, answer.status, answer.headers)
+                if target is None:
+                    yield answer
+                    return
+            url, before = target, url
+        raise self.error(DownloadError, f"the link was redirected more than {_REDIRECTS} times")
+
+    async def _body(
+        self, answer: StreamedAnswer, follows: Follows
+    ) -> AsyncGenerator[Version | bytes, None]:
+        """Yield what this answer adds; `have` follows it."""
+        self._check_size(follows.version.total)
+        if answer.headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise self.error(NotAVideo, "what the link serves is compressed, unasked")
+        skip = self.have - follows.start
+        anew = self.have == 0
+        if skip and not follows.version.is_same(self.version):
+            self._count_change()
+            self._forget("the file turned out to be another one")
+            skip, anew = 0, True
+        if not anew:
+            self.version = evolve(self.version, total=follows.version.total or self.total)
+        head = b""
+        async with closing(answer.chunks()) as chunks:
+            async for chunk in chunks:
+                if skip:
+                    # The range was ignored, and the file is still the same one.
+                    skip, chunk = max(0, skip - len(chunk)), chunk[skip:]  # noqa: PLW2901
+                if anew:
+                    # What is kept is given up only for something that is a video.
+                    head += chunk
+                    if len(head) < _HEAD:
+                        continue
+                    self._check_head(head)
+                    anew, chunk = False, head  # noqa: PLW2901
+                    self.have, self.version = 0, follows.version
+                    yield self.version
+                if chunk:
+                    self.have += len(chunk)
+                    self._note_progress()
+                    yield chunk
+        if anew and (follows.version.total is None or len(head) >= follows.version.total):
+            self._check_head(head)
+        if self.total is None:
+            self.version = evolve(self.version, total=self.have)
+
+    def _check_head(self, head: bytes) -> None:
+        if head[4:_HEAD] != b"ftyp":
+            start = bytes(head[:16]).lstrip()
+            kind = "a page of text or HTML" if start[:1] == b"<" else "no MP4 file"
+            raise self.error(NotAVideo, f"the link serves {kind} (no ftyp box at its start)")
+
+    def _check_size(self, total: int | None) -> None:
+        if total is not None and total > MOST_BYTES:
+            raise self.error(
+                DownloadError,
+                f"the file is said to have {total} bytes, more than the {MOST_BYTES} that are "
+                "fetched at most",
+            )
+
+    def _note_progress(self) -> None:
+        if self.have - self._reached >= _PROGRESS:
+            self._reached = self.have
+            self._failures = self._deaths = 0
+            if self.have > MOST_BYTES:
+                self._check_size(self.have)
+
+    def _count_change(self) -> None:
+        self._versions += 1
+        if self._versions > _VERSIONS:
+            raise self.error(
+                Truncated, "the file keeps changing, or its server cannot serve a part of it"
+            )
+
+    def _forget(self, reason: str) -> None:
+        """Begin anew, if nothing was handed out that cannot be taken back."""
+        if self.have and not self.restartable:
+            raise self.error(Truncated, f"after {self.have} bytes were handed out, {reason}")
+        self.have, self.version, self._whole_only = 0, Version(), False
+
+    def _forget_unprovable(self) -> None:
+        if self.have and not self.version.is_provable:
+            self._forget(
+                "the transfer broke off, and without an ETag or Last-Modified nobody can tell "
+                "whether the rest still belongs to them"
+            )
+
+    async def _renew(self, status: int) -> None:
+        """Take a fresh link from the job. Raises `LinkExpired` if that does not help any more."""
+        self._deaths += 1
+        words = f"the link is dead (HTTP {status})"
+        if self._deaths > _LINKS:
+            raise self.error(LinkExpired, f"{words}, and so were the fresh ones of the job")
+        failure: GrokVideoError = ServerError(words, status=status)
+        try:
+            fresh = await self._source.fresh_video()
+        except (APIConnectionError, RateLimited, ServerError) as error:
+            failure = error
+        except GrokVideoError as error:
+            raise self.error(
+                LinkExpired, f"{words}, and the job gives no other: {error.message.rstrip('.')}"
+            ) from error
+        else:
+            if not fresh.url:
+                raise self.error(LinkExpired, f"{words}, and the job gives no other")
+            was, self.url = self.url, fresh.url
+            if fresh.url != was and self._deaths == 1:
+                return
+        await self._pause(failure, self._deaths)
+
+    async def _wait(self, failure: GrokVideoError) -> None:
+        """Wait before the next attempt. Raises `Truncated` if there is none."""
+        self._failures += 1
+        if self._failures >= _ATTEMPTS:
+            raise self.error(
+                Truncated,
+                f"{self._failures} attempts in a row brought nothing new, the last one because "
+                f"{failure.message.rstrip('.')}",
+            ) from failure
+        await self._pause(failure, self._failures)
+
+    async def _pause(self, failure: GrokVideoError, failures: int) -> None:
+        delay = self._retry.poll_delay(failure, failures, self._random)
+        wish = failure.retry_after if isinstance(failure, APIError) else None
+        left = self._deadline.remaining(anyio.current_time())
+        if delay >= left or (wish or 0.0) > self._retry.patience:
+            asked = f", and asks to wait {wish:g} s" if wish is not None else ""
+            why = f"{failure.message.rstrip('.')}{asked}"
+            if delay >= left:
+                why += f"; the deadline of {self._deadline.timeout:g} s comes first"
+            raise self.error(Truncated, why) from failure
+        await anyio.sleep(delay)
+
+    def error(
+        self, kind: type[DownloadError], problem: str, *, url: str | None = None
+    ) -> DownloadError:
+        """Return an error of this kind; what is kept is added by whoever keeps it."""
+        return kind(
+            f"the video of job {self.request_id} could not be fetched: {problem}. "
+            f"{resume_hint(self.request_id)}",
+            request_id=self.request_id,
+            url=redact_url(url or self.url),
+        )
+
+    def too_late(self) -> DownloadError:
+        """Return the error of a deadline that passed."""
+        of = f" of {self.total}" if self.total is not None else ""
+        return self.error(
+            Truncated,
+            f"the deadline of {self._deadline.timeout:g} s ended the download after "
+            f"{self.have}{of} bytes; downloading again continues it",
+        )
+
+
+@contextlib.asynccontextmanager
+async def closing(chunks: AsyncIterator[_T]) -> AsyncGenerator[AsyncIterator[_T]]:
+    """Close a generator on the way out, now and not whenever it is collected."""
+    try:
+        yield chunks
+    finally:
+        close = getattr(chunks, "aclose", None)
+        if close is not None:
+            with anyio.CancelScope(shield=True):
+                await close()
