@@ -10,37 +10,43 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import urllib.request
-from typing import TYPE_CHECKING, Any
+import socket
+import sys
+from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 import aiohttp.abc
+from multidict import CIMultiDict
 from yarl import URL
 
-from grok_video._errors import APIConnectionError, APITimeoutError
-from grok_video._redaction import redact_url
+from grok_video._errors import GrokVideoError
 from grok_video._transports._base import (
     ANSWER_LIMIT,
     CONNECT_TIMEOUT,
     CREATE_KEEPALIVE,
+    KEEPALIVE,
     USER_AGENT,
     Answer,
     Origin,
     PrivateAddress,
+    Proxies,
     Transport,
     TransportConfig,
-    answer_too_long,
+    Trouble,
     decode_body,
-    is_public_address,
+    public_addresses,
+    read_bounded,
+    reason_of,
+    refuse_private,
     without_frames,
 )
 from grok_video._transports._loops import LoopLocal
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
     from types import SimpleNamespace
 
+    from grok_video._errors import APIConnectionError
     from grok_video._transports._base import Body, StreamedAnswer
 
 #: Bytes aiohttp buffers before it stops reading the socket, and so the usual size of a chunk: at
@@ -58,54 +64,62 @@ class AiohttpTransport(Transport):
 
     async def post(self, url: str, body: Body) -> Answer:
         sessions = await self._sessions.get()
+        outer = sys.exception()
         sent = _Sent()
         async with sessions.create_slots:
             try:
                 async with sessions.creates.post(
                     URL(url, encoded=True),
                     data=body.chunks(),
-                    headers={"Content-Type": "application/json", "Content-Length": f"{body.length}"},
+                    headers={
+                        "Content-Type": "application/json",
+                        "Content-Length": str(body.length),
+                    },
                     allow_redirects=False,
+                    proxy=sessions.api_proxy,
                     trace_request_ctx=sent,
                 ) as response:
                     return await _read(response)
-            except (aiohttp.ClientError, OSError) as error:
-                raise _failure(error, url, may_have_been_sent=sent.began) from without_frames(error)
-            except BaseException as error:
-                raise error.with_traceback(None)  # noqa: B904, TRY201 - the frames hold the key
+            except GrokVideoError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever broke, was the request sent?
+                raise _failure(error, url, outer, sent=sent.began) from without_frames(error, outer)
+            except BaseException as error:  # noqa: BLE001 - the frames hold the key
+                raise without_frames(error, outer)  # noqa: B904
 
     async def get(self, url: str) -> Answer:
         sessions = await self._sessions.get()
+        outer = sys.exception()
         async with sessions.poll_slots:
             try:
                 async with sessions.api.get(
-                    URL(url, encoded=True), allow_redirects=False
+                    URL(url, encoded=True), allow_redirects=False, proxy=sessions.api_proxy
                 ) as response:
                     return await _read(response)
-            except (aiohttp.ClientError, OSError) as error:
-                raise _failure(error, url, may_have_been_sent=True) from without_frames(error)
-            except BaseException as error:
-                raise error.with_traceback(None)  # noqa: B904, TRY201 - the frames hold the key
+            except GrokVideoError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a poll fails with one kind of error
+                raise _failure(error, url, outer) from without_frames(error, outer)
+            except BaseException as error:  # noqa: BLE001 - the frames hold the key
+                raise without_frames(error, outer)  # noqa: B904
 
     @contextlib.asynccontextmanager
     async def stream(
         self, url: str, headers: Mapping[str, str], *, public_only: bool
-    ) -> AsyncIterator[StreamedAnswer]:
+    ) -> AsyncGenerator[StreamedAnswer]:
         sessions = await self._sessions.get()
-        session = sessions.for_file(url, public_only=public_only)
+        outer = sys.exception()
         try:
-            response = await session.get(
-                URL(url, encoded=True),
-                headers=headers,
-                allow_redirects=False,
-                timeout=_file_timeout(self._config.timeout),
-            )
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            if isinstance(getattr(error, "os_error", None), PrivateAddress):
-                raise PrivateAddress(str(error.os_error)) from None  # type: ignore[union-attr]
-            raise _failure(error, url, may_have_been_sent=True) from without_frames(error)
-        except BaseException as error:
-            raise error.with_traceback(None)  # noqa: B904, TRY201 - the frames hold the key
+            # The head of the answer has the time of a whole exchange; its body has no total.
+            async with asyncio.timeout(self._config.timeout):
+                response = await sessions.open_file(url, headers, public_only=public_only)
+        except Exception as error:  # noqa: BLE001 - see `get`
+            refused = getattr(error, "os_error", error)
+            if isinstance(refused, PrivateAddress):
+                raise PrivateAddress(str(refused)) from None
+            raise _failure(error, url, outer) from without_frames(error, outer)
+        except BaseException as error:  # noqa: BLE001 - the frames hold the key
+            raise without_frames(error, outer)  # noqa: B904
         try:
             yield _Streamed(response, url)
         finally:
@@ -136,9 +150,8 @@ class _Sessions:
         # waiting for the server.
         self.create_slots = asyncio.Semaphore(config.connections)
         self.poll_slots = asyncio.Semaphore(config.connections)
-        # aiohttp would search the environment again for each request; asked once for each set of
-        # sessions, a client without proxies pays nothing.
-        self._trust_env = bool(urllib.request.getproxies())
+        self._proxies = Proxies.of(config)
+        self.api_proxy = self._proxies.choose(self._origin)
 
     @property
     def creates(self) -> aiohttp.ClientSession:
@@ -150,17 +163,40 @@ class _Sessions:
     def api(self) -> aiohttp.ClientSession:
         return self._made.get("api") or self._make("api", keyed=True)
 
-    def for_file(self, url: str, *, public_only: bool) -> aiohttp.ClientSession:
-        if Origin.of(url) == self._origin:
+    async def open_file(
+        self, url: str, headers: Mapping[str, str], *, public_only: bool
+    ) -> aiohttp.ClientResponse:
+        origin = Origin.of(url)
+        proxy = self._proxies.choose(origin)
+        if public_only:
+            # aiohttp asks no resolver about a literal address.
+            refuse_private(origin.host, origin.host)
+            if proxy is not None:
+                # The proxy resolves the name, and may stand on a private network itself: what our
+                # resolver knows is all there is to check.
+                with contextlib.suppress(socket.gaierror):
+                    await public_addresses(origin.host, origin.port)
+        session = self._for_file(origin, guarded=public_only and proxy is None)
+        return await session.get(
+            URL(url, encoded=True),
+            headers=headers,
+            allow_redirects=False,
+            proxy=proxy,
+            read_bufsize=_READ_BUFFER,
+            timeout=_file_timeout(self._config.timeout),
+        )
+
+    def _for_file(self, origin: Origin, *, guarded: bool) -> aiohttp.ClientSession:
+        if origin == self._origin:
             return self.api
-        name = "public" if public_only else "files"
-        return self._made.get(name) or self._make(name, public_only=public_only)
+        name = "public" if guarded else "files"
+        return self._made.get(name) or self._make(name, public_only=guarded)
 
     def _make(
         self,
         name: str,
         *,
-        keepalive: float = 15.0,
+        keepalive: float = KEEPALIVE,
         keyed: bool = False,
         traced: bool = False,
         public_only: bool = False,
@@ -172,20 +208,13 @@ class _Sessions:
             ssl=config.ssl_context or True,  # type: ignore[arg-type]  # an SSLContext, kept opaque
             resolver=_PublicResolver() if public_only else None,
         )
-        headers = {"Accept-Encoding": "identity", "User-Agent": USER_AGENT}
-        if keyed:
-            headers |= config.headers
-            headers["Authorization"] = f"Bearer {config.api_key.reveal()}"
         session = aiohttp.ClientSession(
             connector=connector,
-            headers=headers,
+            headers=_headers(config, keyed=keyed),
             timeout=aiohttp.ClientTimeout(
                 total=config.timeout, sock_connect=min(CONNECT_TIMEOUT, config.timeout)
             ),
-            trust_env=self._trust_env,
-            proxy=config.proxy,
             auto_decompress=False,
-            read_bufsize=2**16 if keyed else _READ_BUFFER,
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=[_sent_tracing()] if traced else None,
         )
@@ -207,11 +236,12 @@ class _Streamed:
         self.headers: Mapping[str, str] = response.headers
 
     async def chunks(self) -> AsyncIterator[bytes]:
+        outer = sys.exception()
         try:
             async for chunk in self._response.content.iter_any():
                 yield chunk
-        except (aiohttp.ClientError, OSError) as error:
-            raise _failure(error, self._url, may_have_been_sent=True) from without_frames(error)
+        except Exception as error:  # noqa: BLE001 - a download fails with one kind of error
+            raise _failure(error, self._url, outer) from without_frames(error, outer)
 
 
 class _PublicResolver(aiohttp.abc.AbstractResolver):
@@ -225,13 +255,14 @@ class _PublicResolver(aiohttp.abc.AbstractResolver):
         self._resolver = aiohttp.ThreadedResolver()
 
     async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = 0  # type: ignore[assignment]
+        self,
+        host: str,
+        port: int = 0,
+        family: socket.AddressFamily = 0,  # type: ignore[assignment]
     ) -> list[aiohttp.abc.ResolveResult]:
         found = await self._resolver.resolve(host, port, family)
         for entry in found:
-            if not is_public_address(entry["host"]):
-                message = f"{host} resolves to the private address {entry['host']}"
-                raise PrivateAddress(message)
+            refuse_private(host, entry["host"])
         return found
 
     async def close(self) -> None:
@@ -241,9 +272,7 @@ class _PublicResolver(aiohttp.abc.AbstractResolver):
 def _sent_tracing() -> aiohttp.TraceConfig:
     tracing: Any = aiohttp.TraceConfig()
 
-    async def began(
-        _session: object, context: SimpleNamespace, _params: object
-    ) -> None:
+    async def began(_session: object, context: SimpleNamespace, _params: object) -> None:
         # Called just before the headers are handed to the socket: from here on nobody can know.
         context.trace_request_ctx.began = True
 
@@ -257,60 +286,62 @@ def _file_timeout(silence: float) -> aiohttp.ClientTimeout:
     )
 
 
+def _headers(config: TransportConfig, *, keyed: bool) -> CIMultiDict[str]:
+    """Return the headers of a session: the caller's own and the key for the API, ours for all."""
+    headers = CIMultiDict({"User-Agent": USER_AGENT})
+    if keyed:
+        headers.update(config.headers)
+        headers["Authorization"] = f"Bearer {config.api_key.reveal()}"
+    headers["Accept-Encoding"] = "identity"
+    return headers
+
+
 async def _read(response: aiohttp.ClientResponse) -> Answer:
+    headers = response.headers
     length = response.content_length
     if length is not None and length <= ANSWER_LIMIT:
         body = await response.read()
     else:
-        parts: list[bytes] = []
-        total = 0
-        async for chunk in response.content.iter_any():
-            total += len(chunk)
-            if total > ANSWER_LIMIT:
-                response.close()
-                raise answer_too_long(response.status)
-            parts.append(chunk)
-        body = b"".join(parts)
-    headers = response.headers
+        try:
+            body = await read_bounded(
+                response.status, headers.get("Content-Length"), response.content.iter_any()
+            )
+        except BaseException:
+            response.close()
+            raise
     if "Content-Encoding" in headers:
-        body = decode_body(
-            response.status, {"content-encoding": headers["Content-Encoding"]}, body
-        )
+        body = decode_body(response.status, {"content-encoding": headers["Content-Encoding"]}, body)
     return Answer(response.status, headers, body)
 
 
-def _failure(error: Exception, url: str, *, may_have_been_sent: bool) -> APIConnectionError:
-    """Translate aiohttp's exception; the table is this function."""
-    where = Origin.of(url)
-    place = f"{where.host}:{where.port}"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        text, kind = f"{where.host} could not be resolved", APIConnectionError
-    elif isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
-        text, kind = f"no TLS connection to {place} could be made ({_reason(error)})", APIConnectionError
-    elif isinstance(error, aiohttp.ClientHttpProxyError):
-        text, kind = f"the proxy refused to connect to {place} (HTTP {error.status})", APIConnectionError
-    elif isinstance(error, aiohttp.ClientProxyConnectionError):
-        text, kind = f"the proxy could not be reached ({_reason(error)})", APIConnectionError
-    elif isinstance(error, aiohttp.ConnectionTimeoutError):
-        text, kind = f"connecting to {place} took too long", APITimeoutError
-    elif isinstance(error, aiohttp.ClientConnectorError):
-        text, kind = f"could not connect to {place} ({_reason(error)})", APIConnectionError
-    elif isinstance(error, TimeoutError):
-        text, kind = f"no answer from {redact_url(url)} in time", APITimeoutError
-    elif isinstance(error, aiohttp.ClientPayloadError):
-        text, kind = f"the answer of {redact_url(url)} broke off", APIConnectionError
-    elif isinstance(error, aiohttp.ServerDisconnectedError):
-        text, kind = f"{place} closed the connection without an answer", APIConnectionError
-    elif isinstance(error, aiohttp.ClientResponseError):
-        text, kind = f"{place} sent something that is not HTTP", APIConnectionError
+#: What aiohttp raises, and what it means; the first row that fits counts, so subclasses come first.
+_EXCEPTIONS: Final[list[tuple[type[BaseException], Trouble]]] = [
+    (aiohttp.InvalidURL, Trouble.NOT_A_URL),
+    (aiohttp.ClientConnectorDNSError, Trouble.UNRESOLVED),
+    (socket.gaierror, Trouble.UNRESOLVED),
+    (aiohttp.ClientConnectorCertificateError, Trouble.NO_TLS),
+    (aiohttp.ClientSSLError, Trouble.NO_TLS),
+    (aiohttp.ClientHttpProxyError, Trouble.PROXY_REFUSED),
+    (aiohttp.ClientProxyConnectionError, Trouble.NO_PROXY),
+    (aiohttp.ConnectionTimeoutError, Trouble.UNREACHABLE_IN_TIME),
+    (aiohttp.ClientConnectorError, Trouble.UNREACHABLE),
+    (TimeoutError, Trouble.SILENT),
+    (aiohttp.ClientPayloadError, Trouble.BROKE_OFF),
+    (aiohttp.ServerDisconnectedError, Trouble.CLOSED),
+    (aiohttp.ClientResponseError, Trouble.NOT_HTTP),
+    (OSError, Trouble.BROKE),
+    (ValueError, Trouble.REFUSED_HERE),
+    (Exception, Trouble.BROKE),
+]
+
+
+def _failure(
+    error: Exception, url: str, outer: BaseException | None, *, sent: bool = True
+) -> APIConnectionError:
+    """Translate an exception of aiohttp; for a GET it has no consequence whether it was sent."""
+    trouble = next(trouble for kind, trouble in _EXCEPTIONS if isinstance(error, kind))
+    if trouble is Trouble.PROXY_REFUSED:
+        reason = f"HTTP {getattr(error, 'status', '?')}"
     else:
-        text, kind = f"the connection to {place} broke ({_reason(error)})", APIConnectionError
-    # For a poll "may have been sent" has no consequence, so the sentence is only for creates.
-    known = "" if may_have_been_sent else "; nothing was sent"
-    return kind(text + known, may_have_been_sent=may_have_been_sent)
-
-
-def _reason(error: Exception) -> str:
-    """Return the operating system's words: aiohttp's own may hold the whole URL."""
-    cause = getattr(error, "os_error", None) or error
-    return getattr(cause, "strerror", None) or type(cause).__name__
+        reason = reason_of(error, outer)
+    return trouble.as_error(url, reason, may_have_been_sent=sent)

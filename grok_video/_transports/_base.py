@@ -9,21 +9,29 @@ never followed here, answers are read with a bound, and nothing is sent again.
 from __future__ import annotations
 
 import abc
+import enum
 import ipaddress
+import socket
+import ssl
+import urllib.request
 import zlib
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, Protocol, cast
 from urllib.parse import urlsplit
 
+import anyio
 from attrs import field, frozen
 
 from grok_video import __version__
-from grok_video._errors import UnexpectedResponse
+from grok_video._errors import APIConnectionError, APITimeoutError, UnexpectedResponse
+from grok_video._redaction import (
+    Secret,
+    redact_url,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
-
-    from grok_video._redaction import Secret
 
 #: Largest answer to a create or a poll that is read, in bytes: the largest recorded one has 600,
 #: and an envelope with every bookkeeping key stays under 10,000.
@@ -34,6 +42,9 @@ CONNECT_TIMEOUT: Final = 15.0
 #: Seconds for which a create may reuse a connection: servers keep idle ones for 5 s and more, so a
 #: warm one is not about to be closed under the request (design.md, Create).
 CREATE_KEEPALIVE: Final = 2.0
+#: Seconds for which a poll or a download may reuse a connection: aiohttp's own figure. A stale one
+#: costs a GET a second try, and a GET may always be sent again.
+KEEPALIVE: Final = 15.0
 USER_AGENT: Final = f"grok_video/{__version__}"
 
 
@@ -43,9 +54,11 @@ class Body(Protocol):
     @property
     def length(self) -> int:
         """Bytes, exactly: sent as Content-Length."""
+        ...
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body from its beginning."""
+        ...
 
 
 @frozen
@@ -63,16 +76,19 @@ class StreamedAnswer(Protocol):
     @property
     def status(self) -> int:
         """The HTTP status."""
+        ...
 
     @property
     def headers(self) -> Mapping[str, str]:
         """The headers, names in lower case."""
+        ...
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it arrives.
 
         Raises `APIConnectionError` if it breaks off before the announced length.
         """
+        ...
 
 
 @frozen
@@ -85,10 +101,10 @@ class TransportConfig:
     #: download streams (which has no total: a large file on a slow line is not an error).
     timeout: float
     connections: int
-    proxy: str | None
+    proxy: str | None = field(repr=False)  # may hold a password
     ssl_context: object | None
     #: The caller's own headers: for the API only, as they may be secrets of a gateway.
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
 
     @property
     def origin(self) -> Origin:
@@ -118,15 +134,17 @@ class Origin:
     @property
     def is_private(self) -> bool:
         """True if the host is a literal private address or a name of this machine."""
-        return self.host == "localhost" or self.host.endswith(".localhost") or (
-            not is_public_address(self.host, unknown=True)
+        return (
+            self.host == "localhost"
+            or self.host.endswith(".localhost")
+            or (not is_public_address(self.host, unknown=True))
         )
 
 
 def is_public_address(address: str, *, unknown: bool = False) -> bool:
     """Return whether an IP address is one that the internet routes; `unknown` for a host name."""
     try:
-        ip = ipaddress.ip_address(address.split("%")[0])
+        ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return unknown
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
@@ -175,14 +193,15 @@ def decode_body(status: int, headers: Mapping[str, str], body: bytes) -> bytes:
         return body
     if coding not in ("gzip", "x-gzip", "deflate"):
         message = f"the answer has the unknown content coding {coding[:40]!r}"
-        raise UnexpectedResponse(message, status=status)
+        raise UnexpectedResponse(message, status=status, refused=_proves_refusal(status))
     # 47 = 32 + 15: zlib finds out by itself whether it is gzip or zlib.
     unpacker = zlib.decompressobj(47)
     try:
         plain = unpacker.decompress(body, ANSWER_LIMIT + 1)
     except zlib.error:
         message = f"the answer says it is {coding} and is not"
-        raise UnexpectedResponse(message, status=status) from None
+        refused = _proves_refusal(status)
+        raise UnexpectedResponse(message, status=status, refused=refused) from None
     if len(plain) > ANSWER_LIMIT:
         raise answer_too_long(status)
     return plain
@@ -193,23 +212,160 @@ def answer_too_long(status: int) -> UnexpectedResponse:
     return UnexpectedResponse(
         f"the answer (HTTP {status}) is longer than {ANSWER_LIMIT // 2**20} MiB and was not read",
         status=status,
+        refused=_proves_refusal(status),
     )
+
+
+def _proves_refusal(status: int) -> bool:
+    # An answer that could not be read leaves its status alone to tell whether a job was made.
+    return 300 <= status < 500
+
+
+async def read_bounded(status: int, length: str | None, chunks: AsyncIterator[bytes]) -> bytes:
+    """Return the chunks as one, at most `ANSWER_LIMIT` bytes; `length` is the Content-Length.
+
+    Raises `UnexpectedResponse` if it is longer, before reading it where the server says so.
+    """
+    if length is not None and length.isdecimal() and int(length) > ANSWER_LIMIT:
+        raise answer_too_long(status)
+    parts: list[bytes] = []
+    total = 0
+    async for chunk in chunks:
+        total += len(chunk)
+        if total > ANSWER_LIMIT:
+            raise answer_too_long(status)
+        parts.append(chunk)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+# --- addresses -----------------------------------------------------------------------------------
 
 
 class PrivateAddress(PermissionError):
     """A result link's host turned out to be on a private network (see `Transport.stream`)."""
 
 
-def without_frames(error: BaseException) -> BaseException:
+def refuse_private(host: str, address: str) -> None:
+    """Return if `address` is public. Raises `PrivateAddress` if it is not."""
+    if not is_public_address(address):
+        via = "is" if host == address else f"resolves to {address},"
+        message = f"{host} {via} a private address"
+        raise PrivateAddress(message)
+
+
+async def public_addresses(host: str, port: int) -> list[str]:
+    """Return the addresses of a host, best first, all of them public.
+
+    Raises `PrivateAddress` if one is not, and `socket.gaierror` if there are none.
+    """
+    # Asked of the resolver even for a literal address: it also reads the spellings that only look
+    # like names (2130706433, 127.1, 0x7f000001).
+    found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    for address in addresses:
+        refuse_private(host, address)
+    return addresses
+
+
+@frozen
+class Proxies:
+    """Which proxy a request goes through: the one that was given, or what the environment says.
+
+    The environment is asked once for each set of connections. The libraries' own `trust_env` also
+    reads .netrc, whose passwords would take the place of the key or travel to a file server.
+    """
+
+    given: str | None = field(repr=False)
+    found: Mapping[str, str] = field(repr=False)
+
+    @classmethod
+    def of(cls, config: TransportConfig) -> Proxies:
+        """Return what holds now."""
+        return cls(config.proxy, {} if config.proxy is not None else urllib.request.getproxies())
+
+    def choose(self, origin: Origin) -> str | None:
+        """Return the URL of an http(s) proxy, or None."""
+        if self.given is not None or not self.found:
+            return self.given
+        proxy = self.found.get(origin.scheme) or self.found.get("all")
+        if not proxy or urllib.request.proxy_bypass(f"{origin.host}:{origin.port}"):
+            return None
+        proxy = proxy if "://" in proxy else f"http://{proxy}"
+        return proxy if proxy.lower().startswith(("http://", "https://")) else None
+
+
+# --- failures ------------------------------------------------------------------------------------
+
+
+class Trouble(enum.Enum):
+    """Why no answer came, as the sentence that tells it; the same words whatever library failed."""
+
+    NOT_A_URL = "{url} is not an address that can be requested"
+    UNRESOLVED = "{host} could not be resolved"
+    UNREACHABLE = "could not connect to {place} ({reason})"
+    UNREACHABLE_IN_TIME = "connecting to {place} took too long"
+    NO_TLS = "no TLS connection to {place} could be made ({reason})"
+    NO_PROXY = "the proxy could not be reached ({reason})"
+    PROXY_REFUSED = "the proxy refused to connect to {place} ({reason})"
+    NO_CONNECTION_FREE = "no connection to {place} became free in time"
+    REFUSED_HERE = "the HTTP library refused to send the request to {place} ({reason})"
+    SILENT = "no answer from {url} in time"
+    CLOSED = "{place} closed the connection without an answer"
+    NOT_HTTP = "{place} sent something that is not HTTP"
+    BROKE_OFF = "the answer of {url} broke off"
+    BROKE = "the connection to {place} broke ({reason})"
+
+    def as_error(self, url: str, reason: str, *, may_have_been_sent: bool) -> APIConnectionError:
+        """Return the error for a request to `url`."""
+        try:
+            where = Origin.of(url)
+        except ValueError:
+            text = f"{redact_url(url)} is not an absolute http(s) URL; nothing was sent"
+            return APIConnectionError(text, may_have_been_sent=False)
+        host, place = where.host, f"{where.host}:{where.port}"
+        text = self.value.format(url=redact_url(url), host=host, place=place, reason=reason)
+        known = "" if may_have_been_sent else "; nothing was sent"
+        late = (Trouble.UNREACHABLE_IN_TIME, Trouble.NO_CONNECTION_FREE, Trouble.SILENT)
+        kind = APITimeoutError if self in late else APIConnectionError
+        return kind(text + known, may_have_been_sent=may_have_been_sent)
+
+
+def causes(error: BaseException, outer: BaseException | None = None) -> list[BaseException]:
+    """Return the error, what caused it and what it groups, down to (and without) `outer`."""
+    found: list[BaseException] = []
+    left: list[BaseException | None] = [error]
+    while left:
+        link = left.pop(0)
+        if link is None or link is outer or any(link is known for known in found):
+            continue
+        found.append(link)
+        left += [link.__cause__, link.__context__]
+        if isinstance(link, BaseExceptionGroup):
+            left += cast("BaseExceptionGroup[BaseException]", link).exceptions
+    return found
+
+
+def reason_of(error: BaseException, outer: BaseException | None = None) -> str:
+    """Return the operating system's words for what happened, or the name of the error's class.
+
+    The libraries' own texts may hold the whole URL, or a header's value.
+    """
+    chain = causes(error, outer)
+    for link in chain:
+        if isinstance(link, ssl.SSLCertVerificationError) and link.verify_message:
+            return link.verify_message
+        if isinstance(link, OSError) and link.strerror:
+            return link.strerror
+    return type(chain[0]).__name__
+
+
+def without_frames(error: BaseException, outer: BaseException | None = None) -> BaseException:
     """Return the error with no traceback, all the way down its chain of causes.
 
     The frames of an HTTP library hold the headers of the request, the key among them, and
-    tracebacks that print local variables would show it.
+    tracebacks that print local variables would show it. `outer` is the exception that the caller
+    was handling already (`sys.exception()`): Python chains it on, and its frames are not ours.
     """
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
+    for link in causes(error, outer):
         link.__traceback__ = None
-        link = link.__cause__ or link.__context__
     return error

@@ -1,0 +1,590 @@
+"""The transport for trio, and for whoever brings an httpx client: over httpx2, or classic httpx.
+
+Connections of our own are httpx2's connection pools without its client on top, which would keep
+cookies, read .netrc and log each URL with its signature. A caller's client is used as it is, of
+either family, and stays the caller's to close. What an exception means is the table `EXCEPTIONS`;
+whether a create went out is told by the library's trace, where there is one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import socket
+import ssl
+import sys
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import anyio
+
+from grok_video._errors import ConfigurationError, GrokVideoError
+from grok_video._transports._base import (
+    CONNECT_TIMEOUT,
+    CREATE_KEEPALIVE,
+    KEEPALIVE,
+    USER_AGENT,
+    Answer,
+    Origin,
+    PrivateAddress,
+    Proxies,
+    Transport,
+    TransportConfig,
+    Trouble,
+    causes,
+    decode_body,
+    public_addresses,
+    read_bounded,
+    reason_of,
+    refuse_private,
+    without_frames,
+)
+from grok_video._transports._loops import LoopLocal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+
+    from grok_video._errors import APIConnectionError
+    from grok_video._transports._base import Body, StreamedAnswer
+
+# The module httpx2 or httpx, and what comes from it. The families share their names and no class,
+# and neither may be imported for the sake of the other.
+Family: TypeAlias = Any
+Client: TypeAlias = Any
+Headers: TypeAlias = Any
+Pool: TypeAlias = Any
+Request: TypeAlias = Any
+Response: TypeAlias = Any
+Stream: TypeAlias = Any
+
+#: What an exception of either family says, and whether a request that failed with it may have been
+#: sent where nothing else is known; looked up by the names of the exception's classes, the most
+#: special one first. With a trace (every pool of httpcore has one, mocks and foreign transports
+#: have none) the trace knows better, in both directions: see `_Sent.may_have_been_sent`.
+EXCEPTIONS: Final[dict[str, tuple[Trouble, bool]]] = {
+    # No connection was made.
+    "ConnectError": (Trouble.UNREACHABLE, False),
+    "ConnectTimeout": (Trouble.UNREACHABLE_IN_TIME, False),
+    "PoolTimeout": (Trouble.NO_CONNECTION_FREE, False),
+    "ProxyError": (Trouble.PROXY_REFUSED, False),
+    "gaierror": (Trouble.UNRESOLVED, False),
+    # Nothing was written.
+    "UnsupportedProtocol": (Trouble.NOT_A_URL, False),
+    "InvalidURL": (Trouble.NOT_A_URL, False),
+    # h11 raises it before the first byte (a header it does not like) and after the last but one (a
+    # body that is not as long as announced).
+    "LocalProtocolError": (Trouble.REFUSED_HERE, True),
+    # Something was written, or the answer did not come whole.
+    "WriteError": (Trouble.BROKE, True),
+    "WriteTimeout": (Trouble.SILENT, True),
+    "ReadError": (Trouble.BROKE, True),
+    "ReadTimeout": (Trouble.SILENT, True),
+    "CloseError": (Trouble.BROKE, True),
+    "RemoteProtocolError": (Trouble.NOT_HTTP, True),
+    "DecodingError": (Trouble.NOT_HTTP, True),
+    "TooManyRedirects": (Trouble.REFUSED_HERE, True),
+    # A caller's own event hook may call `raise_for_status`.
+    "HTTPStatusError": (Trouble.REFUSED_HERE, True),
+    # Ours: the time of a whole exchange is over.
+    "TimeoutError": (Trouble.SILENT, True),
+    # Anything else, from an OSError that the library forgot to translate to a bug in a mock.
+    "Exception": (Trouble.BROKE, True),
+}
+
+
+class HttpxTransport(Transport):
+    """Sends through httpx2, or through the caller's client of either httpx family.
+
+    Without a client of the caller's: creates have a pool of their own, which lends a connection
+    again only within two seconds; polls and files have one each. With it: a create never uses a
+    connection that the client has idle, as nobody knows for how long. An idle one that is offered
+    is closed before a byte is written to it, and a new one is made (HTTP/2 and transports without
+    httpcore's trace extension cannot be seen through; there a stale connection is at worst a
+    `CreateOutcomeUnknown`). The client's proxies, TLS, mounts and event hooks apply, its timeouts
+    too where they are not httpx's default of 5 s; its `auth`, cookies and query parameters do not
+    (`auth` may send a request twice), and its default headers go to the API only.
+
+    Raises `ConfigurationError` if `http_client` is something else, or if httpx2 is missing.
+    """
+
+    def __init__(self, config: TransportConfig, http_client: Client | None = None) -> None:
+        self._config = config
+        self._origin = config.origin
+        family = _own_family() if http_client is None else _family_of(http_client)
+        self._family = family
+        self._lines: LoopLocal[_OwnLines | _GivenLines]
+        if http_client is not None:
+            self._lines = LoopLocal(lambda: _GivenLines(config, family, http_client), _close_lines)
+            return
+        # Made here and not at the first request: reading the certificates takes 30 ms and more,
+        # for which it would hold the event loop.
+        tls = config.ssl_context
+        if tls is None and self._origin.scheme == "https":
+            tls = family.create_ssl_context()
+        self._lines = LoopLocal(lambda: _OwnLines(config, family, tls), _close_lines)
+
+    async def post(self, url: str, body: Body) -> Answer:
+        lines = await self._lines.get()
+        async with lines.create_slots:
+            return await self._exchange(lines, "POST", url, body)
+
+    async def get(self, url: str) -> Answer:
+        lines = await self._lines.get()
+        async with lines.poll_slots:
+            return await self._exchange(lines, "GET", url, None)
+
+    async def _exchange(
+        self, lines: _OwnLines | _GivenLines, method: str, url: str, body: Body | None
+    ) -> Answer:
+        outer = sys.exception()
+        sent = _Sent(lines, self._config.timeout)
+        try:
+            with anyio.fail_after(self._config.timeout + lines.patience) as sent.scope:
+                return await self._attempt(lines, sent, method, url, body)
+        except GrokVideoError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever broke, was the request sent?
+            # For a poll it has no consequence, and nobody wants to read it.
+            may = None if body is None else sent
+            failure = _failure(error, url, outer, may, lines, answered=sent.answered)
+            raise failure from _presentable(error, outer)
+        except BaseException as error:  # noqa: BLE001 - the frames hold the key
+            raise without_frames(error, outer)  # noqa: B904
+
+    async def _attempt(
+        self,
+        lines: _OwnLines | _GivenLines,
+        sent: _Sent,
+        method: str,
+        url: str,
+        body: Body | None,
+    ) -> Answer:
+        while True:
+            sent.start(fresh_only=body is not None and lines.ages_unknown)
+            async with _upload(self._family, body) as (stream, headers):
+                request = self._family.Request(
+                    method,
+                    url,
+                    headers=lines.api_headers(url, headers),
+                    stream=stream,
+                    extensions={"timeout": lines.timeouts(read=None), "trace": sent},
+                )
+                try:
+                    response = await lines.send("creates" if body is not None else "polls", request)
+                except _IdleConnection:
+                    continue
+            sent.answered = True
+            streamed = _Streamed(response, url, lines)
+            try:
+                raw = await read_bounded(
+                    streamed.status, streamed.headers.get("content-length"), streamed.parts
+                )
+            finally:
+                await streamed.aclose()
+            return Answer(
+                streamed.status,
+                streamed.headers,
+                decode_body(streamed.status, streamed.headers, raw),
+            )
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, url: str, headers: Mapping[str, str], *, public_only: bool
+    ) -> AsyncGenerator[StreamedAnswer]:
+        lines = await self._lines.get()
+        outer = sys.exception()
+        try:
+            # The head of the answer has the time of a whole exchange; its body has no total.
+            with anyio.fail_after(self._config.timeout):
+                response = await self._open(lines, url, headers, public_only=public_only)
+        except PrivateAddress as error:
+            raise PrivateAddress(str(error)) from None
+        except Exception as error:  # noqa: BLE001 - a download fails with one kind of error
+            raise _failure(error, url, outer, None, lines) from _presentable(error, outer)
+        except BaseException as error:  # noqa: BLE001 - the frames hold the key
+            raise without_frames(error, outer)  # noqa: B904
+        streamed = _Streamed(response, url, lines)
+        try:
+            yield streamed
+        finally:
+            await streamed.aclose()
+
+    async def _open(
+        self,
+        lines: _OwnLines | _GivenLines,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        public_only: bool,
+    ) -> Response:
+        origin = Origin.of(url)
+        home = origin == self._origin
+        request = self._family.Request(
+            "GET",
+            url,
+            headers=lines.api_headers(url, headers) if home else lines.file_headers(url, headers),
+            extensions={"timeout": lines.timeouts(read=self._config.timeout)},
+        )
+        if not public_only:
+            return await lines.send("polls" if home else "files", request)
+        refuse_private(origin.host, origin.host)
+        if not lines.connects_itself(origin):
+            # A proxy or the caller's transport resolves the name: what our resolver knows of it is
+            # all there is to check, and a name that it does not know may be known there.
+            with contextlib.suppress(socket.gaierror):
+                await public_addresses(origin.host, origin.port)
+            return await lines.send("files", request)
+        # The addresses that were checked are the ones that are connected to: a name cannot show a
+        # public address first and a private one after.
+        addresses = await public_addresses(origin.host, origin.port)
+        request.extensions["sni_hostname"] = origin.host
+        for address in addresses[:-1]:
+            with contextlib.suppress(self._family.ConnectError, self._family.ConnectTimeout):
+                return await lines.send("pinned", _pinned(request, address))
+        return await lines.send("pinned", _pinned(request, addresses[-1]))
+
+    async def aclose(self) -> None:
+        await self._lines.aclose()
+
+
+class _IdleConnection(Exception):
+    """A connection that was idle was offered for a create; it is closed, and nothing was sent."""
+
+
+class _Sent:
+    """Whether the first byte of a request may have gone out, told by httpcore's trace extension.
+
+    Called by httpcore with each event (`connection.connect_tcp.started`,
+    `http11.send_request_headers.started`) before the thing happens.
+    """
+
+    def __init__(self, lines: _OwnLines | _GivenLines, timeout: float) -> None:
+        self.scope: anyio.CancelScope | None = None
+        self.answered = False
+        self._timeout = timeout
+        # Our own pools are httpcore's: there silence means that nothing has happened yet.
+        self._heard = isinstance(lines, _OwnLines)
+        self._patient = lines.patience > 0
+        self._began = False
+        self._fresh = False
+        self._fresh_only = False
+
+    def start(self, *, fresh_only: bool) -> None:
+        """Begin an attempt; with `fresh_only` it raises if the connection was used before."""
+        self._began = self._fresh = False
+        self._fresh_only = fresh_only
+
+    async def __call__(self, event: str, info: dict[str, Any]) -> None:
+        self._heard = True
+        if self._patient and self.scope is not None:
+            # The wait for a connection of the caller's pool is over: the exchange begins.
+            self._patient = False
+            self.scope.deadline = anyio.current_time() + self._timeout
+        if event.endswith((".connect_tcp.started", ".connect_unix_socket.started")):
+            self._fresh = True
+        elif event.endswith(".send_request_headers.started"):
+            if getattr(info.get("request"), "method", b"") == b"CONNECT":
+                return  # to a proxy: the create itself comes after
+            if self._fresh_only and not self._fresh and event.startswith("http11."):
+                raise _IdleConnection
+            self._began = True
+
+    def may_have_been_sent(self, otherwise: bool) -> bool:
+        """Return what the trace knows, or `otherwise` where there was none."""
+        return self._began or (otherwise and not self._heard)
+
+
+class _OwnLines:
+    """The pools of one event loop, made when first used."""
+
+    patience = 0.0
+    ages_unknown = False
+
+    def __init__(self, config: TransportConfig, family: Family, tls: object | None) -> None:
+        self._config = config
+        self._family = family
+        self._tls = tls
+        self._pools: dict[tuple[str, str | None], Pool] = {}
+        self._proxies = Proxies.of(config)
+        # Slots stand in front of the pools, so that waiting for a connection does not count as
+        # waiting for the server.
+        self.create_slots = anyio.CapacityLimiter(config.connections)
+        self.poll_slots = anyio.CapacityLimiter(config.connections)
+        # Kept as the library's type, whose repr masks the key.
+        self._api_headers = family.Headers({"User-Agent": USER_AGENT})
+        self._api_headers.update(config.headers)
+        _add_own(self._api_headers, config)
+
+    def api_headers(self, url: str, extra: Mapping[str, str]) -> Headers:
+        return _headers(self._family, self._api_headers, url, extra)
+
+    def file_headers(self, url: str, extra: Mapping[str, str]) -> Headers:
+        return _headers(self._family, _FILE_HEADERS, url, extra)
+
+    def timeouts(self, *, read: float | None) -> dict[str, float | None]:
+        connect = min(CONNECT_TIMEOUT, self._config.timeout)
+        return {"connect": connect, "read": read, "write": read, "pool": None}
+
+    def connects_itself(self, origin: Origin) -> bool:
+        return self._proxies.choose(origin) is None
+
+    def proxied(self, url: str) -> bool:
+        return not self.connects_itself(Origin.of(url))
+
+    async def send(self, kind: str, request: Request) -> Response:
+        proxy = self._proxies.choose(Origin.of(str(request.url)))
+        if kind == "pinned":
+            proxy = None
+        pool = self._pools.get((kind, proxy)) or self._make(kind, proxy, request.url.scheme)
+        return await pool.handle_async_request(request)
+
+    def _make(self, kind: str, proxy: str | None, scheme: str) -> Pool:
+        if self._tls is None and scheme == "https":
+            self._tls = self._family.create_ssl_context()
+        pool = self._family.AsyncHTTPTransport(
+            # Without TLS an empty context does, and saves reading the certificates.
+            verify=self._tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            proxy=proxy,
+            limits=self._family.Limits(
+                max_connections=None,
+                # A pinned connection is kept under its address and was verified for one name:
+                # another name on the same address must not get it.
+                max_keepalive_connections=0 if kind == "pinned" else None,
+                keepalive_expiry=CREATE_KEEPALIVE if kind == "creates" else KEEPALIVE,
+            ),
+        )
+        self._pools[kind, proxy] = pool
+        return pool
+
+    async def aclose(self) -> None:
+        for pool in self._pools.values():
+            await pool.aclose()
+
+
+class _GivenLines:
+    """The caller's client, with the slots of one event loop before it."""
+
+    ages_unknown = True
+
+    def __init__(self, config: TransportConfig, family: Family, client: Client) -> None:
+        self._config = config
+        self._family = family
+        self._client = client
+        self.create_slots = anyio.CapacityLimiter(config.connections)
+        self.poll_slots = anyio.CapacityLimiter(config.connections)
+        self._own_headers = family.Headers(dict(config.headers))
+        _add_own(self._own_headers, config)
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for a connection of the caller's pool, before the exchange begins."""
+        wait = self.timeouts(read=None)["pool"]
+        return self._config.timeout if wait is None else wait
+
+    def api_headers(self, url: str, extra: Mapping[str, str]) -> Headers:
+        headers = self._family.Headers(self._client.headers)
+        headers.update(self._own_headers)
+        return _headers(self._family, headers, url, extra)
+
+    def file_headers(self, url: str, extra: Mapping[str, str]) -> Headers:
+        return _headers(self._family, _FILE_HEADERS, url, extra)
+
+    def timeouts(self, *, read: float | None) -> dict[str, float | None]:
+        wanted = self._client.timeout
+        if wanted != self._family.Timeout(5.0):
+            return dict(wanted.as_dict())
+        # httpx's default, which nobody chose: a create may be silent for longer than 5 s.
+        limit = self._config.timeout
+        return {"connect": min(CONNECT_TIMEOUT, limit), "read": read, "write": read, "pool": limit}
+
+    def connects_itself(self, origin: Origin) -> bool:
+        return False
+
+    def proxied(self, url: str) -> bool:
+        return False
+
+    async def send(self, kind: str, request: Request) -> Response:
+        if self._client.is_closed:
+            message = "the http_client is closed; give the client an open one"
+            raise ConfigurationError(message)
+        return await self._client.send(request, stream=True, auth=None, follow_redirects=False)
+
+    async def aclose(self) -> None:
+        """Do nothing: the client is the caller's."""
+
+
+class _Streamed:
+    """A `StreamedAnswer` over a response of either family."""
+
+    def __init__(
+        self,
+        response: Response,
+        url: str,
+        lines: _OwnLines | _GivenLines,
+    ) -> None:
+        self.status: int = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+        self._response = response
+        self._url = url
+        self._lines = lines
+        # Not `aiter_raw`, which refuses the answers of mocks that hold their whole content.
+        self.parts: AsyncIterator[bytes] = aiter(response.stream)
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        return self
+
+    # An object and not a generator: one that a caller breaks out of is collected without a warning.
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        outer = sys.exception()
+        try:
+            return await anext(self.parts)
+        except StopAsyncIteration:
+            raise
+        except Exception as error:  # noqa: BLE001 - a download fails with one kind of error
+            failure = _failure(error, self._url, outer, None, self._lines, answered=True)
+            raise failure from _presentable(error, outer)
+        except BaseException as error:  # noqa: BLE001 - the frames hold the key
+            raise without_frames(error, outer)  # noqa: B904
+
+    async def aclose(self) -> None:
+        """Close the connection, unless the answer was read to its end."""
+        with anyio.CancelScope(shield=True):
+            await self._response.aclose()
+            if isinstance(self._lines, _OwnLines):
+                # The library's generators are nested and end only by being driven to their end,
+                # here by the error of the closed connection; trio warns of one that is collected.
+                with contextlib.suppress(Exception):
+                    async for _ in self.parts:
+                        pass
+
+
+_FILE_HEADERS: Final = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+
+
+def _add_own(headers: Headers, config: TransportConfig) -> None:
+    headers["Accept-Encoding"] = "identity"
+    headers["Authorization"] = f"Bearer {config.api_key.reveal()}"
+
+
+def _headers(family: Family, base: Headers, url: str, extra: Mapping[str, str]) -> Headers:
+    headers = family.Headers(base)
+    headers.update(extra)
+    # httpx adds it only where it also makes the body.
+    headers["Host"] = family.URL(url).netloc.decode("ascii")
+    return headers
+
+
+def _pinned(request: Request, address: str) -> Request:
+    """Return the same request for one address of its host; the name stays in Host and in TLS."""
+    return type(request)(
+        request.method,
+        request.url.copy_with(host=address),
+        headers=request.headers,
+        extensions=request.extensions,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _upload(
+    family: Family,
+    body: Body | None,
+) -> AsyncGenerator[tuple[Stream, dict[str, str]]]:
+    """Give the body as the family's stream, with the headers that announce it."""
+    if body is None:
+        yield family.ByteStream(b""), {}
+        return
+    chunks = body.chunks()
+    try:
+        yield (
+            _stream_class(family.AsyncByteStream)(chunks),
+            {"Content-Type": "application/json", "Content-Length": str(body.length)},
+        )
+    finally:
+        # A body that was not read to its end holds a file open.
+        close = getattr(chunks, "aclose", None)
+        if close is not None:
+            with anyio.CancelScope(shield=True):
+                await close()
+
+
+@functools.cache
+def _stream_class(base: Stream) -> Stream:
+    # The library's own stream of an iterator is a generator around it, which classic httpcore
+    # leaves unfinished when a request breaks off.
+    class Upload(base):  # type: ignore[misc]
+        def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+            self._chunks = chunks
+
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            return self._chunks
+
+    return Upload
+
+
+async def _close_lines(lines: _OwnLines | _GivenLines) -> None:
+    await lines.aclose()
+
+
+def _own_family() -> Family:
+    try:
+        import httpx2
+    except ImportError:
+        message = 'this needs httpx2, which is not installed: pip install "grok-video[trio]"'
+        raise ConfigurationError(message) from None
+    return httpx2
+
+
+def _family_of(client: Client) -> Family:
+    """Return the module that a client comes from, without importing the other one."""
+    for kind in type(client).__mro__:
+        name = kind.__module__.partition(".")[0]
+        if name in ("httpx2", "httpx") and kind.__name__ == "AsyncClient":
+            return sys.modules[name]
+    found = f"{type(client).__module__}.{type(client).__qualname__}"
+    message = f"http_client must be an httpx2.AsyncClient or an httpx.AsyncClient, not {found}"
+    raise ConfigurationError(message)
+
+
+def _presentable(error: Exception, outer: BaseException | None) -> BaseException | None:
+    """Return the error as a cause that may be printed, or None."""
+    # h11 quotes the header that it refuses.
+    if type(error).__name__ == "LocalProtocolError":
+        return None
+    return without_frames(error, outer)
+
+
+def _failure(
+    error: Exception,
+    url: str,
+    outer: BaseException | None,
+    sent: _Sent | None,
+    lines: _OwnLines | _GivenLines,
+    *,
+    answered: bool = False,
+) -> APIConnectionError:
+    """Translate an exception by the table; `sent` is None where it has no consequence."""
+    trouble, may = next(
+        EXCEPTIONS[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in EXCEPTIONS
+    )
+    chain = causes(error, outer)
+    match trouble:
+        case Trouble.UNREACHABLE:
+            if any(isinstance(link, socket.gaierror) for link in chain):
+                trouble = Trouble.UNRESOLVED
+            elif any(isinstance(link, ssl.SSLError) for link in chain):
+                trouble = Trouble.NO_TLS
+            elif lines.proxied(url):
+                trouble = Trouble.NO_PROXY
+        case Trouble.NOT_HTTP | Trouble.BROKE if answered:
+            trouble = Trouble.BROKE_OFF
+        case Trouble.NOT_HTTP if "disconnected" in str(error):
+            trouble = Trouble.CLOSED
+        case _:
+            pass
+    reason = reason_of(error, outer)
+    if trouble is Trouble.PROXY_REFUSED and str(error)[:3].isdigit():
+        reason = f"HTTP {str(error)[:3]}"
+    may = True if sent is None else sent.may_have_been_sent(otherwise=may)
+    return trouble.as_error(url, reason, may_have_been_sent=may)
