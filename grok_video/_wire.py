@@ -318,8 +318,8 @@ def _read_document(status: int, body: bytes, *, refused: bool) -> tuple[Document
             f"the API answered HTTP {status} with {what} ({why}){hint}",
             status=status,
             body=_excerpt(body),
-            # HTML comes from a wrong path, and a wrong path makes no job.
-            refused=refused or html,
+            # A page with a 2xx is most likely a wrong address, and still proves nothing.
+            refused=refused,
         ) from None
     if not isinstance(raw, dict):
         raise UnexpectedResponse(

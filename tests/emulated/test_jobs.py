@@ -1,0 +1,484 @@
+"""Jobs from create to video against the emulator, on every lane."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+
+import anyio
+import pytest
+
+from grok_video import (
+    AsyncClient,
+    AsyncJob,
+    AuthenticationError,
+    ConfigurationError,
+    CreateOutcomeUnknown,
+    DestinationError,
+    InsufficientBalance,
+    InvalidRequest,
+    JobExpired,
+    JobFailed,
+    JobStatus,
+    JobTimeout,
+    Limits,
+    ModerationRefused,
+    NotFound,
+    Polling,
+    RateLimited,
+    Retry,
+    VideoRequest,
+)
+from grok_video.emulator import Emulator, faults
+
+from ..conftest import EAGER, PHOTO
+
+
+async def test_a_picture_becomes_a_file(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    """The first example of the README, with every setting."""
+    video = await client.generate(
+        "slow push-in",
+        image=PHOTO,
+        duration=1,
+        resolution="480p",
+        aspect_ratio="1:1",
+        save_to=tmp_path / "rocket.mp4",
+        timeout=30,
+    )
+    assert video.path == tmp_path / "rocket.mp4"
+    assert video.size == video.path.stat().st_size > 1000
+    assert video.path.read_bytes()[4:8] == b"ftyp"
+    assert video.duration == 1
+    assert video.cost_usd == Decimal("0.09")
+    assert [create.fields["duration"] for create in grok_emulator.creates] == [1]
+
+
+async def test_submit_returns_once_there_is_an_id(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    job = await client.submit("drift", image="https://example.com/cat.jpg")
+    assert job.request_id == grok_emulator.creates[0].request_id
+    assert job.status is JobStatus.QUEUED
+    assert job.snapshot is None
+    assert grok_emulator.polls == 0
+    video = await job
+    assert video.url is not None
+    assert job.status is JobStatus.DONE
+    assert job.progress == 100
+
+
+async def test_only_what_was_set_is_sent(client: AsyncClient, grok_emulator: Emulator) -> None:
+    await client.submit(VideoRequest("drift", user="u7"))
+    sent = grok_emulator.creates[0].fields
+    assert {name: sent[name] for name in ("prompt", "user", "model")} == {
+        "prompt": "drift",
+        "user": "u7",
+        "model": "grok-imagine-video-1.5",
+    }
+
+
+async def test_another_process_and_another_day(
+    client: AsyncClient, new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    request_id = (await client.submit("drift")).request_id
+    async with new_client(grok_emulator) as later:
+        job = later.job(request_id)
+        assert job.status is None
+        assert (await job.result(timeout=20)).request_id == request_id
+    assert grok_emulator.accepted == 1
+
+
+async def test_refresh_is_exactly_one_get(client: AsyncClient, grok_emulator: Emulator) -> None:
+    job = await client.submit("drift")
+    for count in range(1, 4):
+        snapshot = await job.refresh()
+        assert grok_emulator.polls == count
+        assert job.snapshot == snapshot
+
+
+async def test_updates_show_each_change_once_and_the_end(
+    client: AsyncClient, grok_emulator_factory: Callable[..., Emulator], new_client: Callable
+) -> None:
+    emulator = grok_emulator_factory(time_scale=0.004)
+    async with new_client(emulator) as slow:
+        job = await slow.submit("drift", duration=1)
+        seen = [snapshot async for snapshot in job.updates()]
+    assert seen[-1].status is JobStatus.DONE
+    assert len(seen) >= 3
+    assert all(a != b for a, b in zip(seen, seen[1:], strict=False))
+
+
+async def test_updates_end_with_a_failed_job_without_raising(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("create", [faults.Failed("internal_error", "no luck")])
+    job = await client.submit("drift")
+    seen = [snapshot async for snapshot in job.updates()]
+    assert seen[-1].status is JobStatus.FAILED
+
+
+async def test_ten_awaiters_cause_one_stream_of_polls(
+    grok_emulator_factory: Callable[..., Emulator], new_client: Callable[..., AsyncClient]
+) -> None:
+    """Compared with what one awaiter costs, and with none of the first nine left alive."""
+    emulator = grok_emulator_factory(time_scale=0.01)
+    async with new_client(emulator, polling=Polling.fixed(0.05)) as client:
+        alone = await client.submit("drift", duration=1)
+        await alone.result(timeout=30)
+        polls_of_one = emulator.polls
+
+        job = await client.submit("drift", duration=1)
+        videos = []
+
+        async def wait() -> None:
+            videos.append(await job.result(timeout=30))
+
+        scopes = []
+
+        async def wait_cancellable() -> None:
+            with anyio.CancelScope() as scope:
+                scopes.append(scope)
+                await wait()
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(9):
+                tasks.start_soon(wait_cancellable)
+            tasks.start_soon(wait)
+            while emulator.polls < polls_of_one + 2:
+                await anyio.sleep(0.01)
+            for scope in scopes:
+                scope.cancel()
+        assert len(videos) == 1
+        polls_of_ten = emulator.polls - polls_of_one
+    # One poll may be cut by the cancellation of whoever was sending it, and is sent again.
+    assert polls_of_ten <= polls_of_one * 1.5 + 2
+
+
+async def test_as_completed_yields_every_job_in_the_order_of_their_ends(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("create", [faults.Failed()] + [faults.Pass()] * 11)
+    jobs = [await client.submit("drift", duration=1) for _ in range(12)]
+    seen: list[AsyncJob] = []
+    async for job in client.as_completed(jobs, timeout=30):
+        assert job.is_finished
+        seen.append(job)
+    assert sorted(map(id, seen)) == sorted(map(id, jobs))
+    with pytest.raises(JobFailed):
+        await jobs[0].result()
+    assert (await jobs[1].result()).url
+
+
+async def test_as_completed_names_what_is_still_running(
+    grok_emulator_factory: Callable[..., Emulator], new_client: Callable[..., AsyncClient]
+) -> None:
+    emulator = grok_emulator_factory(time_scale=1.0)
+    async with new_client(emulator) as client:
+        quick = await client.submit("drift")
+        jobs = [quick, *[await client.submit("drift") for _ in range(3)]]
+        emulator.finish(quick.request_id)
+        seen = []
+        with pytest.raises(JobTimeout) as caught:
+            async for job in client.as_completed(jobs, timeout=0.3):
+                seen.append(job)
+    assert seen == [quick]
+    assert set(caught.value.pending) == {job.request_id for job in jobs[1:]}
+    assert all(job.request_id in str(caught.value) for job in jobs[1:])
+
+
+async def test_as_completed_left_in_the_middle_leaves_nothing_behind(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    jobs = [await client.submit("drift", duration=1) for _ in range(5)]
+    async for _ in client.as_completed(jobs):
+        break
+    for job in jobs:
+        assert (await job.result(timeout=20)).url
+
+
+async def test_a_timeout_says_that_the_job_goes_on_and_how_to_resume(
+    grok_emulator_factory: Callable[..., Emulator], new_client: Callable[..., AsyncClient]
+) -> None:
+    emulator = grok_emulator_factory(time_scale=1.0)
+    async with new_client(emulator) as client:
+        job = await client.submit("drift")
+        began = anyio.current_time()
+        with pytest.raises(JobTimeout) as caught:
+            await job.result(timeout=0.3)
+        assert anyio.current_time() - began < 0.6
+    error = caught.value
+    assert error.request_id == job.request_id
+    assert error.snapshot is not None
+    assert f"client.job('{job.request_id}')" in str(error)
+    assert f"grok-video wait {job.request_id}" in str(error)
+    assert "still" in str(error)
+
+
+async def test_generate_tells_its_id_in_a_timeout(
+    grok_emulator_factory: Callable[..., Emulator], new_client: Callable[..., AsyncClient]
+) -> None:
+    emulator = grok_emulator_factory(time_scale=1.0)
+    async with new_client(emulator) as client:
+        with pytest.raises(JobTimeout) as caught:
+            await client.generate("drift", timeout=0.3)
+    assert caught.value.request_id == emulator.creates[0].request_id
+
+
+@pytest.mark.parametrize("shape", ["flag", "poll", "failed", "top-level", "envelope"])
+async def test_a_refusal_by_moderation_is_its_own_error_in_every_shape(
+    client: AsyncClient, grok_emulator: Emulator, shape: str
+) -> None:
+    grok_emulator.script("create", [faults.Moderated(shape)])
+    job = await client.submit("drift")
+    with pytest.raises(ModerationRefused) as caught:
+        await job
+    assert caught.value.request_id == job.request_id
+    assert job.request_id in str(caught.value)
+
+
+async def test_a_source_that_cannot_be_fetched_fails_the_job(client: AsyncClient) -> None:
+    with pytest.raises(JobFailed, match="Unable to download") as caught:
+        await client.generate("drift", image="https://nowhere.invalid/cat.jpg", timeout=20)
+    assert caught.value.code == "invalid_argument"
+
+
+async def test_an_expired_job_says_so(client: AsyncClient, grok_emulator: Emulator) -> None:
+    grok_emulator.script("create", [faults.Expired()])
+    with pytest.raises(JobExpired):
+        await client.generate("drift", timeout=20)
+
+
+async def test_a_refused_create_is_not_sent_again(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    refusals = [
+        (faults.invalid_token(), AuthenticationError),
+        (faults.out_of_credits(), InsufficientBalance),
+        (faults.out_of_quota(), InsufficientBalance),
+        (faults.no_channel(), NotFound),
+    ]
+    for answer, kind in refusals:
+        grok_emulator.script("create", [answer])
+        with pytest.raises(kind):
+            await client.submit("drift")
+        grok_emulator.assert_faults_consumed()
+    assert len(grok_emulator.requests) == len(refusals)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [faults.rate_limited(0.05), faults.rate_limited(50 / 1000, "ms"), faults.overloaded()],
+    ids=["429", "429 in ms", "503 before any upstream"],
+)
+async def test_a_clear_and_passing_refusal_is_sent_again(
+    client: AsyncClient, grok_emulator: Emulator, fault: faults.Fault
+) -> None:
+    grok_emulator.script("create", [fault, fault])
+    assert (await client.generate("drift", timeout=20)).url
+    grok_emulator.assert_faults_consumed()
+    assert grok_emulator.accepted == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        faults.CutRequest(accepted=True),
+        faults.CutRequest(accepted=False),
+        faults.CutAnswer(0),
+        faults.CutAnswer(40),
+        faults.bad_upstream(accepted=True),
+        faults.timed_out(524),
+        faults.html_page(200, accepted=True),
+        faults.empty_202(),
+        faults.WrongLength(10),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
+async def test_an_unknown_outcome_is_never_sent_again(
+    client: AsyncClient, grok_emulator: Emulator, fault: faults.Fault
+) -> None:
+    grok_emulator.script("create", [fault])
+    request = VideoRequest("drift")
+    with pytest.raises(CreateOutcomeUnknown) as caught:
+        await client.submit(request)
+    grok_emulator.assert_faults_consumed()
+    assert grok_emulator.accepted <= 1
+    posts = [seen for seen in grok_emulator.requests if seen.method == "POST"]
+    assert len(posts) == 1
+    error = caught.value
+    assert error.fingerprint == request.fingerprint()
+    assert error.phase in ("awaiting the answer", "reading the answer")
+    assert "Nothing was sent again" in str(error)
+
+
+async def test_the_caller_may_ask_for_resends_of_unknown_creates(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("create", [faults.CutRequest(accepted=True)])
+    retry = Retry(base=0.01, resend_unknown_creates=True)
+    async with new_client(grok_emulator, retry=retry) as client:
+        await client.submit("drift")
+    assert grok_emulator.accepted == 2
+
+
+async def test_a_long_retry_after_fails_at_once_and_says_so(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("create", [faults.rate_limited(3600)])
+    with pytest.raises(RateLimited, match="3600 s") as caught:
+        await client.submit("drift")
+    assert caught.value.retry_after == 3600
+    assert grok_emulator.accepted == 0
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        faults.CloseOnAccept(),
+        faults.CutRequest(),
+        faults.CutAnswer(30),
+        faults.bad_upstream(),
+        faults.timed_out(520),
+        faults.rate_limited(0.02),
+        faults.html_page(200),
+        faults.DeepJSON(),
+        faults.TaskNotExist(polls=3),
+        faults.UnknownStatus(polls=2),
+        faults.Backwards(),
+        faults.StuckProgress(),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
+async def test_a_poll_that_fails_in_passing_costs_no_video(
+    client: AsyncClient, grok_emulator: Emulator, fault: faults.Fault
+) -> None:
+    grok_emulator.script("poll", [fault])
+    assert (await client.generate("drift", timeout=20)).url
+    grok_emulator.assert_faults_consumed()
+    assert grok_emulator.accepted == 1
+
+
+async def test_a_refused_poll_ends_the_wait_at_once_with_the_id(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("poll", [faults.invalid_token()])
+    job = await client.submit("drift")
+    with pytest.raises(AuthenticationError) as caught:
+        await job.result()
+    assert caught.value.request_id == job.request_id
+    assert f"grok-video wait {job.request_id}" in str(caught.value)
+    assert (await job.result(timeout=20)).url  # the key was put right
+
+
+async def test_a_retry_after_past_the_deadline_ends_the_wait_and_says_so(
+    grok_emulator_factory: Callable[..., Emulator], new_client: Callable[..., AsyncClient]
+) -> None:
+    emulator = grok_emulator_factory(time_scale=1.0)
+    emulator.script("poll", [faults.rate_limited(900)])
+    async with new_client(emulator) as client:
+        job = await client.submit("drift")
+        with pytest.raises(JobTimeout, match="no poll in the next 900 s"):
+            await job.result(timeout=30)
+
+
+async def test_a_429_on_one_job_slows_all_of_them(
+    grok_emulator_factory: Callable[..., Emulator], new_client: Callable[..., AsyncClient]
+) -> None:
+    emulator = grok_emulator_factory(time_scale=1.0)
+    async with new_client(emulator) as client:
+        jobs = [await client.submit("drift") for _ in range(3)]
+        emulator.script("poll", [faults.rate_limited(900)])
+        with pytest.raises(RateLimited):
+            await jobs[0].refresh()
+        before = emulator.polls
+        with pytest.raises(JobTimeout, match="no poll"):
+            await jobs[1].result(timeout=5)
+        assert emulator.polls == before
+
+
+async def test_the_id_is_told_before_anything_else_happens(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    told: list[tuple[str, int]] = []
+
+    async def write_down(job: AsyncJob) -> None:
+        await anyio.sleep(0)
+        told.append((job.request_id, grok_emulator.polls))
+
+    video = await client.generate("drift", on_submitted=write_down, timeout=20)
+    assert told == [(video.request_id, 0)]
+
+
+async def test_a_cancelled_create_still_tells_its_id(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("create", [faults.Stall(0.2, resume=True)])
+    told: list[str] = []
+    async with new_client(grok_emulator) as client:
+        with anyio.move_on_after(0.05) as scope:
+            await client.submit("drift", on_submitted=lambda job: told.append(job.request_id))
+        assert scope.cancelled_caught
+    assert told == [grok_emulator.creates[0].request_id]
+
+
+async def test_a_destination_is_checked_before_anything_is_paid(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    taken = tmp_path / "taken.mp4"
+    taken.write_text("mine")
+    for place in (taken, tmp_path, tmp_path / "no" / "such" / "folder.mp4"):
+        with pytest.raises(DestinationError):
+            await client.generate("drift", save_to=place)
+    assert grok_emulator.requests == ()
+    assert taken.read_text() == "mine"
+
+
+async def test_a_stream_gives_the_bytes_of_the_file(client: AsyncClient, tmp_path: Path) -> None:
+    job = await client.submit("drift", image=PHOTO, duration=1, resolution="480p")
+    content = b"".join([chunk async for chunk in job.stream()])
+    video = await job.download(tmp_path / "same.mp4")
+    assert video.path is not None
+    assert content == video.path.read_bytes()
+
+
+async def test_creates_keep_to_their_rate(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    """Sixty a second, after a burst of a second's worth: ninety take half a second more."""
+    limits = Limits(creates_per_minute=3600)
+    async with new_client(grok_emulator, limits=limits, retry=EAGER) as client:
+        began = anyio.current_time()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(90):
+                tasks.start_soon(client.submit, "drift")
+        assert anyio.current_time() - began >= 0.45
+    assert grok_emulator.accepted == 90
+
+
+async def test_a_closed_client_says_so_and_sends_nothing(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    client = new_client(grok_emulator)
+    await client.aclose()
+    with pytest.raises(ConfigurationError, match="closed"):
+        await client.submit("drift")
+    assert grok_emulator.requests == ()
+
+
+@pytest.mark.parametrize("timeout", [0, -1, True, "5", float("nan")])
+async def test_a_timeout_that_is_none_is_refused(client: AsyncClient, timeout: object) -> None:
+    with pytest.raises(InvalidRequest, match="timeout"):
+        await client.job("x").result(timeout=timeout)  # type: ignore[arg-type]
+
+
+async def test_words_beside_a_request_are_refused(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    with pytest.raises(InvalidRequest, match="inside the VideoRequest"):
+        await client.submit(VideoRequest("drift"), duration=3)  # type: ignore[call-overload]
+    with pytest.raises(InvalidRequest, match="use aspect_ratio"):
+        await client.submit("drift", size="1280x720")  # type: ignore[call-overload]
+    assert grok_emulator.requests == ()
