@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from grok_video.emulator import faults
 
 WIRE = Path(__file__).parents[1] / "wire"
