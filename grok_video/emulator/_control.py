@@ -67,6 +67,7 @@ def _report(server: Server) -> dict[str, Any]:
         "attempts": [
             {
                 "at": one.at,
+                "answered": one.answered,
                 "status": one.status,
                 "retry_after": one.retry_after,
                 "request_id": one.request_id,

@@ -41,7 +41,9 @@ class Emulator:
     """An emulator of the API on loopback, from entering its `with` or `async with` to leaving it.
 
     It imports nothing of the SDK, never talks to anything but loopback, and bills nobody: `bill`
-    is what the accepted creates would have cost by the provider's list.
+    is what the accepted creates would have cost by the provider's list. A word in brackets inside
+    a prompt seals the job's fate where no script reaches: `[moderated]`, `[moderated:SHAPE]` (a
+    shape of `faults.Moderated`), `[failed]`, `[expired]`.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Emulator:
         self._separate_files, self._base_path = separate_files, base_path.rstrip("/")
         self._records = Records(keep)
         self._scripts = Scripts(keep, chaos)
+        self._started = False
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -123,8 +126,8 @@ class Emulator:
 
     def start(self) -> None:
         """The emulator answers; the caller's thread waited for a few milliseconds."""
-        if self._thread is not None:
-            raise RuntimeError("this emulator is running; make another one")
+        if self._started:
+            raise RuntimeError("an emulator runs once; make another one, with the same state")
         missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
         if missing:
             raise ModuleNotFoundError(
@@ -133,7 +136,7 @@ class Emulator:
                 name=missing[0],
             )
         started = threading.Event()
-        self._failure = None
+        self._started = True
         self._thread = threading.Thread(
             target=self._run, args=(started,), name="grok-video-emulator", daemon=True
         )
@@ -155,6 +158,7 @@ class Emulator:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(stop.set)
         thread.join(_PATIENCE)
+        self._loop = self._server = self._service = None
 
     def _run(self, started: threading.Event) -> None:
         try:
@@ -269,6 +273,23 @@ class Emulator:
         """The log of every request, oldest first; the newest `keep` of them."""
         return self._records.requests()
 
+    @property
+    def early(self) -> tuple[Request, ...]:
+        """The creates that came while an earlier answer's `Retry-After` had time left.
+
+        Creates that were on their way when that answer began are not among them.
+        """
+        found: list[Request] = []
+        waits: list[tuple[float, float]] = []
+        for request in self.requests:
+            if request.method != "POST" or request.origin != "api":
+                continue
+            if any(answered < request.at < until for answered, until in waits):
+                found.append(request)
+            if request.retry_after and request.answered is not None:
+                waits.append((request.answered, request.answered + request.retry_after))
+        return tuple(found)
+
     # ------------------------------------------------------------------ jobs by hand
 
     def finish(self, request_id: str) -> None:
@@ -287,7 +308,7 @@ class Emulator:
 
     def _running(self) -> Service:
         if self._service is None:
-            raise RuntimeError("this emulator has not been started")
+            raise RuntimeError("this emulator is not running")
         return self._service
 
     # ------------------------------------------------------------------ faults
@@ -329,7 +350,7 @@ class Emulator:
         """For so many seconds every create and every poll is answered 429."""
         server, loop = self._server, self._loop
         if server is None or loop is None:
-            raise RuntimeError("this emulator has not been started")
+            raise RuntimeError("this emulator is not running")
         loop.call_soon_threadsafe(server.storm, seconds, retry_after)
 
 

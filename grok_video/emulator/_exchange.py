@@ -8,7 +8,9 @@ told is decided in `_mischief`.
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -93,15 +95,18 @@ class Exchange:
             await self.write(head)
         elif content is None:
             await self.write(head + reply.body)
-            self.log.sent = len(reply.body)
         else:
             await self.write(head)
             await self._send_file(content)
 
     def head(self, reply: Reply, headers: Iterable[tuple[str, str]], length: int | None) -> bytes:
         """Status line and headers, down to the empty line."""
-        self.log.status = reply.status
-        lines = [f"HTTP/1.1 {reply.status} {_REASONS.get(reply.status, 'Unknown')}"]
+        now = self.connection.owner.service.now()
+        self.log.status, self.log.answered = reply.status, now
+        lines = [
+            f"HTTP/1.1 {reply.status} {_REASONS.get(reply.status, 'Unknown')}",
+            f"Date: {_date(int(now))}",
+        ]
         if reply.body or reply.content_type != "application/json":
             lines.append(f"Content-Type: {reply.content_type}")
         if length is not None and reply.status not in (204, 304):
@@ -113,18 +118,15 @@ class Exchange:
 
     async def write(self, data: bytes | memoryview) -> None:
         """Sends these bytes, or as many as the budget allows and then raises `Spent`."""
-        writer = self.raw.writer
-        if self.budget is None:
-            await writer.write(data)
-            return
-        if len(data) < self.budget:
+        spent = self.budget is not None and len(data) >= self.budget
+        data = data[: self.budget] if spent else data
+        if self.budget is not None:
             self.budget -= len(data)
-            await writer.write(data)
-            return
-        if self.budget:
-            await writer.write(data[: self.budget])
-        self.budget = 0
-        raise Spent
+        if data:
+            self.log.sent += len(data)
+            await self.raw.writer.write(data)
+        if spent:
+            raise Spent
 
     async def _send_file(self, content: Content) -> None:
         clip, count = content.clip, content.count
@@ -132,7 +134,6 @@ class Exchange:
             view = memoryview(clip.data)[content.start : content.start + count]
             for start in range(0, count, _CHUNK):
                 await self.write(view[start : start + _CHUNK])
-                self.log.sent += min(_CHUNK, count - start)
             return
         if clip.path is None or not count:
             return
@@ -140,7 +141,10 @@ class Exchange:
             transport = self.raw.transport
             if self.budget is None and count >= _SENDFILE_FROM and transport is not None:
                 loop = asyncio.get_running_loop()
-                self.log.sent = await loop.sendfile(transport, file, content.start, count)
+                try:
+                    await loop.sendfile(transport, file, content.start, count)
+                finally:
+                    self.log.sent += file.tell() - content.start
                 return
             file.seek(content.start)
             while count:
@@ -149,7 +153,6 @@ class Exchange:
                     return
                 count -= len(data)
                 await self.write(data)
-                self.log.sent += len(data)
 
     # ------------------------------------------------------------------ ending
 
@@ -192,6 +195,11 @@ class _Sent(web.StreamResponse):
 
     async def write_eof(self, data: bytes = b"") -> None:
         pass
+
+
+@functools.lru_cache(4)
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)
 
 
 def _undelivered(transport: asyncio.Transport) -> int:

@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import time
 from email.utils import formatdate
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import attrs
 from attrs import validators
 
 Header: TypeAlias = tuple[str, str]
+ModerationShape: TypeAlias = Literal["flag", "poll", "failed", "top-level", "envelope"]
+MODERATION_SHAPES: tuple[ModerationShape, ...] = get_args(ModerationShape)
 
 # A stall must end by itself, whatever a test forgets: ten minutes is what clients wait in all.
 _LONGEST = 600.0
@@ -242,7 +244,7 @@ class Moderated(LifeFault):
     `{code, error}`. `"envelope"`: an envelope with FAILURE, whatever the form.
     """
 
-    shape: Literal["flag", "poll", "failed", "top-level", "envelope"] = "flag"
+    shape: ModerationShape = "flag"
 
 
 @attrs.frozen

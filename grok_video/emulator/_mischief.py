@@ -15,6 +15,7 @@ from ._answers import JSON, Reply
 from ._exchange import Content, Exchange, Spent
 from ._faults import (
     Answer,
+    CloseOnAccept,
     CutAnswer,
     CutFile,
     CutRequest,
@@ -23,6 +24,7 @@ from ._faults import (
     Fault,
     GzipBomb,
     HugeJSON,
+    Refuse,
     Stall,
     WrongLength,
 )
@@ -41,8 +43,11 @@ async def answer(
     """Sends the real answer, or what the fault makes of it."""
     exchange.keep = exchange.keep and not closing
     match fault:
-        case CutRequest(reset=reset):
+        case CutRequest(reset=reset) | CloseOnAccept(reset=reset):
             await exchange.cut(reset=reset)
+        case Refuse():
+            # Met by a request only when chaos chose it: too late to refuse the connection.
+            await exchange.cut(reset=True)
         case Stall():
             await _stall(exchange, fault, reply, content)
         case Answer():

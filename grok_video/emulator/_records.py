@@ -48,8 +48,10 @@ class Request:
     """Bytes of its body; of the whole request where a fault cut it."""
     status: int | None = None
     """Status of the answer, or `None` if none was sent."""
+    answered: float | None = None
+    """Unix seconds at which the answer began."""
     sent: int = 0
-    """Bytes of the answer's body."""
+    """Bytes of the answer, headers included."""
     retry_after: float | None = None
     """Seconds the answer told the client to wait, if it did."""
     fault: object | None = None

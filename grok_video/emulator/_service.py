@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import re
 import secrets
 import time
 import uuid
@@ -35,6 +36,7 @@ from ._answers import (
 )
 from ._clips import Clip, Clips, Wanted, given
 from ._faults import (
+    MODERATION_SHAPES,
     Backwards,
     DoneWithoutURL,
     Expired,
@@ -56,6 +58,9 @@ if TYPE_CHECKING:
     from ._store import Store
 
 TICKS_PER_USD: Final = 10_000_000_000
+
+# How a prompt asks for a bad end, for emulators that no script reaches.
+_ASKED: Final = re.compile(r"\[(moderated|failed|expired)(?::([a-z-]+))?\]")
 
 # A small body is read where it arrives; a thread costs more than it saves below this.
 _INLINE: Final = 64 * 1024
@@ -214,6 +219,7 @@ class Service:
             uploads=asked.uploads,
         )
         _settle(job, usable)
+        job.fate = _asked_fate(asked.prompt)
         return job
 
     # ------------------------------------------------------------------ sources
@@ -338,7 +344,7 @@ class Service:
 
     def note_attempt(self, log: Request) -> None:
         """Keeps when a create came and what it was answered."""
-        self._store.attempt(log.at, log.status, log.retry_after, log.request_id)
+        self._store.attempt(log)
 
     def is_done(self, job: Job) -> bool:
         """Whether a poll would now give a link."""
@@ -419,6 +425,21 @@ def _settle(job: Job, source: Source | None) -> None:
     played = source is None or source is CARD
     job.digest = None if played or source is None else source.digest
     job.size = frame_size(job.resolution, job.aspect_ratio, source.size if source else None)
+
+
+def _asked_fate(prompt: str) -> LifeFault | None:
+    """The fate a marker in the prompt asks for; an unknown shape is the first."""
+    found = _ASKED.search(prompt)
+    match found and found[1]:
+        case "moderated":
+            shapes: dict[str, Moderated] = {one: Moderated(one) for one in MODERATION_SHAPES}
+            return shapes.get(found[2], Moderated()) if found else None
+        case "failed":
+            return Failed()
+        case "expired":
+            return Expired()
+        case _:
+            return None
 
 
 def _moderated(shape: str, form: Form, facts: Facts) -> Reply:

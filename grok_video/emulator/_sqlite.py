@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from ._records import Request
     from ._service import Job
 
 _VERSION: Final = 1
@@ -43,6 +44,7 @@ CREATE TABLE pictures (digest TEXT PRIMARY KEY, bytes BLOB NOT NULL);
 CREATE TABLE attempts (
     number INTEGER PRIMARY KEY,
     at REAL NOT NULL,
+    answered REAL,
     status INTEGER,
     retry_after REAL,
     request_id TEXT
@@ -130,14 +132,14 @@ class SQLiteStore(Store):
                 "UPDATE jobs SET job = ? WHERE serial = ?", (_written(job), job.serial)
             )
 
-    def attempt(
-        self, at: float, status: int | None, retry_after: float | None, request_id: str | None
-    ) -> None:
+    def attempt(self, log: Request) -> None:
         """Notes that a create came, and what it was answered."""
+        row = (log.at, log.answered, log.status, log.retry_after, log.request_id)
         with self._lock:
             self._file.execute(
-                "INSERT INTO attempts (at, status, retry_after, request_id) VALUES (?, ?, ?, ?)",
-                (at, status, retry_after, request_id),
+                "INSERT INTO attempts (at, answered, status, retry_after, request_id)"
+                " VALUES (?, ?, ?, ?, ?)",
+                row,
             )
 
     def keep_picture(self, digest: str, data: bytes) -> None:

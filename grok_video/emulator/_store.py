@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from ._records import Create
+    from ._records import Create, Request
     from ._service import Job
 
 
@@ -46,9 +46,7 @@ class Store:
     def update(self, job: Job) -> None:
         """What changed about the job is safe before this returns."""
 
-    def attempt(
-        self, at: float, status: int | None, retry_after: float | None, request_id: str | None
-    ) -> None:
+    def attempt(self, log: Request) -> None:
         """Notes that a create came, and what it was answered."""
 
     def keep_picture(self, digest: str, data: bytes) -> None:

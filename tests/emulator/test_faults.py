@@ -257,6 +257,16 @@ def test_a_file_is_cut_in_its_middle(still, tiny_clip):
         assert how == ended
 
 
+def test_the_log_tells_how_many_bytes_of_a_file_were_sent(still, tiny_clip):
+    url = still.url(still.submit())
+    still.emulator.script("download", [faults.CutFile(50_000), faults.Pass()])
+    path = urlsplit(url).path
+    for expected in (50_000, len(tiny_clip)):
+        heard, _ = still.raw(f"GET {path} HTTP/1.0\r\nHost: x\r\n\r\n".encode())
+        assert still.emulator.requests[-1].sent == len(heard)
+        assert len(heard.partition(b"\r\n\r\n")[2]) == expected
+
+
 def test_another_version_of_the_file_has_another_etag_and_other_bytes(still, tiny_clip):
     request_id = still.submit()
     url = still.url(request_id)

@@ -1,5 +1,6 @@
 """The life of a job as its polls tell it, in every form, with and without a fate."""
 
+import anyio
 import pytest
 
 from grok_video.emulator import Emulator, faults
@@ -105,6 +106,27 @@ def test_a_storm_answers_everything_429_for_its_time(still):
     assert [one.retry_after for one in still.emulator.requests[1:3]] == [1.0, 1.0]
 
 
+def test_a_create_that_came_before_retry_after_allowed_is_found(still):
+    still.emulator.script("create", [faults.rate_limited(60)])
+    still.create()
+    assert still.emulator.early == ()
+    still.create()
+    assert [one.number for one in still.emulator.early] == [2]
+
+
+@pytest.mark.parametrize(
+    ("marker", "piece"),
+    [
+        ("[moderated]", b'"respect_moderation":false'),
+        ("[moderated:poll]", b"imagine:content-moderated"),
+        ("[failed]", b'"status":"failed"'),
+        ("[expired]", b'"status":"expired"'),
+    ],
+)
+def test_a_prompt_may_ask_for_a_bad_end(still, marker, piece):
+    assert piece in still.ended(still.submit(prompt=f"a cat {marker}")).body
+
+
 # ---------------------------------------------------------------- fates
 
 
@@ -199,6 +221,17 @@ def test_a_job_may_go_backwards(still):
 async def test_the_emulator_opens_and_closes_on_every_loop():
     async with Emulator() as emulator:
         assert emulator.base_url.startswith("http://127.0.0.1:")
+
+
+async def test_a_cancelled_caller_leaves_no_thread_behind():
+    with anyio.CancelScope() as scope:
+        async with Emulator() as emulator:
+            scope.cancel()
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    assert emulator._thread is None
+    with pytest.raises(RuntimeError, match="runs once"):
+        emulator.start()
 
 
 def test_two_emulators_run_side_by_side():
