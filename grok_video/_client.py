@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Never, Self, overload
 
 import anyio
 
-from grok_video import _completion, _download
+from grok_video import _download
+from grok_video._completion import Completion
 from grok_video._errors import ConfigurationError, JobTimeout, resume_hint
 from grok_video._job import DEFAULT_TIMEOUT, AsyncJob, poller_of, require_request_id
 from grok_video._lifecycle import Event
@@ -240,16 +241,15 @@ class AsyncClient:
         """
         return AsyncJob(self._session, require_request_id(request_id))
 
-    async def as_completed(
+    def as_completed(
         self, jobs: Iterable[AsyncJob], *, timeout: float | None = None
     ) -> AsyncIterator[AsyncJob]:
-        """Yield each job once it is finished, however it ended; its `result()` is then immediate.
+        """Give each job once it is finished, however it ended; its `result()` is then immediate.
 
         `timeout` is seconds for all of them, None for no end. Raises `JobTimeout` naming the jobs
         that are still running if it passes.
         """
-        async for job in _completion.as_completed(jobs, timeout):
-            yield job
+        return Completion(jobs, timeout)
 
     async def _start(
         self,

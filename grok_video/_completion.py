@@ -9,29 +9,49 @@ from __future__ import annotations
 
 import heapq
 import math
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, Self
 
 import anyio
 
 from grok_video._errors import GrokVideoError, JobTimeout, resume_hint
 from grok_video._job import poller_of
 from grok_video._policies import Deadline
+from grok_video._requests import require_positive
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import Iterable
 
     from grok_video._job import AsyncJob
 
 
-async def as_completed(jobs: Iterable[AsyncJob], timeout: float | None) -> AsyncIterator[AsyncJob]:
-    """Yield each job once it is finished, however it ended; its `result()` then costs no wait.
+class Completion:
+    """Gives each job once it is finished.
 
-    Raises `JobTimeout` naming every job that is still running when `timeout` seconds have passed.
+    An iterator and not a generator: a loop over it may be left in the middle, and there is
+    nothing to close.
     """
-    pump = _Pump(list(dict.fromkeys(jobs)), Deadline.after(anyio.current_time(), timeout))
-    while pump.is_open:
-        for job in await pump.next_finished():
-            yield job
+
+    def __init__(self, jobs: Iterable[AsyncJob], timeout: float | None) -> None:
+        self._jobs = list(dict.fromkeys(jobs))
+        self._timeout = timeout
+        self._pump: _Pump | None = None
+        self._ready: deque[AsyncJob] = deque()
+        if timeout is not None:
+            require_positive("timeout", timeout, "must be a number of seconds above 0, or None")
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> AsyncJob:
+        if self._pump is None:
+            deadline = Deadline.after(anyio.current_time(), self._timeout)
+            self._pump = _Pump(self._jobs, deadline)
+        if not self._ready:
+            if not self._pump.is_open:
+                raise StopAsyncIteration
+            self._ready.extend(await self._pump.next_finished())
+        return self._ready.popleft()
 
 
 class _Pump:

@@ -34,9 +34,12 @@ _BATCH: Final = 2**20
 
 
 async def check_destination(
-    destination: str | os.PathLike[str], *, overwrite: bool, request_id: str
+    destination: str | os.PathLike[str], *, overwrite: bool, request_id: str | None
 ) -> None:
-    """Raise `DestinationError` if a video cannot be put there. Leaves nothing behind."""
+    """Raise `DestinationError` if a video cannot be put there. Leaves nothing behind.
+
+    `request_id` is None before there is a job.
+    """
     await to_thread.run_sync(
         partial(_partfile.check, destination, overwrite=overwrite, request_id=request_id)
     )

@@ -304,13 +304,14 @@ class DownloadError(GrokVideoError):
     """The job is done and paid; its file is not here yet. Downloading again costs nothing.
 
     `url` is redacted, `bytes_kept` the length of the part file kept at `part` for the next try.
+    `request_id` is None where a destination was refused before there was a job.
     """
 
     def __init__(
         self,
         message: str,
         *,
-        request_id: str,
+        request_id: str | None,
         url: str = "",
         bytes_kept: int = 0,
         part: Path | None = None,
@@ -319,7 +320,7 @@ class DownloadError(GrokVideoError):
         self.url = url
         self.bytes_kept = bytes_kept
         self.part = part
-        self.resume = resume_hint(request_id)
+        self.resume = resume_hint(request_id) if request_id is not None else ""
 
 
 class LinkExpired(DownloadError):

@@ -6,7 +6,7 @@ own, so that any number of handles, waiters and processes may share one job.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import anyio
 
@@ -97,23 +97,13 @@ class AsyncJob:
         """
         return await self._poller.refresh()
 
-    async def updates(self, timeout: float | None = DEFAULT_TIMEOUT) -> AsyncIterator[Snapshot]:
-        """Yield each snapshot that differs from the one before, the last one included.
+    def updates(self, timeout: float | None = DEFAULT_TIMEOUT) -> AsyncIterator[Snapshot]:
+        """Give each snapshot that differs from the one before, the last one included.
 
         Ends when the job does, however it ends; a failed job is a snapshot here, not an error.
         `timeout` is seconds for the whole wait, None for no end. Raises as `result` otherwise.
         """
-        deadline = Deadline.after(anyio.current_time(), timeout)
-        shown: Snapshot | None = None
-        while True:
-            seen = self.snapshot
-            if seen is not None and seen != shown:
-                shown = seen
-                yield seen
-            if not self.is_finished:
-                await self._poller.step(deadline)
-            elif self.snapshot == shown:
-                return
+        return _Updates(self._poller, timeout)
 
     # --- the file --------------------------------------------------------------------------------
 
@@ -174,6 +164,30 @@ class AsyncJob:
                 yield chunk
         finally:
             await chunks.aclose()
+
+
+class _Updates:
+    """The snapshots of a job as they change; holds nothing that would have to be closed."""
+
+    def __init__(self, poller: Poller, timeout: float | None) -> None:
+        self._poller = poller
+        self._timeout = timeout
+        self._deadline: Deadline | None = None
+        self._shown: Snapshot | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Snapshot:
+        if self._deadline is None:
+            self._deadline = Deadline.after(anyio.current_time(), self._timeout)
+        poller = self._poller
+        while poller.snapshot is None or poller.snapshot == self._shown:
+            if poller.is_finished:
+                raise StopAsyncIteration
+            await poller.step(self._deadline)
+        self._shown = poller.snapshot
+        return self._shown
 
 
 def require_request_id(request_id: str) -> str:

@@ -129,7 +129,7 @@ class _Place:
         return None
 
 
-def check(destination: str | os.PathLike[str], *, overwrite: bool, request_id: str) -> None:
+def check(destination: str | os.PathLike[str], *, overwrite: bool, request_id: str | None) -> None:
     """Raise `DestinationError` if a video cannot be put there. Leaves nothing behind."""
     place = _Place(destination)
     problem = place.check(overwrite=overwrite)
@@ -389,10 +389,12 @@ class PartFile:
         return _refusal(self._place, problem, self._request_id)
 
 
-def _refusal(place: _Place, problem: str, request_id: str) -> DestinationError:
+def _refusal(place: _Place, problem: str, request_id: str | None) -> DestinationError:
     return DestinationError(
         f"the video of job {request_id} cannot be saved as {place.shown}: {problem}. "
-        f"{resume_hint(request_id)}",
+        f"{resume_hint(request_id)}"
+        if request_id is not None
+        else f"a video cannot be saved as {place.shown}: {problem}. Nothing was sent.",
         request_id=request_id,
     )
 
