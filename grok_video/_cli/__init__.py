@@ -1,0 +1,41 @@
+"""The command line, from the outside: `main`, which both `grok-video` and `python -m` call.
+
+Only the standard library is imported here, so that a missing extra is one sentence and `--help`
+costs what typer costs. The modules of this package: `_app` (words and options), `_connect` (where
+requests go), `_jobs` and `_doctor` (what is done), `_endings` (exit codes and last words),
+`_interrupts` (signals), `_console` and `_bar` (what is shown, and where).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; `arguments` default to the process's own.
+
+    0 done, 1 failed, 2 usage, 3 the outcome of a create is unknown, 4 timed out with the job still
+    running, 130 interrupted (143 for SIGTERM).
+    """
+    try:
+        try:
+            from grok_video._cli._app import run
+        except ModuleNotFoundError as error:
+            if error.name != "typer":
+                raise
+            sys.stderr.write(
+                "grok-video: the command line needs typer, which is not installed: "
+                'pip install "grok-video[cli]"\n'
+            )
+            return 2
+        return run(arguments)
+    except KeyboardInterrupt:
+        # Before a command installs its own handlers nothing can have been sent.
+        sys.stderr.write("grok-video: interrupted; nothing was sent\n")
+        return 130

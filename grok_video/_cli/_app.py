@@ -1,0 +1,305 @@
+"""The words of the command line: commands, options and their help; usage errors in one line.
+
+Everything a command does is imported when it runs, so that `--help` costs typer and nothing else.
+"""
+
+# No `from __future__ import annotations`: typer evaluates the options' types when it starts, and
+# strings would cost it a look-up for each.
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from grok_video import __version__
+
+_EPILOG = (
+    "Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 usage, "
+    "3 the create may have been accepted and billed, 4 timed out and still running, "
+    "130 interrupted. Key: COMETAPI_KEY or --api-key-file. Base URL: --base-url or "
+    "GROK_VIDEO_BASE_URL."
+)
+
+app = typer.Typer(
+    name="grok-video",
+    help="Pictures to video with Grok through CometAPI.",
+    epilog=_EPILOG,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# --- options that several commands share ---------------------------------------------------------
+
+Prompt = Annotated[str, typer.Argument(help="What should happen in the video.", show_default=False)]
+RequestId = Annotated[str, typer.Argument(metavar="ID", help="The job's request_id.")]
+ImageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--image",
+        "-i",
+        metavar="PATH|URL|DATA-URI|-",
+        help="The picture: JPEG, PNG or WebP. A URL must be public; - reads stdin.",
+    ),
+]
+Duration = Annotated[
+    str | None, typer.Option(metavar="SECONDS", help="1 to 15; the server's default is 8.")
+]
+Resolution = Annotated[str | None, typer.Option(metavar="480p|720p|1080p")]
+AspectRatio = Annotated[
+    str | None,
+    typer.Option(
+        metavar="W:H",
+        help="1:1, 16:9, 9:16, 4:3, 3:4, 3:2 or 2:3; left out, the picture's own ratio.",
+    ),
+]
+Model = Annotated[str | None, typer.Option(help="The default is grok-imagine-video-1.5.")]
+User = Annotated[str | None, typer.Option(help="An opaque id of your end user.")]
+UploadUrl = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="A signed URL to which the provider puts the MP4."),
+]
+Size = Annotated[str | None, typer.Option(hidden=True)]
+Out = Annotated[
+    str | None,
+    typer.Option("--out", "-o", metavar="FILE", help="Save the video here; else print its link."),
+]
+RequiredOut = Annotated[
+    str,
+    typer.Option("--out", "-o", metavar="FILE", help="Save the video here.", show_default=False),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")]
+Timeout = Annotated[
+    float, typer.Option(metavar="SECONDS", help="For everything; the job goes on after it.")
+]
+PollInterval = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help="Poll this often; left out, polling learns."),
+]
+BaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL", help="Of the API; the default is https://api.cometapi.com/grok/v1."
+    ),
+]
+ApiKeyFile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Read the key from this file instead of COMETAPI_KEY. There is no option for the key "
+        "itself: everybody on this machine could read it in the process list.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Results and errors as JSON lines on stdout.")]
+EmulatorFlag = Annotated[
+    bool,
+    typer.Option(
+        "--emulator",
+        help="Emulate the API inside this command: no key, no network, no cost.",
+    ),
+]
+# Accepted in order to be refused with a reason.
+NoEmulator = Annotated[bool, typer.Option("--emulator", hidden=True)]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"grok-video {__version__}")  # noqa: T201 - the result of the option
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Pictures to video with Grok through CometAPI."""
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+
+@app.command()
+def generate(
+    prompt: Prompt,
+    image: ImageOption = None,
+    duration: Duration = None,
+    resolution: Resolution = None,
+    aspect_ratio: AspectRatio = None,
+    model: Model = None,
+    user: User = None,
+    upload_url: UploadUrl = None,
+    size: Size = None,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    timeout: Timeout = 600.0,
+    poll_interval: PollInterval = None,
+    emulator: EmulatorFlag = False,
+    base_url: BaseUrl = None,
+    api_key_file: ApiKeyFile = None,
+    json: Json = False,
+) -> int:
+    """Make a video: submit, wait, download. Prints its path, or its link without -o."""
+    from grok_video._cli import _connect, _jobs
+
+    return _jobs.generate(
+        {
+            "prompt": prompt,
+            "image": image,
+            "duration": duration,
+            "resolution": resolution,
+            "aspect_ratio": aspect_ratio,
+            "model": model,
+            "user": user,
+            "upload_url": upload_url,
+            "size": size,
+        },
+        _connect.Connection(base_url, api_key_file, poll_interval, emulator),
+        out=out,
+        overwrite=overwrite,
+        timeout=timeout,
+        json_lines=json,
+    )
+
+
+@app.command()
+def submit(
+    prompt: Prompt,
+    image: ImageOption = None,
+    duration: Duration = None,
+    resolution: Resolution = None,
+    aspect_ratio: AspectRatio = None,
+    model: Model = None,
+    user: User = None,
+    upload_url: UploadUrl = None,
+    size: Size = None,
+    emulator: NoEmulator = False,
+    base_url: BaseUrl = None,
+    api_key_file: ApiKeyFile = None,
+    json: Json = False,
+) -> int:
+    """Start a job and print its request_id."""
+    from grok_video._cli import _connect, _jobs
+
+    return _jobs.submit(
+        {
+            "prompt": prompt,
+            "image": image,
+            "duration": duration,
+            "resolution": resolution,
+            "aspect_ratio": aspect_ratio,
+            "model": model,
+            "user": user,
+            "upload_url": upload_url,
+            "size": size,
+        },
+        _connect.Connection(base_url, api_key_file, emulator=emulator),
+        json_lines=json,
+    )
+
+
+@app.command()
+def status(
+    request_id: RequestId,
+    emulator: NoEmulator = False,
+    base_url: BaseUrl = None,
+    api_key_file: ApiKeyFile = None,
+    json: Json = False,
+) -> int:
+    """Ask once how a job is. Exits 0 whenever the API told, also of a failed job."""
+    from grok_video._cli import _connect, _jobs
+
+    connection = _connect.Connection(base_url, api_key_file, emulator=emulator)
+    return _jobs.status(request_id, connection, json_lines=json)
+
+
+@app.command()
+def wait(
+    request_id: RequestId,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    timeout: Timeout = 600.0,
+    poll_interval: PollInterval = None,
+    emulator: NoEmulator = False,
+    base_url: BaseUrl = None,
+    api_key_file: ApiKeyFile = None,
+    json: Json = False,
+) -> int:
+    """Wait for a job, from any process and on any day. Prints the link, or the path with -o."""
+    from grok_video._cli import _connect, _jobs
+
+    return _jobs.wait(
+        request_id,
+        _connect.Connection(base_url, api_key_file, poll_interval, emulator),
+        command="wait",
+        out=out,
+        overwrite=overwrite,
+        timeout=timeout,
+        json_lines=json,
+    )
+
+
+@app.command()
+def download(
+    request_id: RequestId,
+    out: RequiredOut,
+    overwrite: Overwrite = False,
+    timeout: Timeout = 600.0,
+    poll_interval: PollInterval = None,
+    emulator: NoEmulator = False,
+    base_url: BaseUrl = None,
+    api_key_file: ApiKeyFile = None,
+    json: Json = False,
+) -> int:
+    """Save a job's video, continuing where an earlier try broke off. Waits if it is not done."""
+    from grok_video._cli import _connect, _jobs
+
+    return _jobs.wait(
+        request_id,
+        _connect.Connection(base_url, api_key_file, poll_interval, emulator),
+        command="download",
+        out=out,
+        overwrite=overwrite,
+        timeout=timeout,
+        json_lines=json,
+    )
+
+
+# --- running one ---------------------------------------------------------------------------------
+
+
+def run(arguments: Sequence[str] | None) -> int:
+    """Run one command line and return its exit code."""
+    command = typer.main.get_command(app)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        code = command.main(arguments, prog_name="grok-video", standalone_mode=False)
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        # typer brings a click of its own in some versions and uses an installed one in others; the
+        # usage errors of both have this method, and nothing else has.
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        _tell_usage(" ".join(message().split()), as_json="--json" in arguments)
+        return 2
+    return code if isinstance(code, int) else 0
+
+
+def _tell_usage(message: str, *, as_json: bool) -> None:
+    from grok_video._cli._console import Console
+
+    Console(json_lines=as_json).error(
+        {
+            "error": "UsageError",
+            "message": f"{message.rstrip('.')}. See: grok-video --help",
+            "request_id": None,
+            "resume": None,
+            "exit_code": 2,
+        }
+    )

@@ -1,0 +1,132 @@
+"""Where a command's requests go: key, base URL, polling, or the emulator inside this process.
+
+The key comes from the environment or from a file and never from the command line, where every
+user of the machine could read it in the process list.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from attrs import frozen
+
+from grok_video._client import AsyncClient
+from grok_video._errors import ConfigurationError, InvalidRequest
+from grok_video._polling import Polling
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Seconds between two polls of the embedded emulator, whose jobs take one to ten: the default
+#: policy is made for jobs of a minute, and a request on loopback costs nothing.
+_EMULATOR_POLLS: Final = 0.25
+
+
+@frozen
+class Connection:
+    """The options that say where requests go, the same for every command."""
+
+    base_url: str | None = None
+    api_key_file: str | None = None
+    #: Seconds between polls; None for the policy that learns.
+    poll_interval: float | None = None
+    #: The API is emulated inside this process, for this one command.
+    emulator: bool = False
+
+    def key(self) -> str | None:
+        """Return the key in the file that was named; None leaves it to the environment."""
+        if self.api_key_file is None:
+            return None
+        try:
+            return Path(self.api_key_file).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            message = f"--api-key-file {self.api_key_file}: {error.strerror}. Nothing was sent."
+        except UnicodeDecodeError:
+            message = f"--api-key-file {self.api_key_file} is not a text file. Nothing was sent."
+        raise ConfigurationError(message)
+
+    def resume_options(self) -> list[str]:
+        """Return what another command needs in order to reach the same job."""
+        options: list[str] = []
+        if self.base_url is not None:
+            options += ["--base-url", self.base_url]
+        if self.api_key_file is not None:
+            options += ["--api-key-file", self.api_key_file]
+        return options
+
+    def client(self, *, timeout: float = 60.0) -> AsyncClient:
+        """Return a client; it is the caller's to close."""
+        interval = self.poll_interval
+        if interval is None:
+            polling = Polling()
+        elif 0 < interval < 86_400:
+            polling = Polling.fixed(interval)
+        else:
+            message = (
+                f"--poll-interval must be a number of seconds above 0, a day at most; got "
+                f"{interval:g}. Nothing was sent."
+            )
+            raise InvalidRequest(message, field="poll_interval", value=f"{interval:g}")
+        return AsyncClient(self.key(), base_url=self.base_url, timeout=timeout, polling=polling)
+
+
+@contextlib.contextmanager
+def reach(connection: Connection) -> Iterator[EmulatedConnection | Connection]:
+    """Give a connection that answers: the one given, or one to an emulator started for it."""
+    if not connection.emulator:
+        yield connection
+        return
+    for option, value in (
+        ("--base-url", connection.base_url),
+        ("--api-key-file", connection.api_key_file),
+    ):
+        if value is not None:
+            message = f"{option} and --emulator exclude each other: the emulator brings its own."
+            raise ConfigurationError(message)
+    from grok_video.emulator import Emulator
+    from grok_video.emulator._command import DEMO_TIME_SCALE
+
+    emulator = Emulator(time_scale=DEMO_TIME_SCALE)
+    try:
+        emulator.start()
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(str(error)) from None
+    try:
+        with _no_proxy():
+            yield EmulatedConnection(
+                base_url=emulator.base_url,
+                poll_interval=connection.poll_interval or _EMULATOR_POLLS,
+                emulator=True,
+                emulated_key=emulator.api_key,
+            )
+    finally:
+        emulator.stop()
+
+
+@frozen
+class EmulatedConnection(Connection):
+    """A connection to the emulator inside this process, with the key that it made up."""
+
+    emulated_key: str = ""
+
+    def key(self) -> str | None:
+        """Return the emulator's key."""
+        return self.emulated_key
+
+
+@contextlib.contextmanager
+def _no_proxy() -> Iterator[None]:
+    """Keep requests to loopback from a proxy that HTTP_PROXY names."""
+    name = "no_proxy"  # of the two spellings, the one that wins
+    before = os.environ.get(name)
+    os.environ[name] = "*"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before

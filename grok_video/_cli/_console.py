@@ -1,0 +1,110 @@
+"""What one command says, and where: results on stdout, everything else on stderr.
+
+Texts of other people (a provider's reason, a URL) pass through `one_line`, so that they can start
+neither a second line nor a terminal's escape sequence. No exit codes and no clients here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from grok_video._cli._bar import Bar
+    from grok_video._models import Snapshot
+
+#: What a line on stderr begins with, as the tools of a shell pipeline do it.
+PREFIX = "grok-video: "
+
+
+class Console:
+    """The two streams of one command, in words for people or in JSON lines."""
+
+    def __init__(self, *, json_lines: bool) -> None:
+        self.json_lines = json_lines
+        self._bar: Bar | None = None
+
+    def result(self, facts: Mapping[str, Any], line: str) -> None:
+        """Put the result on stdout: `facts` as one JSON object, or the bare `line`."""
+        _write(sys.stdout, json.dumps(facts) if self.json_lines else one_line(line))
+
+    def status(self, text: str) -> None:
+        """Put one short line on stderr, above the bar where there is one."""
+        line = PREFIX + one_line(text)
+        if self._bar is not None:
+            self._bar.say(line)
+        else:
+            # Whoever closed stderr wants no words; above all, they must not stop a create.
+            with contextlib.suppress(OSError):
+                _write(sys.stderr, line)
+
+    def error(self, facts: Mapping[str, Any]) -> None:
+        """Tell an error once: as an object on stdout with --json, as one line on stderr without."""
+        if self.json_lines:
+            _write(sys.stdout, json.dumps(facts))
+        else:
+            _write(sys.stderr, self.error_line(facts))
+
+    def error_line(self, facts: Mapping[str, Any]) -> str:
+        """Return the one line that an error is for people."""
+        resume = f" Resume with: {facts['resume']}" if facts.get("resume") else ""
+        return PREFIX + one_line(str(facts["message"])) + resume
+
+    def error_at_once(self, facts: Mapping[str, Any]) -> None:
+        """Tell an error from inside a signal handler: past all buffers, and the cursor is back."""
+        if self._bar is not None:
+            os.write(2, b"\r\x1b[K\x1b[?25h")
+        text = json.dumps(facts) if self.json_lines else self.error_line(facts)
+        os.write(1 if self.json_lines else 2, text.encode("utf-8", "backslashreplace") + b"\n")
+
+    # --- progress --------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def progress(self, text: str) -> Iterator[None]:
+        """Show a bar for as long as this lasts, if stderr is a terminal that can show one."""
+        self._bar = _bar(text)
+        try:
+            yield
+        finally:
+            bar, self._bar = self._bar, None
+            if bar is not None:
+                bar.stop()
+
+    def phase(self, text: str) -> None:
+        """Name what is going on now."""
+        if self._bar is not None:
+            self._bar.phase(text)
+
+    def snapshot(self, snapshot: Snapshot) -> None:
+        """Show what a poll said."""
+        if self._bar is not None:
+            self._bar.phase(snapshot.status.value, snapshot.progress)
+
+
+def _write(stream: TextIO, line: str) -> None:
+    stream.write(f"{line}\n")
+    stream.flush()
+
+
+def _bar(text: str) -> Bar | None:
+    # A terminal that cannot move its cursor would show each step of the bar as a line.
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        return None
+    try:
+        from grok_video._cli._bar import Bar
+    except ModuleNotFoundError:
+        return None  # rich is a comfort: without it the job still gets done
+    return Bar(text)
+
+
+def one_line(text: str) -> str:
+    """Return the text on one line, without characters that a terminal would obey."""
+    flat = " ".join(text.split())
+    if flat.isprintable():
+        return flat
+    return "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in flat)

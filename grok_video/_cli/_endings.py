@@ -1,0 +1,161 @@
+"""How a command ends: its exit code, the one line an error becomes, the command that resumes.
+
+Every way out leads through `finish`. Once a create may have been sent, whatever is said here says
+what is known of the job, because its id may be all that is left of the money.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from grok_video._cli._console import Console, one_line
+from grok_video._errors import (
+    ConfigurationError,
+    CreateOutcomeUnknown,
+    DestinationError,
+    GrokVideoError,
+    InvalidRequest,
+    JobExpired,
+    JobFailed,
+    JobTimeout,
+    resume_hint,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+DONE: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+OUTCOME_UNKNOWN: Final = 3
+STILL_RUNNING: Final = 4
+
+
+class Interrupted(Exception):
+    """A signal ended the command, after everything that had to be finished was."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """128 and the signal's number, as shells count: 130 for Ctrl-C."""
+        return 128 + self.number
+
+
+class Errand:
+    """What one command has done so far, as far as money depends on it."""
+
+    def __init__(
+        self,
+        console: Console,
+        *,
+        request_id: str | None = None,
+        resume_options: Sequence[str] = (),
+        resumable: bool = True,
+    ) -> None:
+        self.console = console
+        #: The id of the job, as soon as it is known.
+        self.request_id = request_id
+        #: True from the moment a create may be sent until its answer is known.
+        self.creating = False
+        self._resume_options = tuple(resume_options)
+        self._resumable = resumable
+
+    @property
+    def resume(self) -> str | None:
+        """The command that takes up the job again, with the options this one was given."""
+        if self.request_id is None or not self._resumable:
+            return None
+        return shlex.join(["grok-video", "wait", self.request_id, *self._resume_options])
+
+    def facts(self, error: BaseException) -> dict[str, Any]:
+        """Return the error object of --json: the same keys for every error."""
+        request_id = getattr(error, "request_id", None) or self.request_id
+        message = self._message(error)
+        if request_id is not None:
+            self.request_id = request_id
+            message = message.replace(resume_hint(request_id), "").strip()
+            if request_id not in message:
+                message = f"job {request_id}: {message}"
+        # What ended without a video has nothing to resume.
+        final = isinstance(error, JobFailed | JobExpired)
+        return {
+            "error": type(error).__name__,
+            "message": one_line(message),
+            "request_id": request_id,
+            "resume": None if final else self.resume,
+            "exit_code": exit_code(error),
+        }
+
+    def _message(self, error: BaseException) -> str:
+        if isinstance(error, GrokVideoError):
+            return error.message
+        if isinstance(error, Interrupted | KeyboardInterrupt):
+            return self._interrupted()
+        if isinstance(error, OSError):
+            place = f": {error.filename}" if error.filename else ""
+            return f"{error.strerror or error}{place}"
+        return (
+            f"unexpected {type(error).__name__}: {error} (a bug in grok_video; run "
+            "`python -X dev -m grok_video ...` for its traceback)"
+        )
+
+    def _interrupted(self) -> str:
+        if self.request_id is not None:
+            if not self._resumable:
+                return f"interrupted; the emulator's job {self.request_id} ended with this command."
+            return f"interrupted; job {self.request_id} goes on and may be billed."
+        if self.creating:
+            return (
+                "interrupted before a request_id came; if the create reached the server, it may "
+                "have been accepted and billed. Nothing was sent again. Look at the account's "
+                "usage before sending the same request again."
+            )
+        return "interrupted; nothing was sent"
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the exit code of an error."""
+    match error:
+        case Interrupted():
+            return error.exit_code
+        case KeyboardInterrupt():
+            return 130
+        case InvalidRequest() | ConfigurationError():
+            return USAGE
+        case DestinationError(request_id=None):
+            return USAGE  # refused before anything was sent or fetched
+        case CreateOutcomeUnknown():
+            return OUTCOME_UNKNOWN
+        case JobTimeout():
+            return STILL_RUNNING
+        case _:
+            return FAILED
+
+
+def finish(errand: Errand, work: Callable[[], int]) -> int:
+    """Return the exit code of `work`, after telling what went wrong; no traceback gets out."""
+    try:
+        return work()
+    except (Exception, KeyboardInterrupt) as error:
+        if sys.flags.dev_mode and not isinstance(error, GrokVideoError | Interrupted):
+            raise
+        with contextlib.suppress(BrokenPipeError):
+            if isinstance(error, BrokenPipeError):
+                _forget_stdout()
+                errand.console.json_lines = False
+            errand.console.error(errand.facts(error))
+        return exit_code(error)
+
+
+def _forget_stdout() -> None:
+    # The reader is gone; Python's own flush at exit would complain about it a second time.
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

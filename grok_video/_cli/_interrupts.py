@@ -1,0 +1,74 @@
+"""Ctrl-C and SIGTERM: the first one lets a create in flight answer, the second leaves at once.
+
+A cancelled create waits for its answer, bounded, because its id may already be paid for; whoever
+does not want to wait presses again. Either way the last words name the job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import anyio
+import anyio.lowlevel
+
+from grok_video._cli._endings import Interrupted
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+    from types import FrameType
+
+    from grok_video._cli._endings import Errand
+
+T = TypeVar("T")
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+def run(errand: Errand, work: Callable[[], Awaitable[T]]) -> T:
+    """Return what the coroutine function returns. Raises `Interrupted` if a signal ended it."""
+    return anyio.run(_guarded, errand, work)
+
+
+async def _guarded(errand: Errand, work: Callable[[], Awaitable[T]]) -> T:
+    received: list[int] = []
+    with anyio.CancelScope() as scope, _handlers(errand, scope, received):
+        return await work()
+    raise Interrupted(received[0])
+
+
+@contextlib.contextmanager
+def _handlers(errand: Errand, scope: anyio.CancelScope, received: list[int]) -> Iterator[None]:
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+
+    def cancel() -> None:
+        scope.cancel()
+        if errand.creating:
+            errand.console.status(
+                "interrupted; waiting for the answer of the create (5 s at most), so that its id "
+                "is not lost. Once more leaves at once."
+            )
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if received:
+            error = Interrupted(number)
+            errand.console.error_at_once(errand.facts(error))
+            # Not sys.exit: that would wait for threads and for the event loop's own farewell.
+            os._exit(error.exit_code)
+        received.append(number)
+        loop.call_soon_threadsafe(cancel)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals arrive in the main thread only, and whoever owns it handles them
+        return
+    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
