@@ -1,9 +1,10 @@
 """The transport for asyncio, over aiohttp.
 
 Three kinds of sessions, made when first used and one set for each event loop: creates (connections
-that are fresh or were used less than two seconds ago), the API (pooled; the only other one that
-holds the key) and files (no key, no total timeout). The key is a default header of the first two,
-so it stands in no local variable and can reach no host but the API's.
+that are fresh or were used less than two seconds ago), the API (pooled) and files (no total
+timeout). The key is given with each request to the API and stands in no local variable; it is no
+default header of a session, because aiohttp sends those to a proxy as well, the key as
+Proxy-Authorization.
 """
 
 from __future__ import annotations
@@ -71,10 +72,7 @@ class AiohttpTransport(Transport):
                 async with sessions.creates.post(
                     URL(url, encoded=True),
                     data=body.chunks(),
-                    headers={
-                        "Content-Type": "application/json",
-                        "Content-Length": str(body.length),
-                    },
+                    headers=sessions.create_headers(body),
                     allow_redirects=False,
                     proxy=sessions.api_proxy,
                     trace_request_ctx=sent,
@@ -93,7 +91,10 @@ class AiohttpTransport(Transport):
         async with sessions.poll_slots:
             try:
                 async with sessions.api.get(
-                    URL(url, encoded=True), allow_redirects=False, proxy=sessions.api_proxy
+                    URL(url, encoded=True),
+                    headers=sessions.api_headers,
+                    allow_redirects=False,
+                    proxy=sessions.api_proxy,
                 ) as response:
                     return await _read(response)
             except GrokVideoError:
@@ -152,16 +153,26 @@ class _Sessions:
         self.poll_slots = asyncio.Semaphore(config.connections)
         self._proxies = Proxies.of(config)
         self.api_proxy = self._proxies.choose(self._origin)
+        self.api_headers = CIMultiDict({"User-Agent": USER_AGENT})
+        self.api_headers.update(config.headers)
+        self.api_headers["Accept-Encoding"] = "identity"
+        self.api_headers["Authorization"] = f"Bearer {config.api_key.reveal()}"
 
     @property
     def creates(self) -> aiohttp.ClientSession:
         return self._made.get("creates") or self._make(
-            "creates", keepalive=CREATE_KEEPALIVE, keyed=True, traced=True
+            "creates", keepalive=CREATE_KEEPALIVE, traced=True
         )
 
     @property
     def api(self) -> aiohttp.ClientSession:
-        return self._made.get("api") or self._make("api", keyed=True)
+        return self._made.get("api") or self._make("api")
+
+    def create_headers(self, body: Body) -> CIMultiDict[str]:
+        headers = self.api_headers.copy()
+        headers["Content-Type"] = "application/json"
+        headers["Content-Length"] = str(body.length)
+        return headers
 
     async def open_file(
         self, url: str, headers: Mapping[str, str], *, public_only: bool
@@ -179,12 +190,17 @@ class _Sessions:
         session = self._for_file(origin, guarded=public_only and proxy is None)
         return await session.get(
             URL(url, encoded=True),
-            headers=headers,
+            headers=self._file_headers(origin, headers),
             allow_redirects=False,
             proxy=proxy,
             read_bufsize=_READ_BUFFER,
             timeout=_file_timeout(self._config.timeout),
         )
+
+    def _file_headers(self, origin: Origin, extra: Mapping[str, str]) -> CIMultiDict[str]:
+        headers = self.api_headers.copy() if origin == self._origin else CIMultiDict[str]()
+        headers.update(extra)
+        return headers
 
     def _for_file(self, origin: Origin, *, guarded: bool) -> aiohttp.ClientSession:
         if origin == self._origin:
@@ -197,7 +213,6 @@ class _Sessions:
         name: str,
         *,
         keepalive: float = KEEPALIVE,
-        keyed: bool = False,
         traced: bool = False,
         public_only: bool = False,
     ) -> aiohttp.ClientSession:
@@ -210,7 +225,7 @@ class _Sessions:
         )
         session = aiohttp.ClientSession(
             connector=connector,
-            headers=_headers(config, keyed=keyed),
+            headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
             timeout=aiohttp.ClientTimeout(
                 total=config.timeout, sock_connect=min(CONNECT_TIMEOUT, config.timeout)
             ),
@@ -284,16 +299,6 @@ def _file_timeout(silence: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(
         total=None, sock_connect=min(CONNECT_TIMEOUT, silence), sock_read=silence
     )
-
-
-def _headers(config: TransportConfig, *, keyed: bool) -> CIMultiDict[str]:
-    """Return the headers of a session: the caller's own and the key for the API, ours for all."""
-    headers = CIMultiDict({"User-Agent": USER_AGENT})
-    if keyed:
-        headers.update(config.headers)
-        headers["Authorization"] = f"Bearer {config.api_key.reveal()}"
-    headers["Accept-Encoding"] = "identity"
-    return headers
 
 
 async def _read(response: aiohttp.ClientResponse) -> Answer:

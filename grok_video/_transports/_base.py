@@ -11,6 +11,7 @@ from __future__ import annotations
 import abc
 import enum
 import ipaddress
+import os
 import socket
 import ssl
 import urllib.request
@@ -354,8 +355,11 @@ def reason_of(error: BaseException, outer: BaseException | None = None) -> str:
     for link in chain:
         if isinstance(link, ssl.SSLCertVerificationError) and link.verify_message:
             return link.verify_message
-        if isinstance(link, OSError) and link.strerror:
+        if isinstance(link, ssl.SSLError | socket.gaierror) and link.strerror:
             return link.strerror
+        if isinstance(link, OSError) and link.errno:
+            # Not `strerror`: asyncio and trio put sentences of their own there.
+            return os.strerror(link.errno)
     return type(chain[0]).__name__
 
 
