@@ -19,6 +19,7 @@ import os
 import stat
 import threading
 import weakref
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, TypeVarTuple, Unpack
 from urllib.parse import unquote_to_bytes
 
@@ -47,16 +48,25 @@ _log = logging.getLogger("grok_video")
 #: Bytes of picture from which a create is logged as large: the provider's gRPC client stops at
 #: 20 MiB a message, and no page states a limit for this route (contract.md, section 5).
 LARGE_PICTURE: Final = 20 * 2**20
-#: Bytes of picture that are read and encoded in one visit to a worker thread, at most.
-LARGEST_PIECE: Final = 768 * 2**10
-#: The same, at least.
-SMALLEST_PIECE: Final = 48 * 2**10
-#: Bytes of encoded pieces that all uploads of an event loop hold together.
-PIECES_MEMORY: Final = 8 * 2**20
+#: Bytes of picture that are read and encoded in one visit to a worker thread; a multiple of 3. One
+#: visit costs 0.1 ms of CPU. Fifty pictures of 10 MiB at once took 7.1 ms of CPU each and 12 MiB
+#: together in pieces of 768 KiB, 8.4 ms and 3 MiB in pieces of 384 KiB, 12 ms and 24 MiB in pieces
+#: of 1536 KiB (`benchmarks/upload.py`).
+LARGE_PIECE: Final = 384 * 2**10
+#: Large pieces that all uploads of an event loop hold together: with 8, a server that stops reading
+#: leaves 8 MiB in them (each is there twice, the second time in the socket's buffer).
+LARGE_PIECES: Final = 8
+#: Seconds to wait for one of them before going on with a small piece: some visits to a thread.
+PATIENCE: Final = 0.02
+#: Bytes of a piece that needs no turn: over aiohttp's 64 KiB when encoded, so that it waits for
+#: the socket after each.
+SMALL_PIECE: Final = 60 * 2**10
 #: Bytes that are handled without a worker thread: 64 KiB take the slower encoder 0.2 ms.
 SMALL: Final = 64 * 2**10
-#: Worker threads for pictures, in each event loop.
-THREADS: Final = 4
+#: Worker threads that read and encode pieces, in each event loop: two, so that one reads while the
+#: other encodes. With 8 the longest stall of the loop was 10 to 15 ms, with 2 it is 2 to 5 (the
+#: standard library's encoder holds the GIL).
+THREADS: Final = 2
 #: Bytes of a file that cannot seek, which has to be held in memory to be measured.
 LARGEST_UNSEEKABLE: Final = 128 * 2**20
 
@@ -89,7 +99,7 @@ async def create_body(request: VideoRequest) -> AsyncGenerator[CreateBody, None]
             raise body.failure from None
         raise
     finally:
-        body.close()
+        body.sent()
 
 
 class CreateBody:
@@ -99,34 +109,46 @@ class CreateBody:
     such a break as a broken connection; where this is set, the server has not had a whole request.
     """
 
-    __slots__ = ("_after", "_before", "_picture", "_uploads", "failure", "length")
+    __slots__ = ("_after", "_before", "_held", "_picture", "failure", "length")
 
     def __init__(self, before: bytes, picture: Picture | None = None, after: bytes = b"") -> None:
         self._before = before
         self._picture = picture
-        self._after = after if picture is not None else b""
-        self._uploads: Uploads | None = None
+        self._after = after
+        self._held: Uploads | None = None
         self.failure: InvalidRequest | None = None
         encoded = 0 if picture is None else encoded_size(picture.size)
-        self.length = len(before) + encoded + len(self._after)
+        self.length = len(before) + encoded + len(after)
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Return an iterator over the body from its beginning; each call starts over."""
         self.failure = None
+        self.sent()
         return _Chunks(self, self._before, self._picture, self._after)
 
-    def start(self) -> Uploads:
-        """Count this body among those being sent, once, and return what they share."""
-        if self._uploads is None:
-            self._uploads = Uploads.of_this_loop()
-            self._uploads.active += 1
-        return self._uploads
+    async def piece(self, picture: Picture, offset: int) -> tuple[bytes, bytes, int]:
+        """Return the next encoded piece in two parts, and where the piece after it begins."""
+        uploads = Uploads.of_this_loop()
+        left = picture.size - offset
+        size = min(left, SMALL_PIECE)
+        if size < left and await uploads.large_piece():
+            self._held = uploads
+            size = min(left, LARGE_PIECE)
+        try:
+            if picture.needs_thread:
+                parts = await uploads.in_thread(_two_parts, picture, offset, size)
+            else:
+                parts = _two_parts(picture, offset, size)
+        except InvalidRequest as error:
+            self.failure = error
+            raise
+        return *parts, offset + size
 
-    def close(self) -> None:
-        """Stop counting this body among those being sent; it can be sent again."""
-        if self._uploads is not None:
-            self._uploads.active -= 1
-            self._uploads = None
+    def sent(self) -> None:
+        """Give up what the last piece held: the transport has taken it, or never will."""
+        if self._held is not None:
+            self._held.release()
+            self._held = None
 
     def __repr__(self) -> str:
         return f"<body of {self.length} bytes>"
@@ -139,13 +161,14 @@ class _Chunks:
     nothing that an event loop would have to finalize.
     """
 
-    __slots__ = ("_after", "_before", "_body", "_offset", "_picture")
+    __slots__ = ("_after", "_body", "_next", "_offset", "_picture")
 
     def __init__(
         self, body: CreateBody, before: bytes, picture: Picture | None, after: bytes
     ) -> None:
         self._body = body
-        self._before = before
+        # By itself, before the first visit to a thread: transports send it with the headers.
+        self._next = before
         self._picture = picture
         self._after = after
         self._offset = 0
@@ -154,40 +177,30 @@ class _Chunks:
         return self
 
     async def __anext__(self) -> bytes:
-        if self._before:
-            # By itself, before the first visit to a thread: transports send it with the headers.
-            before, self._before = self._before, b""
-            return before
+        self._body.sent()
+        part, self._next = self._next, b""
         picture = self._picture
-        if picture is not None and self._offset < picture.size:
-            uploads = self._body.start()
-            offset = self._offset
-            size = min(uploads.piece_size(), picture.size - offset)
-            self._offset += size
-            try:
-                if not picture.needs_thread:
-                    return picture.encoded(offset, size)
-                return await uploads.in_thread(picture.encoded, offset, size)
-            except InvalidRequest as error:
-                self._body.failure = error
-                raise
-        self._body.close()
-        if self._after:
-            after, self._after = self._after, b""
-            return after
-        raise StopAsyncIteration
+        if not part and picture is not None and self._offset < picture.size:
+            part, self._next, self._offset = await self._body.piece(picture, self._offset)
+        elif not part:
+            part, self._after = self._after, b""
+        if not part:
+            raise StopAsyncIteration
+        return part
 
 
 class Uploads:
     """What all uploads of one event loop share: the worker threads and the memory for pieces."""
 
-    __slots__ = ("_limiter", "active")
+    __slots__ = ("_encoders", "_large", "_threads")
 
     def __init__(self) -> None:
         # Not anyio's default limiter: its 40 threads are the application's, and a piece waiting
         # for a thread costs nothing while 40 threads fighting for the GIL would stall the loop.
-        self._limiter = anyio.CapacityLimiter(THREADS)
-        self.active = 0
+        self._threads = anyio.CapacityLimiter(THREADS)
+        # Apart from them: a large PNG takes seconds, and uploads must not wait for it.
+        self._encoders = anyio.CapacityLimiter(THREADS)
+        self._large = anyio.Semaphore(LARGE_PIECES)
 
     @classmethod
     def of_this_loop(cls) -> Uploads:
@@ -198,15 +211,33 @@ class Uploads:
             _uploads.set(found)
         return found
 
-    def piece_size(self) -> int:
-        """Return the bytes of picture for the next piece: a multiple of 3, fewer under load."""
-        share = PIECES_MEMORY // max(1, self.active) // 4 * 3
-        return min(LARGEST_PIECE, max(SMALLEST_PIECE, share))
+    async def large_piece(self) -> bool:
+        """Return whether a large piece may be made now; then it is to be released.
 
-    async def in_thread(self, function: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
+        The wait is short and ends with a no, so that uploads that stall cannot hold up the others:
+        those go on in small pieces, which cost more and hold little.
+        """
+        try:
+            self._large.acquire_nowait()
+        except anyio.WouldBlock:
+            with anyio.move_on_after(PATIENCE):
+                await self._large.acquire()
+                return True
+            return False
+        return True
+
+    def release(self) -> None:
+        """Give a large piece to the next."""
+        self._large.release()
+
+    async def in_thread(self, function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
         """Return what the function returns, called in one of the worker threads."""
         # Not abandoned when cancelled: a thread that goes on would hold a file open.
-        return await anyio.to_thread.run_sync(function, *args, limiter=self._limiter)
+        return await anyio.to_thread.run_sync(function, *args, limiter=self._threads)
+
+    async def encode(self, image: Image) -> Picture:
+        """Return a Pillow image as the file that is sent."""
+        return await anyio.to_thread.run_sync(_encode_pil, image, limiter=self._encoders)
 
 
 _uploads: anyio.lowlevel.RunVar[Uploads | None] = anyio.lowlevel.RunVar("grok_video_uploads", None)
@@ -223,9 +254,10 @@ class Picture(Protocol):
     size: int
     needs_thread: bool
 
-    def encoded(self, offset: int, size: int) -> bytes:
-        """Return the base64 of `size` bytes from `offset`, a multiple of 3; padded at the end only.
+    def encoded(self, offset: int, *sizes: int) -> list[bytes]:
+        """Return the base64 of neighbouring parts of these sizes, the first from `offset`.
 
+        All but the end of the picture are multiples of 3, so that the parts of the base64 join.
         Raises `InvalidRequest` if the source no longer has what was measured.
         """
         ...
@@ -242,7 +274,7 @@ async def _open(image: Image) -> Picture:
     if image.kind == "path":
         return await uploads.in_thread(PathPicture, image)
     if image.kind == "pil":
-        return await uploads.in_thread(_encode_pil, image)
+        return await uploads.encode(image)
     return await _open_file(image, uploads)
 
 
@@ -275,8 +307,8 @@ class MemoryPicture:
         self.mime = require_picture(bytes(view[:SNIFF_LENGTH]), image, self.size)
         self.needs_thread = self.size > SMALL
 
-    def encoded(self, offset: int, size: int) -> bytes:
-        return _encoder()(self._view[offset : offset + size])
+    def encoded(self, offset: int, *sizes: int) -> list[bytes]:
+        return _encode(self._view[offset : offset + sum(sizes)], sizes)
 
 
 class DataPicture:
@@ -288,64 +320,60 @@ class DataPicture:
         self._base64: str | bytes = image.source
         self._start: int = image.source.index(",") + 1
         declared: str = image.source[5 : image.source.index(";")]
-        # Wrapped lines (base64.encodebytes, MIME) and percent-encoding (RFC 2397 asks for it) are
-        # spelling, not content. They cost one more copy, and only where they occur.
-        if any(self._find(mark) >= 0 for mark in "%\n\r\t"):
+        shown = f"{declared} data URI of {len(image.source)} characters"
+        head = self._validate()
+        if head is None:
+            # Wrapped lines (base64.encodebytes, MIME) and percent-encoding (RFC 2397 asks for it)
+            # are spelling, not content. They cost one more copy, and only where they occur.
             plain = unquote_to_bytes(image.source[self._start :])
             self._base64, self._start = plain.translate(None, b"\n\r\t"), 0
-        shown = f"{declared} data URI of {len(image.source)} characters"
+            head = self._validate()
+        if head is None:
+            raise refuse("image", shown, f"must be a data URI with valid base64 ({self._fault()})")
         characters = len(self._base64) - self._start
-        if self._find(" ") >= 0:
-            raise refuse(
-                "image",
-                shown,
-                "must be a data URI without spaces in its base64 (was a '+' decoded as a space?)",
-            )
-        if characters % 4:
-            raise refuse(
-                "image",
-                shown,
-                f"must be a data URI whose base64 is whole (a multiple of 4 characters, padded "
-                f"with '='; it has {characters})",
-            )
-        padding = next(
-            (count for count in (2, 1) if self._slice(characters - count, count) == b"=" * count), 0
-        )
-        self.size = characters // 4 * 3 - padding
-        try:
-            head = self._validated(characters)
-        except ValueError:
-            raise refuse(
-                "image", shown, "must be a data URI with valid base64 (A-Z a-z 0-9 + / and padding)"
-            ) from None
+        self.size = characters // 4 * 3 - self._slice(characters - 2, 2).count(b"=")
         # The bytes decide, as everywhere: a JPEG that is declared a PNG is sent as a JPEG.
         self.mime = require_picture(head, shown, self.size)
         self.needs_thread = self.size > SMALL
 
-    def encoded(self, offset: int, size: int) -> bytes:
-        return self._slice(offset // 3 * 4, encoded_size(size))
-
-    def _find(self, mark: str) -> int:
-        if isinstance(self._base64, str):
-            return self._base64.find(mark, self._start)
-        return self._base64.find(mark.encode(), self._start)
+    def encoded(self, offset: int, *sizes: int) -> list[bytes]:
+        starts = accumulate(sizes, initial=offset)
+        return [
+            self._slice(start // 3 * 4, encoded_size(size))
+            for start, size in zip(starts, sizes, strict=False)
+        ]
 
     def _slice(self, offset: int, size: int) -> bytes:
         part = self._base64[self._start + offset : self._start + offset + size]
         return part.encode() if isinstance(part, str) else part
 
-    def _validated(self, characters: int) -> bytes:
-        """Return the first bytes of the picture, all of it decoded once and thrown away."""
+    def _validate(self) -> bytes | None:
+        """Return the first bytes of the picture if all of it is base64: decoded and thrown away."""
         decode = _decoder()
+        characters = len(self._base64) - self._start
         head = b""
+        if characters % 4:
+            return None
         for offset in range(0, characters, _DECODED_AT_ONCE):
             part = self._slice(offset, _DECODED_AT_ONCE)
-            if offset + len(part) < characters and part.endswith(b"="):
-                message = "padding before the end"
-                raise ValueError(message)
-            decoded = decode(part)
+            if offset + _DECODED_AT_ONCE < characters and part.endswith(b"="):
+                return None
+            try:
+                decoded = decode(part)
+            except ValueError:  # and what `encode` raises of it, for what is no ASCII
+                return None
             head = head or decoded[:SNIFF_LENGTH]
         return head
+
+    def _fault(self) -> str:
+        assert isinstance(self._base64, bytes)  # noqa: S101 - for the type checker
+        if b" " in self._base64:
+            return "it has a space in it: was a '+' decoded as a space?"
+        if b"-" in self._base64 or b"_" in self._base64:
+            return "it has '-' or '_' in it: use the standard alphabet, not the one for URLs"
+        if (len(self._base64) - self._start) % 4:
+            return "its length is no multiple of 4: it was cut, or lost its padding"
+        return "only A-Z a-z 0-9 + / and the padding at the end"
 
 
 #: Characters of base64 that are decoded in one call: the standard library holds the GIL for it,
@@ -379,7 +407,8 @@ class PathPicture:
         self.mime = require_picture(head, str(image.source), self.size)
         self.needs_thread = True
 
-    def encoded(self, offset: int, size: int) -> bytes:
+    def encoded(self, offset: int, *sizes: int) -> list[bytes]:
+        size = sum(sizes)
         try:
             with self._file() as file:
                 file.seek(offset)
@@ -392,7 +421,7 @@ class PathPicture:
             raise _changed(
                 os.fspath(self._path), f"{self.size} bytes at first, {found.st_size} bytes now"
             )
-        return _encoder()(piece)
+        return _encode(memoryview(piece), sizes)
 
     def _file(self) -> io.FileIO:
         return io.FileIO(os.fspath(self._path), "rb", opener=_open_without_waiting)
@@ -421,7 +450,8 @@ class FilePicture:
         self.mime = require_picture(bytes(head), image, self.size)
         self.needs_thread = True
 
-    def encoded(self, offset: int, size: int) -> bytes:
+    def encoded(self, offset: int, *sizes: int) -> list[bytes]:
+        size = sum(sizes)
         try:
             # Locked and put back each time: two creates may read the same file object, and the
             # second must find its start where the caller left it.
@@ -439,7 +469,7 @@ class FilePicture:
             raise _changed(type(self._file).__name__, _reason(error)) from None
         if len(piece) != size:
             raise _changed(type(self._file).__name__, f"it ends before its {self.size} bytes")
-        return _encoder()(piece)
+        return _encode(memoryview(piece), sizes)
 
 
 def _encode_pil(image: Image) -> Picture:
@@ -486,6 +516,27 @@ def _save_pil(picture: Any) -> memoryview:  # noqa: ANN401 - Pillow is an extra
 def encoded_size(size: int) -> int:
     """Return the length of the base64 of `size` bytes, padding included."""
     return (size + 2) // 3 * 4
+
+
+def _two_parts(picture: Picture, offset: int, size: int) -> tuple[bytes, bytes]:
+    """Return an encoded piece and, apart from it, its last few characters.
+
+    aiohttp and httpx keep what they were last given while they wait for what comes next: fifty
+    uploads that wait for their turn would hold fifty large pieces. What they keep is these few.
+    """
+    rest = size % 3 or 3
+    if size <= SMALL_PIECE:
+        return picture.encoded(offset, size)[0], b""
+    large, last = picture.encoded(offset, size - rest, rest)
+    return large, last
+
+
+def _encode(content: memoryview, sizes: tuple[int, ...]) -> list[bytes]:
+    encode = _encoder()
+    starts = accumulate(sizes, initial=0)
+    return [
+        encode(content[start : start + size]) for start, size in zip(starts, sizes, strict=False)
+    ]
 
 
 @functools.cache
@@ -545,7 +596,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
 
 
-def _read_exactly(file: Any, size: int) -> bytes | bytearray:  # noqa: ANN401 - whatever reads
+def _read_exactly(file: Any, size: int) -> bytes:  # noqa: ANN401 - whatever reads
     """Return `size` bytes, or fewer if the file ends before."""
     piece = file.read(size)
     if len(piece) == size:
@@ -553,7 +604,7 @@ def _read_exactly(file: Any, size: int) -> bytes | bytearray:  # noqa: ANN401 - 
     whole = bytearray(piece)
     while len(whole) < size and (piece := file.read(size - len(whole))):
         whole += piece
-    return whole
+    return bytes(whole)
 
 
 def _can_seek(image: Image) -> bool:
@@ -569,7 +620,7 @@ def _read_to_end(image: Image) -> bytearray:
     content = bytearray()
     while True:
         try:
-            piece = image.source.read(LARGEST_PIECE)
+            piece = image.source.read(LARGE_PIECE)
         except Exception as error:  # noqa: BLE001 - any object can stand behind a file's methods
             raise refuse("image", image, f"must be a readable file ({_reason(error)})") from None
         _require_bytes(piece, image)
