@@ -11,13 +11,14 @@ import asyncio
 import logging
 import socket
 import struct
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from aiohttp import web
-
-from ._faults import CloseOnAccept, CutRequest
+from aiohttp.http_exceptions import HttpProcessingError
 
 if TYPE_CHECKING:
+    from ._faults import CutRequest
+    from ._origins import Origins
     from ._records import Request
     from ._scripts import Phase
     from ._server import Server
@@ -40,12 +41,14 @@ class Connection(web.RequestHandler):
         self,
         manager: web.Server,
         owner: Server,
+        origins: Origins,
         loop: asyncio.AbstractEventLoop,
         *,
         files: bool,
     ) -> None:
         super().__init__(manager, loop=loop, access_log=_SILENT)
         self.owner = owner
+        self._origins = origins
         self.files = files
         self.number = 0
         self.busy = False
@@ -59,15 +62,12 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Counted; closed at once if a script says so."""
         super().connection_made(transport)
-        self.number = self.owner.connected(self)
-        fault = self.owner.meet_connection()
-        if isinstance(fault, CloseOnAccept):
-            self.end(reset=fault.reset)
+        self._origins.connected(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Whoever stalls on this connection goes on."""
         super().connection_lost(exc)
-        self.owner.disconnected(self)
+        self._origins.disconnected(self)
         if self._gone is not None:
             self._gone.set()
 
@@ -111,6 +111,11 @@ class Connection(web.RequestHandler):
             return
         transport.write_eof()
         asyncio.get_running_loop().call_later(_LINGER, transport.abort)
+
+    def log_exception(self, *args: Any, **facts: Any) -> None:  # noqa: ANN401 - as its parent
+        """A request nobody can parse is the caller's doing, and no news for a log."""
+        if not isinstance(facts.get("exc_info"), HttpProcessingError):
+            super().log_exception(*args, **facts)
 
     async def gone(self, seconds: float) -> bool:
         """Whether the peer went away within so many seconds."""

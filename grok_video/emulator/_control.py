@@ -30,7 +30,7 @@ def control(server: Server, method: str, name: str, body: bytes) -> Reply:
                 server.service.end(wanted["request_id"])
             case "script":
                 server.scripts.add(wanted["phase"], [_fault(*one) for one in wanted["faults"]])
-                server.arm()
+                server.origins.arm()
             case _:
                 return as_json(404, {"error": f"nothing called {name!r} here"})
     except (KeyError, TypeError, ValueError, AttributeError) as error:

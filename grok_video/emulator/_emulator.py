@@ -199,14 +199,14 @@ class Emulator:
                 base_path=self._base_path,
                 separate_files=self._separate_files,
             )
-            closing.push_async_callback(server.close)
+            closing.push_async_callback(server.origins.close)
             # A restarted emulator is found where it was, if nobody asked for another place.
-            await server.open(self._port, store.fact("port", 0))
-            store.set_fact("port", server.port)
-            self._urls = (server.url("api"), server.url("files"))
+            await server.origins.open(self._port, store.fact("port", 0))
+            store.set_fact("port", server.origins.port)
+            self._urls = (server.origins.url("api"), server.origins.url("files"))
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
             self._service, self._server = service, server
-            server.arm()
+            server.origins.arm()
             started.set()
             await self._stop.wait()
 
@@ -322,7 +322,7 @@ class Emulator:
         armed = threading.Event()
 
         def arm() -> None:
-            server.arm()
+            server.origins.arm()
             armed.set()
 
         # Waited for, because the next connect may come as soon as this returns.

@@ -61,8 +61,6 @@ class Asked:
     aspect_ratio: str | None
     """`None`: the image's own ratio, or 16:9 without an image."""
     resolution: str
-    uploads: bool
-    """Whether `output.upload_url` was given, so that a done job may lack a URL."""
     fields: Mapping[str, Any]
     """What the caller sent, for the record; a data URI is cut to its type and length."""
 
@@ -123,7 +121,7 @@ def _check(fields: dict[str, Any]) -> Asked | Refused:
     for name in ("image", "output"):
         if isinstance(wrong := _shape(fields, name), Refused):
             return wrong
-    image, output = fields.get("image"), fields.get("output")
+    image = fields.get("image")
     return Asked(
         prompt=prompt,
         model=model,
@@ -131,7 +129,6 @@ def _check(fields: dict[str, Any]) -> Asked | Refused:
         duration=duration,
         aspect_ratio=ratio,
         resolution=resolution,
-        uploads=bool(output),
         fields=_shown(fields),
     )
 

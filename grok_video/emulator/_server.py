@@ -6,37 +6,34 @@ through `Service`; how answers go wrong is in `_mischief`.
 
 from __future__ import annotations
 
-import asyncio
-import socket
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Final, Literal
-
-from aiohttp import web
+from typing import TYPE_CHECKING, Final
 
 from ._answers import TEXT, Reply, page, task_not_exist
-from ._connection import Connection
 from ._control import control
 from ._exchange import Broken, Content, Exchange
 from ._faults import (
-    CloseOnAccept,
     Fault,
     IgnoreRange,
     LifeFault,
     LinkDied,
     OtherVersion,
     Redirect,
-    Refuse,
     rate_limited,
 )
 from ._files import part
 from ._mischief import answer
+from ._origins import Origins
 from ._records import Records, Request
-from ._scripts import PHASES, Phase, Scripts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from aiohttp import web
+
     from ._clips import Clip
+    from ._connection import Connection
+    from ._scripts import Phase, Scripts
     from ._service import Service
 
 CREATE_PATH: Final = "/videos/generations"
@@ -48,11 +45,9 @@ CONTROL_PATH: Final = "/_emulator"
 # The largest body that is read; beyond it the proxy's 413. Nobody has found the real limit.
 _LARGEST: Final = 96 * 1024 * 1024
 
-Origin = Literal["api", "files"]
-
 
 class Server:
-    """Two listening origins on loopback: the API with its files, and one for files only."""
+    """Answers every request that comes to either origin."""
 
     def __init__(
         self,
@@ -70,103 +65,61 @@ class Server:
         self._authorization = f"Bearer {api_key}"
         self._base_path = base_path
         self._separate_files = separate_files
-        self._ports: dict[Origin, int] = {"api": 0, "files": 0}
-        self._listening: dict[Origin, asyncio.Server] = {}
-        self._managers: dict[Origin, _Manager] = {}
-        self._connections: set[Connection] = set()
-        self._reached: set[Phase] = {"create"}
-        self._refusing: asyncio.Task[None] | None = None
+        self.origins = Origins(self, scripts)
         self._modified = formatdate(usegmt=True)
         self._storm_until = 0.0
         self._storm_reply = Reply(429)
         self._storm_wait: float | None = None
 
-    # ------------------------------------------------------------------ listening
+    # ------------------------------------------------------------------ requests
 
-    async def open(self, port: int, earlier: int) -> None:
-        """Both origins listen; the API on `port`, or for 0 on the `earlier` one or any free one."""
-        self._managers = {"api": _Manager(self, files=False), "files": _Manager(self, files=True)}
-        try:
-            endpoint = self._bound(port or earlier)
-        except OSError:
-            if port:
-                raise
-            endpoint = self._bound(0)
-        await self._listen("api", endpoint)
-        await self._listen("files", self._bound(0))
+    def storm(self, seconds: float, retry_after: float | None = None) -> None:
+        """For so many seconds every create and poll is answered 429."""
+        stand_in = rate_limited(retry_after)
+        self._storm_reply = Reply(429, stand_in.body, headers=stand_in.all_headers())
+        self._storm_wait = retry_after
+        self._storm_until = self.service.now() + seconds
 
-    @property
-    def port(self) -> int:
-        """Where the API listens."""
-        return self._ports["api"]
-
-    def url(self, origin: Origin) -> str:
-        """The origin as a URL, without a path."""
-        return f"http://127.0.0.1:{self._ports[origin]}"
-
-    @property
-    def files_url(self) -> str:
-        """The origin that links point to."""
-        return self.url("files" if self._separate_files else "api")
-
-    @staticmethod
-    def _bound(port: int) -> socket.socket:
-        endpoint = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            endpoint.bind(("127.0.0.1", port))
-        except OSError:
-            endpoint.close()
-            raise
-        return endpoint
-
-    async def _listen(self, origin: Origin, endpoint: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        self._listening[origin] = await loop.create_server(
-            self._managers[origin], sock=endpoint, backlog=1024
-        )
-        self._ports[origin] = endpoint.getsockname()[1]
-
-    async def close(self) -> None:
-        """Nothing listens and no connection is open."""
-        if self._refusing is not None:
-            self._refusing.cancel()
-            await asyncio.gather(self._refusing, return_exceptions=True)
-        for listening in self._listening.values():
-            listening.close()
-        for connection in tuple(self._connections):
-            if connection.transport is not None:
-                connection.transport.abort()
-        # aiohttp waits for handlers that still run; a broken connection ends nearly all of them.
-        for manager in self._managers.values():
-            await manager.shutdown(0.5)
-        while self._connections:  # noqa: ASYNC110 - a few turns of the loop, not a wait
-            await asyncio.sleep(0)
-
-    # ------------------------------------------------------------------ connections
-
-    def connected(self, connection: Connection) -> int:
+    def count_connection(self) -> int:
         """The number of a connection that was just made."""
-        self._connections.add(connection)
         self.records.connections += 1
         return self.records.connections
 
-    def disconnected(self, connection: Connection) -> None:
-        """The connection is gone."""
-        self._connections.discard(connection)
+    def _number(self) -> int:
+        self.records.seen += 1
+        return self.records.seen
 
-    def meet_connection(self) -> Fault | None:
-        """The fault a new connection meets, taken from its script."""
-        if not self.scripts.connects:
-            return None
-        for phase in PHASES:
-            head = self.scripts.head(phase)
-            if phase in self._reached and isinstance(head, CloseOnAccept):
-                if self.scripts.pop(phase, head):
-                    self.scripts.record(phase, head, 0, self.service.now())
-                    self.arm()
-                return head
-        return None
+    async def handle(self, raw: web.BaseRequest, connection: Connection) -> web.StreamResponse:
+        """The answer to one request, already sent; what is returned only ends it for aiohttp."""
+        connection.busy = True
+        if connection.cut is None:
+            log = self._log(raw, connection)
+        else:
+            log = connection.request or self._log(raw, connection)
+        exchange = Exchange(raw, connection, log)
+        try:
+            await self._route(exchange)
+        except (Broken, ConnectionError):
+            exchange.keep = False
+        finally:
+            connection.busy = False
+            if log.method == "POST" and log.origin == "api":
+                self.service.note_attempt(log)
+        exchange.keep = exchange.keep and not self.origins.closing()
+        return exchange.finished()
+
+    def _log(self, raw: web.BaseRequest, connection: Connection) -> Request:
+        log = Request(
+            number=self._number(),
+            method=raw.method,
+            path=raw.path_qs,
+            origin="files" if connection.files else "api",
+            headers={name.lower(): value for name, value in raw.headers.items()},
+            at=self.service.now(),
+            connection=connection.number,
+        )
+        self.records.see(log)
+        return log
 
     def counted(self, connection: Connection, count: int) -> None:
         """Logs how many bytes of a request that is now cut were taken."""
@@ -190,99 +143,8 @@ class Server:
         )
         self.records.see(request)
         self.scripts.record(phase, fault, request.number, request.at)
-        self.arm()
+        self.origins.arm()
         return request
-
-    def arm(self) -> None:
-        """Carries out a fault of connecting that has come to the head of a phase in reach."""
-        if not self.scripts.connects or self._refusing is not None:
-            return
-        for phase in PHASES:
-            head = self.scripts.head(phase)
-            if phase not in self._reached or not isinstance(head, Refuse | CloseOnAccept):
-                continue
-            for connection in tuple(self._connections):
-                if not connection.busy and connection.transport is not None:
-                    connection.transport.close()
-            if isinstance(head, Refuse):
-                held: dict[Origin, socket.socket] = {}
-                for origin, listening in self._listening.items():
-                    listening.close()
-                    # Bound but not listening: the port stays ours, every connect is refused.
-                    held[origin] = self._bound(self._ports[origin])
-                loop = asyncio.get_running_loop()
-                self._refusing = loop.create_task(self._refuse(phase, head, held))
-            return
-
-    async def _refuse(self, phase: Phase, fault: Refuse, held: dict[Origin, socket.socket]) -> None:
-        try:
-            await asyncio.sleep(fault.seconds)
-            for origin in tuple(held):
-                await self._listen(origin, held.pop(origin))
-        finally:
-            for endpoint in held.values():
-                endpoint.close()
-        self._refusing = None
-        if self.scripts.pop(phase, fault):
-            self.scripts.record(phase, fault, 0, self.service.now())
-        self.arm()
-
-    # ------------------------------------------------------------------ requests
-
-    def storm(self, seconds: float, retry_after: float | None = None) -> None:
-        """For so many seconds every create and poll is answered 429."""
-        stand_in = rate_limited(retry_after)
-        self._storm_reply = Reply(429, stand_in.body, headers=stand_in.all_headers())
-        self._storm_wait = retry_after
-        self._storm_until = self.service.now() + seconds
-
-    def _number(self) -> int:
-        self.records.seen += 1
-        return self.records.seen
-
-    async def handle(self, raw: web.BaseRequest, connection: Connection) -> web.StreamResponse:
-        """The answer to one request, already sent; what is returned only ends it for aiohttp."""
-        connection.busy = True
-        if connection.cut is None:
-            log = self._log(raw, connection)
-        else:
-            log = connection.request or self._log(raw, connection)
-        exchange = Exchange(raw, connection, log)
-        try:
-            await self._route(exchange)
-        except (Broken, ConnectionError):
-            exchange.keep = False
-        finally:
-            connection.busy = False
-            if log.method == "POST" and log.origin == "api":
-                self.service.note_attempt(log)
-        if self.scripts.connects:
-            exchange.keep = exchange.keep and not self._closing()
-        return exchange.finished()
-
-    def _log(self, raw: web.BaseRequest, connection: Connection) -> Request:
-        log = Request(
-            number=self._number(),
-            method=raw.method,
-            path=raw.path_qs,
-            origin="files" if connection.files else "api",
-            headers={name.lower(): value for name, value in raw.headers.items()},
-            at=self.service.now(),
-            connection=connection.number,
-        )
-        self.records.see(log)
-        return log
-
-    def _closing(self) -> bool:
-        """Whether this connection has to close, because a fault of connecting is due next.
-
-        Armed before the answer goes out: the client may connect again as soon as it has it.
-        """
-        if not self.scripts.connects:
-            return False
-        self.arm()
-        heads = (self.scripts.head(phase) for phase in PHASES if phase in self._reached)
-        return any(isinstance(head, Refuse | CloseOnAccept) for head in heads)
 
     async def _route(self, exchange: Exchange) -> None:
         path, method = exchange.raw.path, exchange.raw.method
@@ -336,7 +198,7 @@ class Server:
             await answer(exchange, fault, None)
             return
         reply = await self._real_create(exchange, body, fault)
-        await answer(exchange, fault, reply, closing=self._closing())
+        await answer(exchange, fault, reply, closing=self.origins.closing())
 
     async def _real_create(
         self, exchange: Exchange, body: bytes | None, fault: Fault | None
@@ -356,7 +218,7 @@ class Server:
         reply, job = await self.service.create(body)
         if job is not None:
             exchange.log.request_id = job.request_id
-            self._reached.add("poll")
+            self.origins.reach("poll")
             if isinstance(fault, LifeFault):
                 self.service.strike(job, fault)
         return reply
@@ -366,7 +228,7 @@ class Server:
             reply = self._real_poll(exchange, fault)
         else:
             reply = None
-        await answer(exchange, fault, reply, closing=self._closing())
+        await answer(exchange, fault, reply, closing=self.origins.closing())
 
     def _real_poll(self, exchange: Exchange, fault: Fault | None) -> Reply:
         if (refusal := self._unauthorized(exchange)) is not None:
@@ -380,9 +242,10 @@ class Server:
             return task_not_exist()
         exchange.log.request_id = request_id
         strike = fault if isinstance(fault, LifeFault) else None
-        reply = self.service.poll(job, self.files_url, strike)
-        if self.service.is_done(job):
-            self._reached.add("download")
+        link_base = self.origins.url("files" if self._separate_files else "api")
+        reply = self.service.poll(job, link_base, strike)
+        if job.has_link(self.service.now()):
+            self.origins.reach("download")
         return reply
 
     async def _control(self, exchange: Exchange, name: str) -> None:
@@ -394,9 +257,9 @@ class Server:
     # ------------------------------------------------------------------ files
 
     async def _download(self, exchange: Exchange, fault: Fault | None) -> None:
-        name = exchange.raw.path[len(FILE_PATH) :].removesuffix(".mp4")
+        name = exchange.raw.path[len(FILE_PATH) :]
         if isinstance(fault, LinkDied):
-            self.service.kill_link(name)
+            self.service.links.kill(name)
         job = self.service.linked(name)
         if fault is not None and not fault.accepted:
             await answer(exchange, fault, None)
@@ -406,7 +269,7 @@ class Server:
             return
         exchange.log.request_id = job.request_id
         if isinstance(fault, Redirect):
-            to = fault.to or self.url("files") + exchange.raw.path
+            to = fault.to or self.origins.url("files") + exchange.raw.path
             await exchange.send(Reply(fault.status), (("Location", to),))
             return
         if isinstance(fault, OtherVersion):
@@ -431,20 +294,3 @@ class Server:
             facts.append(("Content-Range", f"bytes {wanted.start}-{last}/{clip.size}"))
         content = Content(clip, wanted.start, wanted.count)
         return Reply(wanted.status, b"", "video/mp4", tuple(facts)), content
-
-
-class _Manager(web.Server):
-    """Makes connections of our kind for aiohttp's server."""
-
-    def __init__(self, owner: Server, *, files: bool) -> None:
-        async def handle(raw: web.BaseRequest) -> web.StreamResponse:
-            connection = raw.protocol
-            assert isinstance(connection, Connection)  # noqa: S101 - made below
-            return await owner.handle(raw, connection)
-
-        super().__init__(handle)
-        self._owner = owner
-        self._files = files
-
-    def __call__(self) -> Connection:
-        return Connection(self, self._owner, self._loop, files=self._files)

@@ -1,4 +1,4 @@
-"""The service behind the wire: jobs accepted, watched and ended, links issued and checked.
+"""The service behind the wire: jobs accepted and billed, their sources and their files found.
 
 Bytes and times come in, replies and clips go out; sockets and faults of the socket are the
 server's. All of it runs in the server's loop, except `finish` and its kind, which only assign.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-import re
 import secrets
 import time
 import uuid
@@ -21,78 +20,32 @@ import attrs
 
 from . import _sources
 from ._answers import (
-    MODERATED_CODE,
-    MODERATED_TEXT,
-    Facts,
     Form,
     Reply,
     as_json,
     gateway_error,
     gateway_request_id,
-    poll,
     provider_error,
-    task_not_exist,
     unreadable,
 )
 from ._clips import Clip, Clips, Wanted, given
-from ._faults import (
-    MODERATION_SHAPES,
-    Backwards,
-    DoneWithoutURL,
-    Expired,
-    Failed,
-    LifeFault,
-    Moderated,
-    StuckProgress,
-    TaskNotExist,
-    UnknownStatus,
-)
-from ._life import DONE, SOURCE_FAILS_AFTER, Moment, moment, seconds_needed
+from ._jobs import Job, asked_fate, is_bad_end
+from ._life import SOURCE_FAILS_AFTER, seconds_needed
+from ._links import Links
 from ._records import Create, Records, Request
-from ._requests import Asked, Refused, frame_size, read_create
+from ._requests import Asked, Refused, read_create
 from ._sources import CARD, Source, Unusable
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    from ._faults import LifeFault
     from ._store import Store
 
 TICKS_PER_USD: Final = 10_000_000_000
 
-# How a prompt asks for a bad end, for emulators that no script reaches.
-_ASKED: Final = re.compile(r"\[(moderated|failed|expired)(?::([a-z-]+))?\]")
-
 # A small body is read where it arrives; a thread costs more than it saves below this.
 _INLINE: Final = 64 * 1024
-
-
-@attrs.define
-class Job:
-    """One accepted create, as much of it as has to be remembered."""
-
-    serial: int
-    request_id: str
-    model: str
-    resolution: str
-    aspect_ratio: str | None
-    duration: int
-    ticks: int
-    created: float
-    lasts: float
-    """Seconds from the create to the end, scaled."""
-    digest: str | None = None
-    """The picture's, `None` for the test card."""
-    size: tuple[int, int] = (0, 0)
-    problem: Unusable | None = None
-    """What is wrong with its source."""
-    waiting: bool = False
-    """Whether its source is still being fetched."""
-    fate: LifeFault | None = None
-    fated: int = 0
-    """Polls answered under this fate."""
-    polls: int = 0
-    version: int = 0
-    uploads: bool = False
 
 
 ClipSource = bytes | Path | Callable[[Job], bytes | Path]
@@ -122,11 +75,9 @@ class Service:
         self._store = store
         self._jobs: dict[str, Job] = {}
         self._by_serial: list[Job] = []
-        self._secret = store.secret
+        self.links = Links(store.secret, settings.link_life)
         self._known: dict[bytes, Source | Unusable] = {}
         self._fetching: set[asyncio.Task[None]] = set()
-        self._dead_links: set[str] = set()  # not kept over restarts: a fault's memory
-        self._last_link = 0
         # Wall time that cannot jump: links and jobs are compared with it over restarts.
         self._epoch = time.time() - time.monotonic()
         for job, create in zip(store.jobs(), store.creates(), strict=True):
@@ -216,10 +167,9 @@ class Service:
             lasts=lasts,
             problem=source if isinstance(source, Unusable) else None,
             waiting=source is None and asked.image is not None,
-            uploads=asked.uploads,
         )
-        _settle(job, usable)
-        job.fate = _asked_fate(asked.prompt)
+        job.settle(usable)
+        job.fate = asked_fate(asked.prompt)
         return job
 
     # ------------------------------------------------------------------ sources
@@ -272,119 +222,43 @@ class Service:
             found = await loop.run_in_executor(self._pool, self._keep, data)
         if isinstance(found, Unusable):
             job.problem = found
-            job.lasts = min(job.lasts, self.now() - job.created)
+            job.end(self.now())
         else:
-            _settle(job, found)
+            job.settle(found)
         job.waiting = False
         self._store.update(job)
 
     # ------------------------------------------------------------------ polls
 
-    def poll(self, job: Job, link_base: str, strike: LifeFault | None = None) -> Reply:
-        """The answer to one poll; a fault that strikes now stays with the job and ends it."""
+    def poll(self, job: Job, link_base: str, fate: LifeFault | None = None) -> Reply:
+        """The answer to one poll; a fate that strikes now stays with the job, an end ends it."""
         now = self.now()
-        if strike is not None:
-            job.fate, job.fated = strike, 0
-            if isinstance(strike, DoneWithoutURL | Moderated | Expired | Failed):
-                job.lasts = min(job.lasts, now - job.created)
+        if fate is not None:
+            job.strike(fate)
+            if is_bad_end(fate):
+                job.end(now)
             self._store.update(job)
         form = self.settings.forms[job.polls % len(self.settings.forms)]
-        job.polls += 1
-        seen = self._moment(job, now)
-        word: str | None = None
-        fate = job.fate
-        if fate is not None:
-            job.fated += 1
-            match fate:
-                case TaskNotExist(polls=polls, seconds=seconds):
-                    if job.fated <= polls or now < job.created + seconds:
-                        return task_not_exist()
-                case UnknownStatus(polls=polls) if job.fated <= polls:
-                    word, seen = fate.word, Moment("processing", min(seen.percent, 35))
-                    form = "native" if form == "native-empty" else form
-                case StuckProgress(polls=polls) if job.fated <= polls:
-                    seen = Moment("processing", fate.percent)
-                case Backwards(percents=percents) if job.fated <= len(percents):
-                    share = percents[job.fated - 1]
-                    seen = Moment("processing", share) if share else Moment("queued")
-                case _:
-                    pass
-        facts = Facts(
-            job.request_id,
-            job.model,
-            job.duration,
-            job.ticks,
-            job.created,
-            job.created + job.lasts,
+        return job.answer(
+            form, now, lambda: f"{link_base}/files/{self.links.issue(job.serial, now)}"
         )
-        if seen is not DONE:
-            return poll(form, seen, facts, word)
-        if job.problem is not None:
-            code, message = job.problem.code, job.problem.message
-            facts = attrs.evolve(facts, code=code, message=message)
-            return poll(form, Moment("failed"), facts)
-        match fate:
-            case Expired():
-                return poll(form, Moment("expired"), facts)
-            case Failed(code=code, message=message):
-                facts = attrs.evolve(facts, code=code, message=message)
-                return poll(form, Moment("failed"), facts)
-            case DoneWithoutURL():
-                return poll(form, DONE, facts)
-            case Moderated(shape=shape):
-                return _moderated(shape, form, facts)
-            case _:
-                url = self.link(job, link_base, now)
-                return poll(form, DONE, attrs.evolve(facts, url=url))
 
     def strike(self, job: Job, fate: LifeFault) -> None:
         """From now on this is the job's fate; it shows when its time has come."""
-        job.fate, job.fated = fate, 0
+        job.strike(fate)
         self._store.update(job)
 
     def note_attempt(self, log: Request) -> None:
         """Keeps when a create came and what it was answered."""
         self._store.attempt(log)
 
-    def is_done(self, job: Job) -> bool:
-        """Whether a poll would now give a link."""
-        return (
-            self._moment(job, self.now()) is DONE
-            and job.problem is None
-            and not isinstance(job.fate, DoneWithoutURL | Moderated | Expired | Failed)
-        )
-
-    def _moment(self, job: Job, now: float) -> Moment:
-        seen = moment(now - job.created, job.lasts)
-        # A source that is still on its way keeps the job from ending, never the poll waiting.
-        return Moment("processing", 1) if job.waiting and seen is DONE else seen
-
-    # ------------------------------------------------------------------ links and clips
-
-    def link(self, job: Job, base: str, now: float) -> str:
-        """A fresh address of the job's file; no two are equal."""
-        self._last_link = issued = max(self._last_link + 1, int(now * 1_000_000))
-        token = f"{job.serial:x}-{issued:x}"
-        return f"{base}/files/xai-video-{token}-{self._sign(token)}.mp4"
-
-    def _sign(self, token: str) -> str:
-        return hashlib.blake2s(token.encode(), key=self._secret, digest_size=8).hexdigest()
+    # ------------------------------------------------------------------ files
 
     def linked(self, name: str) -> Job | None:
         """The job a file name was issued for; `None` if the link is dead or nobody issued it."""
-        try:
-            serial, issued, signature = name.removeprefix("xai-video-").split("-")
-            job = self._by_serial[int(serial, 16)]
-            age = self.now() - int(issued, 16) / 1_000_000
-        except (ValueError, IndexError):
-            return None
-        if signature != self._sign(f"{serial}-{issued}") or age > self.settings.link_life:
-            return None
-        return None if name in self._dead_links else job
-
-    def kill_link(self, name: str) -> None:
-        """From now on this link is dead; others of the same job live on."""
-        self._dead_links.add(name)
+        serial = self.links.read(name, self.now())
+        known = serial is not None and serial < len(self._by_serial)
+        return self._by_serial[serial] if known and serial is not None else None
 
     def another_version(self, job: Job) -> None:
         """From now on the job's file is another one."""
@@ -408,8 +282,8 @@ class Service:
         """Ends the job now: done, or with this fate."""
         job = self._jobs[request_id]
         if fate is not None:
-            job.fate, job.fated = fate, 0
-        job.lasts = min(job.lasts, self.now() - job.created)
+            job.strike(fate)
+        job.end(self.now())
         job.waiting = False
         self._store.update(job)
 
@@ -418,41 +292,3 @@ class Service:
         for task in self._fetching:
             task.cancel()
         await asyncio.gather(*self._fetching, return_exceptions=True)
-
-
-def _settle(job: Job, source: Source | None) -> None:
-    """Gives the job its picture and with it the size of its frames."""
-    played = source is None or source is CARD
-    job.digest = None if played or source is None else source.digest
-    job.size = frame_size(job.resolution, job.aspect_ratio, source.size if source else None)
-
-
-def _asked_fate(prompt: str) -> LifeFault | None:
-    """The fate a marker in the prompt asks for; an unknown shape is the first."""
-    found = _ASKED.search(prompt)
-    match found and found[1]:
-        case "moderated":
-            shapes: dict[str, Moderated] = {one: Moderated(one) for one in MODERATION_SHAPES}
-            return shapes.get(found[2], Moderated()) if found else None
-        case "failed":
-            return Failed()
-        case "expired":
-            return Expired()
-        case _:
-            return None
-
-
-def _moderated(shape: str, form: Form, facts: Facts) -> Reply:
-    text = MODERATED_TEXT
-    failed = attrs.evolve(facts, code=_sources.INVALID, message=text)
-    match shape:
-        case "poll":
-            return provider_error(400, MODERATED_CODE, text, facts.ticks)
-        case "top-level":
-            return provider_error(200, MODERATED_CODE, text, facts.ticks)
-        case "failed":
-            return poll(form, Moment("failed"), failed)
-        case "envelope":
-            return poll("envelope", Moment("failed"), failed)
-        case _:
-            return poll(form, DONE, attrs.evolve(facts, moderated=True))

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from ._jobs import Job
     from ._records import Request
-    from ._service import Job
 
 _VERSION: Final = 1
 
@@ -169,7 +169,7 @@ def _written(job: Job) -> str:
 
 
 def _read(text: str) -> Job:
-    from ._service import Job
+    from ._jobs import Job
     from ._sources import Unusable
 
     fields: dict[str, Any] = json.loads(text)

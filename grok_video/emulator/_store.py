@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from ._jobs import Job
     from ._records import Create, Request
-    from ._service import Job
 
 
 class Store:
