@@ -1,0 +1,135 @@
+"""One client, several event loops; and none of them ever held up."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from blockbuster import BlockBuster, BlockingError, blockbuster_ctx
+
+import grok_video
+from grok_video import AsyncClient
+from grok_video.emulator import Emulator
+
+from ..conftest import NO_LIMITS, PHOTO, QUICK
+
+EMULATOR = "grok_video.emulator"
+
+
+@pytest.mark.parametrize("lane", [("asyncio", "aiohttp"), ("asyncio", "httpx")], indirect=True)
+def test_one_client_works_across_three_runs(
+    lane: tuple[str, str], grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    """Made outside any loop, never closed by hand: no warning, no duplicate create."""
+    client = AsyncClient(
+        base_url=grok_emulator.base_url,
+        api_key=grok_emulator.api_key,
+        polling=QUICK,
+        limits=NO_LIMITS,
+        transport=lane[1],
+    )
+
+    async def work(number: int) -> None:
+        await client.generate(
+            "drift", duration=1, resolution="480p", save_to=tmp_path / f"{number}.mp4", timeout=20
+        )
+
+    for number in range(3):
+        asyncio.run(work(number), debug=True)
+    del client
+    gc.collect()
+    assert grok_emulator.accepted == 3
+    assert len(list(tmp_path.glob("*.mp4"))) == 3
+
+
+def test_one_client_works_across_runs_of_both_libraries(grok_emulator: Emulator) -> None:
+    client = AsyncClient(
+        base_url=grok_emulator.base_url, api_key=grok_emulator.api_key, polling=QUICK
+    )
+    job_ids = []
+
+    async def work() -> None:
+        job = await client.submit("drift", duration=1)
+        job_ids.append(job.request_id)
+        await job.result(timeout=20)
+
+    for run in (asyncio.run, trio.run, asyncio.run, trio.run):
+        run(work()) if run is asyncio.run else run(work)
+    gc.collect()
+    assert [create.request_id for create in grok_emulator.creates] == job_ids
+
+
+def test_a_client_that_was_never_closed_leaves_no_noise(grok_emulator: Emulator) -> None:
+    """In a process of its own, with every warning shown and the loop in debug mode."""
+    script = f"""
+import asyncio
+from grok_video import AsyncClient, Polling
+client = AsyncClient(base_url={grok_emulator.base_url!r}, api_key={grok_emulator.api_key!r},
+                     polling=Polling.fixed(0.01))
+async def work():
+    await (await client.submit("drift", duration=1))
+for _ in range(3):
+    asyncio.run(work())
+"""
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "always", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    noise = [line for line in done.stderr.splitlines() if "took" not in line]
+    assert noise == []
+    assert grok_emulator.accepted == 3
+
+
+@pytest.fixture
+def no_blocking() -> Iterator[BlockBuster]:
+    # The emulator is a server in a thread of its own; what it does there is its own business.
+    excluded = [sys.modules[name] for name in sys.modules if name.startswith(EMULATOR)]
+    with blockbuster_ctx(scanned_modules=["grok_video"], excluded_modules=excluded) as guard:
+        yield guard
+
+
+@pytest.mark.usefixtures("no_blocking")
+async def test_no_coroutine_of_the_package_blocks_its_loop(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    async with new_client(grok_emulator) as client:
+        video = await client.generate(
+            "drift", image=PHOTO, duration=1, resolution="480p", save_to=tmp_path / "a.mp4"
+        )
+        job = client.job(video.request_id)
+        async for _ in job.updates():
+            pass
+        assert b"".join([chunk async for chunk in job.stream()])
+        with PHOTO.open("rb") as file:
+            jobs = [
+                await client.submit("drift", image=file, duration=1),
+                await client.submit("drift", image=b"".join(file), duration=1),
+            ]
+        async for done in client.as_completed(jobs, timeout=20):
+            assert (await done.result()).url
+
+
+async def test_the_guard_sees_a_coroutine_that_blocks(no_blocking: BlockBuster) -> None:
+    """The check of the check: blocking inside the package's own frames is an error."""
+    code = compile(
+        "import time\nasync def hold():\n    time.sleep(0.001)\n",
+        str(Path(grok_video.__file__).with_name("_x.py")),
+        "exec",
+    )
+    space = {"__name__": "grok_video.x"}
+    exec(code, space)  # noqa: S102 - a stand-in for a module of the package
+    if trio.lowlevel.in_trio_task():
+        await space["hold"]()  # blockbuster guards asyncio loops only
+        return
+    with pytest.raises(BlockingError):
+        await space["hold"]()
