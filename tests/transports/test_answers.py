@@ -1,0 +1,172 @@
+"""Answers are read whole, plain and bounded; nothing is followed, kept or asked for again."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+
+import anyio
+import pytest
+from conftest import Bytes, Lane, SceneMaker
+from rawserver import Visit, ok, says
+
+from grok_video import APIConnectionError, ConfigurationError, UnexpectedResponse
+from grok_video._transports._base import ANSWER_LIMIT, Answer
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def head(length: int, *headers: str, status: str = "200 OK") -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {length}", *headers, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+READABLE = {
+    "plain": (head(2) + b"{}", b"{}"),
+    "empty": (head(0), b""),
+    "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
+    "chunked": (CHUNKED + b"1\r\n{\r\n1\r\n}\r\n0\r\n\r\n", b"{}"),
+    "until the end": (b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{}", b"{}"),
+    "after 100 and 103": (
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n" + head(2) + b"{}",
+        b"{}",
+    ),
+    "gzip": (
+        head(len(gzip.compress(b"{}" * 99)), "Content-Encoding: gzip") + gzip.compress(b"{}" * 99),
+        b"{}" * 99,
+    ),
+    "deflate": (
+        head(len(zlib.compress(b"{}")), "Content-Encoding: deflate") + zlib.compress(b"{}"),
+        b"{}",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READABLE)
+async def test_an_answer_is_its_plain_bytes(scene: SceneMaker, name: str):
+    data, body = READABLE[name]
+    async with scene(says(data, then="close")) as play:
+        answer = await play.transport.get(play.poll_url)
+    assert answer.body == body
+
+
+BOMB = gzip.compress(b"\0" * (ANSWER_LIMIT + 1))
+UNREADABLE = {
+    "announced too long": (head(2**30), "longer than 4 MiB"),
+    "endless chunks": (CHUNKED + (b"100000\r\n" + b"x" * 2**20 + b"\r\n") * 5, "longer than 4 MiB"),
+    "gzip bomb": (head(len(BOMB), "Content-Encoding: gzip") + BOMB, "longer than 4 MiB"),
+    "not gzip": (head(2, "Content-Encoding: gzip") + b"{}", "says it is gzip and is not"),
+    "unknown coding": (head(2, "Content-Encoding: br") + b"{}", "unknown content coding 'br'"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+async def test_an_unreadable_answer_proves_no_refusal(scene: SceneMaker, name: str):
+    data, words = UNREADABLE[name]
+    async with scene(says(data)) as play:
+        with pytest.raises(UnexpectedResponse, match=words) as caught:
+            await play.transport.post(play.create_url, Bytes())
+    # A 200 that could not be read may have made a job: its create must end as "unknown".
+    assert not caught.value.refused
+    assert caught.value.status == 200
+
+
+async def test_an_unreadable_refusal_is_still_a_refusal(scene: SceneMaker):
+    data = head(2**30, status="400 Bad Request")
+    async with scene(says(data)) as play:
+        with pytest.raises(UnexpectedResponse) as caught:
+            await play.transport.post(play.create_url, Bytes())
+    assert caught.value.refused
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 Other", "307 Temp", "308 Perm"])
+async def test_a_redirect_is_an_answer_and_is_not_followed(scene: SceneMaker, status: str):
+    def part(visit: Visit) -> None:
+        visit.request()
+        elsewhere = f"Location: http://127.0.0.1:{visit.server.port}/elsewhere"
+        visit.answer(b"", status, elsewhere, "Connection: close")
+
+    async with scene(part, part, part) as play:
+        created = await play.transport.post(play.create_url, Bytes())
+        polled = await play.transport.get(play.poll_url)
+        async with play.transport.stream(play.poll_url, {}, public_only=False) as file:
+            assert file.status == polled.status == created.status == int(status[:3])
+            assert file.headers["location"].endswith("/elsewhere")
+    assert len(play.server.requests) == 3
+
+
+async def test_cookies_are_not_kept(scene: SceneMaker):
+    def part(visit: Visit) -> None:
+        for _ in range(2):
+            visit.request()
+            visit.answer(b"{}", "200 OK", "Set-Cookie: session=1; Path=/")
+        visit.until_gone()
+
+    async with scene(part) as play:
+        for _ in range(2):
+            await play.transport.get(play.poll_url)
+    assert not any(b"cookie" in request.lower() for request in play.server.requests)
+
+
+async def test_header_names_are_found_in_lower_case(scene: SceneMaker):
+    data = head(0, "Retry-After: 7", "X-Request-ID: abc", status="429 Slow Down")
+    async with scene(says(data)) as play:
+        answer = await play.transport.get(play.poll_url)
+    assert answer.headers["retry-after"] == "7"
+    assert answer.headers.get("x-request-id") == "abc"
+    assert "retry-after-ms" not in answer.headers
+
+
+async def test_waiting_for_a_slot_is_not_waiting_for_the_server(scene: SceneMaker):
+    def slow(visit: Visit) -> None:
+        visit.request()
+        visit.sock.settimeout(0.25)
+        with pytest.raises(TimeoutError):
+            visit.sock.recv(1)
+        visit.answer(b"{}", "200 OK", "Connection: close")
+
+    answers: list[Answer] = []
+
+    async with scene(slow, slow, timeout=0.4, connections=1) as play:
+
+        async def poll() -> None:
+            answers.append(await play.transport.get(play.poll_url))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(poll)
+            tasks.start_soon(poll)
+    assert [answer.status for answer in answers] == [200, 200]
+
+
+async def test_a_cancelled_request_leaves_nothing_behind(scene: SceneMaker):
+    async with scene(*[says(head(9))] * 2, says(head(9)), ok()) as play:
+        for method in (play.transport.get, play.transport.get):
+            with anyio.move_on_after(0.05) as scope:
+                await method(play.poll_url)
+            assert scope.cancelled_caught
+        with anyio.move_on_after(0.05) as scope:
+            await play.transport.post(play.create_url, body := Bytes())
+        assert scope.cancelled_caught
+        assert body.closed == 1
+        assert (await play.transport.get(play.poll_url)).status == 200
+
+
+async def test_a_closed_transport_makes_new_connections(scene: SceneMaker, lane: Lane):
+    async with scene(ok(), *[ok()] * (not lane.given)) as play:
+        await play.transport.get(play.poll_url)
+        if play.client is None:
+            await play.transport.aclose()
+            await play.transport.get(play.poll_url)
+        else:
+            await play.client.aclose()
+            with pytest.raises(ConfigurationError, match="http_client is closed"):
+                await play.transport.get(play.poll_url)
+
+
+async def test_an_address_that_is_none_is_refused(scene: SceneMaker):
+    async with scene() as play:
+        for url in ("http://[bad/x.mp4", "ftp://host/x.mp4", "http://host:99999/x.mp4", "nothing"):
+            with pytest.raises(APIConnectionError) as caught:
+                async with play.transport.stream(url, {}, public_only=False):
+                    pass
+            assert "is not an absolute http(s) URL" in str(caught.value)
