@@ -8,7 +8,7 @@ the tests, or both would be wrong together.
 
 from __future__ import annotations
 
-from . import _faults as faults
+from . import faults
 from ._answers import Form
 from ._emulator import TEST_TIME_SCALE, Emulator
 from ._records import Create, Request

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from . import _faults
+from . import faults
 from ._answers import Reply, as_json
 from ._faults import Fault
 
@@ -40,7 +40,7 @@ def control(server: Server, method: str, name: str, body: bytes) -> Reply:
 
 def _fault(name: str, facts: dict[str, Any] | None = None) -> Fault:
     """The fault of this class name, or from this function, with these arguments."""
-    made = getattr(_faults, name)(**(facts or {}))
+    made = getattr(faults, name)(**(facts or {}))
     if not isinstance(made, Fault):
         raise TypeError(f"{name} is not a fault")
     return made

@@ -89,9 +89,11 @@ class Origins:
         connection.number = self._server.count_connection()
         if not self._scripts.connects:
             return
-        for phase in self._reached:
+        for phase in PHASES:
             head = self._scripts.head(phase)
-            if isinstance(head, CloseOnAccept) and self._scripts.pop(phase, head):
+            if phase not in self._reached or not isinstance(head, CloseOnAccept):
+                continue
+            if self._scripts.pop(phase, head):
                 self._scripts.record(phase, head, 0, self._server.service.now())
                 self.arm()
                 connection.end(reset=head.reset)

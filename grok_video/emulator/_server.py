@@ -19,12 +19,12 @@ from ._faults import (
     LinkDied,
     OtherVersion,
     Redirect,
-    rate_limited,
 )
 from ._files import part
 from ._mischief import answer
 from ._origins import Origins
 from ._records import Records, Request
+from .faults import rate_limited
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from . import _faults
+from . import faults
 from ._faults import Backwards, LifeFault
 from ._records import Create
 from ._store import Store
@@ -182,7 +182,7 @@ def _read(text: str) -> Job:
 
 
 def _fate(facts: dict[str, Any]) -> LifeFault:
-    kind: type[LifeFault] = getattr(_faults, facts.pop("fault"))
+    kind: type[LifeFault] = getattr(faults, facts.pop("fault"))
     del facts["accepted"]
     if kind is Backwards:
         facts["percents"] = tuple(facts["percents"])

@@ -1,13 +1,17 @@
 """Each fault does what it says, once, in order, and the account is right."""
 
+import contextlib
 import gzip
 import http.client
+import inspect
 import json
+import pickle
 import socket
 import time
 import zlib
 from urllib.parse import urlsplit
 
+import attrs
 import pytest
 
 from grok_video.emulator import faults
@@ -43,6 +47,46 @@ def test_chaos_is_asked_when_no_script_is_left(launch, tiny_clip):
     still = launch(clip=tiny_clip, chaos=lambda phase: next(wanted))
     still.emulator.script("create", [faults.rate_limited()])
     assert [still.create().status for _ in range(3)] == [429, 503, 200]
+
+
+@pytest.mark.parametrize("name", faults.__all__)
+def test_every_fault_is_a_value_with_a_docstring(name):
+    one = getattr(faults, name)
+    assert one.__doc__
+    assert one.__module__ == "grok_video.emulator.faults"
+    if name not in ("Answer", "html_page"):
+        made = one()
+        assert pickle.loads(pickle.dumps(made)) == made
+        assert hash(made) == hash(one())
+        with pytest.raises(attrs.exceptions.FrozenInstanceError):
+            made.accepted = None
+
+
+@pytest.mark.parametrize("phase", ["create", "poll", "download"])
+@pytest.mark.parametrize("name", faults.__all__)
+def test_no_fault_breaks_the_emulator_wherever_chaos_puts_it(
+    launch, tiny_clip, caplog, name, phase
+):
+    small = {"seconds": 0.01, "size": 1000, "depth": 10}
+    made = getattr(faults, name)
+    known = [one for one in small if one in inspect.signature(made).parameters]
+    fault = faults.Answer(418) if name == "Answer" else made(**{one: small[one] for one in known})
+    waiting = [fault]
+    still = launch(
+        clip=tiny_clip, chaos=lambda now: waiting.pop() if now == phase and waiting else None
+    )
+    broken = (ConnectionError, http.client.HTTPException, ValueError, KeyError, TypeError)
+    request_id, url = "none", "/files/none"
+    for _ in range(2):
+        with contextlib.suppress(*broken):
+            request_id = still.create().json["request_id"]
+        with contextlib.suppress(*broken):
+            url = still.poll(request_id).json["video"]["url"]
+        with contextlib.suppress(*broken):
+            still.call("GET", urlsplit(url).path)
+    assert not waiting
+    assert still.create().status == 200
+    assert caplog.records == []
 
 
 # ---------------------------------------------------------------- at the socket
