@@ -1,0 +1,337 @@
+"""What does it cost to save a video? Against hand-written aiohttp loops, in one run.
+
+The server is a process of its own on another processor and hands out a file of 256 MiB with
+`sendfile`. Each way runs in turns in this process for its CPU (event loop, worker threads, its
+share of the kernel), and once in a fresh process for its peak memory and its longest stall. The
+hand-written loops keep their writes off the event loop; "plain" does nothing else, "same work" also
+hashes, syncs and renames, as `download` does.
+
+    python benchmarks/download.py [--tiny]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import hashlib
+import json
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Self
+from unittest import mock
+
+import aiohttp
+
+from grok_video import _download, _partfile
+from grok_video._models import Video
+from grok_video._policies import Deadline, Retry
+from grok_video._redaction import Secret
+from grok_video._transports._aiohttp import AiohttpTransport
+from grok_video._transports._base import Origin, TransportConfig
+
+MIB = 2**20
+HEAD = b"\0\0\0\x18ftypmp42"
+#: The hand-written loops: (bytes of each write, as `iter_chunked` takes them).
+PLAIN = {"plain 64 KiB": 2**16, "plain 1 MiB": MIB, "plain 2 MiB": 2 * MIB, "plain 4 MiB": 4 * MIB}
+SAME_WORK = "same work 1 MiB"
+OURS = "grok_video"
+#: What the machinery costs by itself: SHA-256 of 256 MiB is 150 ms where the processor has
+#: instructions for it, about as much as everything that a plain loop does.
+UNHASHED = "grok_video without its hash"
+
+
+def run(tiny: bool) -> dict:
+    """Return the figures of one run; `ratios` are what must hold on any machine."""
+    rounds, size = (1, 8 * MIB) if tiny else (9, 256 * MIB)
+    ways = [*PLAIN, SAME_WORK, OURS, UNHASHED]
+    if tiny:
+        ways.remove("plain 64 KiB")
+    with tempfile.TemporaryDirectory() as folder, serving(size) as port:
+        pin(0)
+        cpu = asyncio.run(compare(port, Path(folder), ways, rounds))
+        fresh = {
+            way: [in_a_process(way, port, Path(folder)) for _ in range(1 if tiny else 3)]
+            for way in ways
+        }
+    median = {way: statistics.median(seen) for way, seen in cpu.items()}
+    best = min((way for way in PLAIN if way in median), key=lambda way: median[way])
+    return {
+        "question": f"CPU, memory and loop stall of saving {size / MIB:g} MiB",
+        "cpu_ms": {way: spread(seen) for way, seen in cpu.items()},
+        "best_plain": best,
+        "peak_mib_above_start": {
+            way: round(statistics.median(one["peak_mib"] for one in seen), 1)
+            for way, seen in fresh.items()
+        },
+        "longest_stall_ms": {
+            way: round(statistics.median(one["stall_ms"] for one in seen), 1)
+            for way, seen in fresh.items()
+        },
+        "ratios": {
+            # Each round is a pair, so that what else the machine does strikes both.
+            "grok_video / best plain loop": paired(cpu[OURS], cpu[best]),
+            "grok_video / same work by hand": paired(cpu[OURS], cpu[SAME_WORK]),
+            "grok_video without its hash / best plain loop": paired(cpu[UNHASHED], cpu[best]),
+        },
+        "goals": {
+            "grok_video / best plain loop": 1.2,
+            "grok_video / same work by hand": 1.2,
+            "grok_video without its hash / best plain loop": 1.2,
+            "peak_mib_above_start": 16,
+            "longest_stall_ms": 10,
+        },
+    }
+
+
+def spread(seen: list[float]) -> dict:
+    """Return median, least and most, in milliseconds."""
+    return {
+        "median": round(statistics.median(seen) * 1e3, 1),
+        "min": round(min(seen) * 1e3, 1),
+        "max": round(max(seen) * 1e3, 1),
+    }
+
+
+def paired(ours: list[float], theirs: list[float]) -> float:
+    return round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)), 3)
+
+
+async def compare(port: int, folder: Path, ways: list[str], rounds: int) -> dict[str, list[float]]:
+    """Return CPU seconds of each way, taken in turns."""
+    seen: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(rounds + 1):
+        for way in ways:
+            gc.collect()
+            before = time.process_time()
+            await fetch(way, port, folder / "video.mp4")
+            seen[way].append(time.process_time() - before)
+            (folder / "video.mp4").unlink()
+    return {way: times[1:] for way, times in seen.items()}  # the first round imports
+
+
+async def fetch(way: str, port: int, path: Path, name: str = "video.mp4") -> None:
+    url = f"http://127.0.0.1:{port}/{name}"
+    if way == OURS:
+        await save(url, path)
+    elif way == UNHASHED:
+        with mock.patch.object(_partfile.hashlib, "sha256", NoHash):
+            await save(url, path)
+    elif way == SAME_WORK:
+        await same_work(url, path)
+    else:
+        await plain(url, path, PLAIN[way])
+
+
+class NoHash:
+    def update(self, _: bytes) -> None:
+        pass
+
+    def hexdigest(self) -> str:
+        return ""
+
+
+async def save(url: str, path: Path) -> None:
+    transport = AiohttpTransport(
+        TransportConfig(
+            # Another origin than the file's, as in life.
+            base_url="http://127.0.0.1:1",
+            api_key=Secret("sk-benchmark"),
+            timeout=120.0,
+            connections=10,
+            proxy=None,
+            ssl_context=None,
+            headers={},
+        )
+    )
+    video = await _download.save(
+        transport,
+        NoSource(),
+        Video("4b2cd27e", url),
+        path,
+        overwrite=False,
+        deadline=Deadline.after(0.0, None),
+        retry=Retry(),
+        api_origin=Origin.of("http://127.0.0.1:1"),
+        random=random.Random(1),
+    )
+    await transport.aclose()
+    assert video.size == os.stat(path).st_size  # noqa: ASYNC240, PTH116
+
+
+class NoSource:
+    request_id = "4b2cd27e"
+
+    async def fresh_video(self) -> Video:
+        raise NotImplementedError
+
+
+async def plain(url: str, path: Path, size: int) -> None:
+    async with (
+        aiohttp.ClientSession(auto_decompress=False, read_bufsize=size) as session,
+        session.get(url) as response,
+    ):
+        with path.open("wb", buffering=0) as file:
+            async for chunk in response.content.iter_chunked(size):
+                await asyncio.to_thread(file.write, chunk)
+
+
+async def same_work(url: str, path: Path) -> None:
+    digest = hashlib.sha256()
+    part = path.with_suffix(".part")
+
+    def write(chunk: bytes) -> None:
+        file.write(chunk)
+        digest.update(chunk)
+
+    def finish() -> None:
+        os.fsync(file.fileno())
+        part.replace(path)
+
+    async with (
+        aiohttp.ClientSession(auto_decompress=False, read_bufsize=MIB) as session,
+        session.get(url) as response,
+    ):
+        with part.open("wb", buffering=0) as file:
+            async for chunk in response.content.iter_chunked(MIB):
+                await asyncio.to_thread(write, chunk)
+            await asyncio.to_thread(finish)
+
+
+# --- memory and stalls, in fresh processes -------------------------------------------------------
+
+
+def in_a_process(way: str, port: int, folder: Path) -> dict:
+    done = subprocess.run(
+        [sys.executable, __file__, "--fresh", way, str(port), str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout)
+
+
+async def fresh(way: str, port: int, folder: Path) -> dict:
+    path = folder / "fresh.mp4"
+    await fetch(way, port, path, "small.mp4")  # imports, the first connection, the first thread
+    path.unlink(missing_ok=True)
+    gc.collect()
+    start = peak_mib()
+    async with Heart() as heart:
+        await fetch(way, port, path)
+    path.unlink(missing_ok=True)
+    return {"peak_mib": peak_mib() - start, "stall_ms": heart.longest * 1e3}
+
+
+class Heart:
+    """Beats every millisecond; `longest` is the longest that a beat came late, in seconds."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._beat())
+        await asyncio.sleep(0.01)
+        self.longest = 0.0
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.sleep(0)
+        self._task.cancel()
+
+    async def _beat(self) -> None:
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(0.001)
+            self.longest = max(self.longest, time.perf_counter() - before - 0.001)
+
+
+def peak_mib() -> float:
+    """Return the most memory this process ever had resident."""
+    # Not `ru_maxrss` where this can be had: it starts with what the parent had when it forked.
+    status = Path("/proc/self/status")
+    if status.exists():
+        found = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(found.split()[1]) / 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
+
+
+# --- the server ----------------------------------------------------------------------------------
+
+
+def serve(size: int) -> None:
+    """Serve the file until stdin ends; the port is the first line printed."""
+    import socket
+
+    with tempfile.TemporaryFile() as file:
+        file.write(HEAD)
+        file.write(random.Random(1).randbytes(MIB - len(HEAD)))
+        file.truncate(size)  # the rest is a hole: reading it costs no disk
+        listener = socket.create_server(("127.0.0.1", 0))
+        print(listener.getsockname()[1], flush=True)
+
+        def one(connection: socket.socket) -> None:
+            head = (
+                b'HTTP/1.1 200 OK\r\nETag: "1"\r\nConnection: close\r\nContent-Length: %d\r\n\r\n'
+            )
+            with connection, contextlib.suppress(ConnectionError):
+                small = b"small" in connection.recv(2**16)
+                length = MIB if small else size
+                connection.sendall(head % length)
+                sent = 0
+                while sent < length:
+                    sent += os.sendfile(connection.fileno(), file.fileno(), sent, length - sent)
+                connection.shutdown(socket.SHUT_WR)
+                connection.recv(1)
+
+        def accept() -> None:
+            while True:
+                threading.Thread(target=one, args=[listener.accept()[0]], daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        sys.stdin.read()
+
+
+@contextlib.contextmanager
+def serving(size: int):
+    """Run the server in a process of its own; yield its port."""
+    with subprocess.Popen(
+        [sys.executable, __file__, "--serve", str(size)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as process:
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.stdin.close()
+
+
+def pin(processor: int) -> None:
+    """Keep this process on one processor, where there is a choice."""
+    if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > 1:
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[processor]})
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["--serve", length]:
+            pin(-1)
+            serve(int(length))
+        case ["--fresh", name, address, place]:
+            pin(0)
+            print(json.dumps(asyncio.run(fresh(name, int(address), Path(place)))))
+        case arguments:
+            print(json.dumps(run("--tiny" in arguments), indent=2))
