@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 import attrs
 import pytest
+from conftest import Caller
 
-from grok_video.emulator import faults
+from grok_video.emulator import Emulator, faults
 
 
 def test_faults_are_consumed_in_order_and_told_apart_by_phase(still):
@@ -62,30 +63,38 @@ def test_every_fault_is_a_value_with_a_docstring(name):
             made.accepted = None
 
 
+@pytest.fixture(scope="module")
+def chaotic(tiny_clip):
+    """A caller and a list; a fault put into it strikes the next request of its phase."""
+    waiting = []
+
+    def chaos(phase):
+        return waiting.pop()[1] if waiting and waiting[0][0] == phase else None
+
+    with Emulator(clip=tiny_clip, chaos=chaos) as emulator:
+        yield Caller(emulator), waiting
+
+
 @pytest.mark.parametrize("phase", ["create", "poll", "download"])
 @pytest.mark.parametrize("name", faults.__all__)
-def test_no_fault_breaks_the_emulator_wherever_chaos_puts_it(
-    launch, tiny_clip, caplog, name, phase
-):
+def test_no_fault_breaks_the_emulator_wherever_chaos_puts_it(chaotic, caplog, name, phase):
+    caller, waiting = chaotic
     small = {"seconds": 0.01, "size": 1000, "depth": 10}
     made = getattr(faults, name)
     known = [one for one in small if one in inspect.signature(made).parameters]
     fault = faults.Answer(418) if name == "Answer" else made(**{one: small[one] for one in known})
-    waiting = [fault]
-    still = launch(
-        clip=tiny_clip, chaos=lambda now: waiting.pop() if now == phase and waiting else None
-    )
+    waiting.append((phase, fault))
     broken = (ConnectionError, http.client.HTTPException, ValueError, KeyError, TypeError)
     request_id, url = "none", "/files/none"
     for _ in range(2):
         with contextlib.suppress(*broken):
-            request_id = still.create().json["request_id"]
+            request_id = caller.create().json["request_id"]
         with contextlib.suppress(*broken):
-            url = still.poll(request_id).json["video"]["url"]
+            url = caller.poll(request_id).json["video"]["url"]
         with contextlib.suppress(*broken):
-            still.call("GET", urlsplit(url).path)
+            caller.call("GET", urlsplit(url).path)
     assert not waiting
-    assert still.create().status == 200
+    assert caller.create().status == 200
     assert caplog.records == []
 
 
