@@ -8,8 +8,9 @@ beliefs live here, in bounded memory: no clock, no I/O, and no decision when to 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from random import Random
-from typing import Final
+from typing import Final, NamedTuple
 
 __all__ = ["Experience", "Kind", "Watch", "truncated", "typical_seconds"]
 
@@ -34,17 +35,24 @@ TAIL_SHARE: Final = 0.03
 TAIL_OFFSET: Final = 1.25
 TAIL_SPREAD: Final = 0.45
 
+#: Seconds; nothing is taken to be faster.
+SOONEST: Final = 1e-4
+
 _ROOT_HALF: Final = math.sqrt(0.5)
 _PEAK: Final = 1.0 / math.sqrt(2.0 * math.pi)
 
-# Progress as recorded (contract.md, section 5): fraction of the whole time -> percent, for the two
-# recorded shapes. Different kinds differ a lot, so this only starts the learning.
+# Progress as recorded (fraction of the whole time, percent; contract.md, section 5) of an image-to-
+# video, of an extension, and what every reader expects. Kinds differ; this starts the learning.
 _RECORDED: Final = (
     ((0.0, 0.0), (0.22, 1.0), (0.41, 20.0), (0.61, 35.0), (0.81, 35.0), (1.0, 40.0)),
-    ((0.0, 0.0), (0.16, 0.0), (0.30, 13.0), (0.44, 42.0), (0.58, 59.0), (0.72, 84.0), (0.86, 95.0), (1.0, 95.0)),
+    ((0.0, 0.0), (0.16, 0.0), (0.30, 13.0), (0.44, 42.0), (0.58, 59.0), (0.72, 84.0), (0.86, 95.0)),
     ((0.0, 0.0), (1.0, 100.0)),
 )
+#: Stretches of a job's life in which progress is counted, and the finer steps in which it is read.
 BINS: Final = 20
+_FINE: Final = 80
+#: A job not yet seen running stands on no rung of `Cohort.waiting`.
+NO_RUNG: Final = -1000
 
 
 def typical_seconds(model: str | None, duration: int | None, resolution: str | None) -> float:
@@ -91,23 +99,23 @@ class Watch:
     """What one job has shown so far; made with the job, filled by its polls."""
 
     __slots__ = (
-        "_audit",
-        "_belief",
-        "_cohort",
-        "_kind",
-        "_rung",
-        "_unread",
         "age_known",
+        "audit",
+        "belief",
+        "cohort",
         "due",
         "duration",
         "elapsed",
         "hint_until",
+        "kind",
         "model",
         "polls",
         "progress",
         "readings",
         "resolution",
-        "virtual_age",
+        "rung",
+        "tested",
+        "unread",
     )
 
     def __init__(
@@ -124,31 +132,37 @@ class Watch:
         #: False for a handle made from an id: nobody knows when that job began.
         self.age_known = age_known
         self.polls = 0
-        #: When the last poll was answered, and when the next one was planned.
+        #: When the last poll was answered, and when it had been planned for.
         self.elapsed = 0.0
         self.due: float | None = None
-        self.progress: float | None = None
+        #: Until then the server wants no poll of this job.
         self.hint_until = 0.0
+        self.progress: float | None = None
         #: (elapsed, progress) of each poll that brought a number, oldest first, at most 12.
         self.readings: list[tuple[float, float]] = []
-        self.virtual_age: float | None = None
-        self._kind: Kind | None = None
-        self._cohort: Cohort | None = None
-        self._rung = 0
-        self._belief: tuple[float, float] | None = None
-        self._unread = False
-        self._audit = False
+        #: True until the policy has looked at the last number.
+        self.unread = False
+        #: Mean and spread of log(seconds in all), once a number told something.
+        self.belief: tuple[float, float] | None = None
+        #: True where the usual schedule is kept beside what progress foretells, to test it.
+        self.audit = False
+        #: True once the belief rests on a curve learned from finished jobs.
+        self.tested = False
+        self.kind: Kind | None = None
+        self.cohort: Cohort | None = None
+        self.rung = NO_RUNG
 
     def note(self, elapsed: float, progress: float | None, hint: float | None = None) -> None:
         """The poll answered at `elapsed` found the job running; `hint` is the server's wish."""
         self.polls += 1
-        if elapsed > self.elapsed:  # also False for NaN
+        if self.elapsed < elapsed < math.inf:
             self.elapsed = elapsed
         if progress is not None and math.isfinite(progress):
-            self._unread = True
+            self.unread = True
             self.progress = min(max(float(progress), 0.0), 100.0)
-            if len(self.readings) < 12:
-                self.readings.append((self.elapsed, self.progress))
+            if len(self.readings) == 12:
+                del self.readings[6]
+            self.readings.append((self.elapsed, self.progress))
         if hint is not None and 0.0 < hint < math.inf:
             self.hint_until = self.elapsed + hint
 
@@ -179,44 +193,15 @@ class Cohort:
 
     def evidence(self, most: float) -> list[tuple[float, float, float]]:
         """Return (weight, low, high) windows, together at most as heavy as `most` finished jobs."""
-        if not self.seen:
-            scale = min(1.0, most)
-        else:
-            scale = min(1.0, most / self.seen)
+        scale = min(1.0, most / max(1, self.seen))
         each = scale * self.seen / max(1, len(self.finished))
         items = [(each, low, high) for low, high in self.finished]
         items += [(scale * n, 0.1 * rung, math.inf) for rung, n in self.waiting.items()]
         return items
 
 
-class Curve:
-    """How far along a job is when it says p percent, learned as percent over fraction of life.
-
-    Learned that way round because the policy itself chooses when it looks: what fraction belongs to
-    35 percent would say more about the policy's habits than about the server's.
-    """
-
-    __slots__ = ("count", "square", "total")
-
-    def __init__(self) -> None:
-        self.count = [0.0] * BINS
-        self.total = [0.0] * BINS
-        self.square = [0.0] * BINS
-
-    def add(self, fraction: float, percent: float, weight: float) -> None:
-        """Take in that a job at `fraction` of its life said `percent`."""
-        place = min(BINS - 1, int(fraction * BINS))
-        self.count[place] += weight
-        self.total[place] += weight * percent
-        self.square[place] += weight * percent * percent
-        if self.count[place] > KEPT:
-            self.count[place] *= 0.5
-            self.total[place] *= 0.5
-            self.square[place] *= 0.5
-
-
 def _percent(knots: tuple[tuple[float, float], ...], fraction: float) -> float:
-    for (x0, p0), (x1, p1) in zip(knots, knots[1:], strict=False):
+    for (x0, p0), (x1, p1) in pairwise(knots):
         if fraction <= x1:
             return p0 + (p1 - p0) * (fraction - x0) / (x1 - x0)
     return knots[-1][1]
@@ -225,15 +210,159 @@ def _percent(knots: tuple[tuple[float, float], ...], fraction: float) -> float:
 _SHAPES: Final = tuple(
     tuple(_percent(knots, (i + 0.5) / BINS) for i in range(BINS)) for knots in _RECORDED
 )
-_FINE: Final = 80
+
+
+class Curve:
+    """How far along a job is when it says p percent, learned as percent over fraction of life.
+
+    Learned that way round because the policy itself chooses when it looks: which fractions came
+    with 35 percent would say more about the policy's habits than about the server's.
+    """
+
+    __slots__ = ("_reading", "_shape", "_sharpest", "count", "jobs", "news", "square", "total")
+
+    def __init__(self) -> None:
+        self.count = [0.0] * BINS
+        self.total = [0.0] * BINS
+        self.square = [0.0] * BINS
+        #: Finished jobs that sent numbers, and those of them not yet drawn into the curve.
+        self.jobs = 0
+        self.news = 0
+        self._shape: list[tuple[float, float, float]] = []
+        self._reading: dict[int, tuple[float, float, float]] = {}
+        self._sharpest: tuple[float, float] | None = None
+
+    def learn(self, readings: list[tuple[float, float]], before: float, done: float) -> None:
+        """Take in what a job said that ended between `before` and `done`."""
+        whole = 0.5 * (before + done)
+        weight = 1.0 / (1.0 + ((done - before) / (0.15 * whole)) ** 2)
+        for elapsed, percent in readings:
+            place = min(BINS - 1, int(elapsed / whole * BINS))
+            self.count[place] += weight
+            self.total[place] += weight * percent
+            self.square[place] += weight * percent * percent
+            if self.count[place] > KEPT:
+                self.count[place] *= 0.5
+                self.total[place] *= 0.5
+                self.square[place] *= 0.5
+        self.jobs += 1
+        self.news += 1
+        if self.news >= 0.2 * self.jobs:
+            self.news = 0
+            self._shape, self._reading, self._sharpest = [], {}, None
+
+    def read(self, percent: float) -> tuple[float, float, float]:
+        """Return (low, high, noise) of log(fraction of life) for a job that says `percent`."""
+        place = int(percent + 0.5)
+        found = self._reading.get(place)
+        if found is None:
+            found = self._reading[place] = self._read(place)
+        return found
+
+    def says(self, fraction: float) -> float:
+        """Return the percent that a job at this fraction of its life is believed to show."""
+        if not self._shape:
+            self._draw()
+        return self._shape[min(_FINE - 1, int(fraction * _FINE))][1]
+
+    def sharpest(self) -> tuple[float, float]:
+        """Return how well the most telling reading knows its job's fraction, and that fraction."""
+        if self._sharpest is None:
+            best, place = math.inf, 0.5
+            for k in range(3, 19):
+                low, high, noise = self.read(self.says(0.05 * k))
+                error = math.sqrt((high - low) ** 2 / 12.0 + noise * noise)
+                if error < 0.9 * best:
+                    best, place = error, 0.05 * k
+            self._sharpest = best, place
+        return self._sharpest
+
+    def _draw(self) -> None:
+        counts = self.count
+        averages = [t / n if n else 0.0 for t, n in zip(self.total, counts, strict=True)]
+        inside = sum(self.square) - sum(n * a * a for n, a in zip(counts, averages, strict=True))
+        free = sum(n - 1.0 for n in counts if n > 1.0)
+        noise = (4.0 * 16.0 + max(inside, 0.0)) / (4.0 + free)
+        # Which known shape is nearest, and how near: what unvisited stretches are filled with.
+        misfits = [
+            sum(min(n, 3.0) * (a - p) ** 2 for n, a, p in zip(counts, averages, shape, strict=True))
+            for shape in _SHAPES
+        ]
+        least = min(misfits)
+        votes = [math.exp(-0.5 * (m - least) / 100.0) for m in misfits]
+        total = sum(votes)
+        means, errors = [0.0] * BINS, [0.0] * BINS
+        for i in range(BINS):
+            guess = sum(v * shape[i] for v, shape in zip(votes, _SHAPES, strict=True)) / total
+            doubt = (
+                6.0
+                + sum(v * (shape[i] - guess) ** 2 for v, shape in zip(votes, _SHAPES, strict=True))
+                / total
+            )
+            here = max(self.square[i] - counts[i] * averages[i] ** 2, 0.0)
+            here = (4.0 * noise + here) / (4.0 + max(counts[i] - 1.0, 0.0))
+            # what the curve climbs inside one bin is not noise
+            left, right = max(i - 1, 0), min(i + 1, BINS - 1)
+            if counts[i] > 4.0 and counts[left] and counts[right]:
+                climb = (averages[right] - averages[left]) / (right - left)
+                here -= min(climb * climb / 12.0, 0.7 * here)
+            here += 0.25
+            weight = here / doubt
+            means[i] = (weight * guess + self.total[i]) / (weight + counts[i])
+            errors[i] = math.sqrt(here + here / (weight + counts[i]))
+        self._shape = []
+        for k in range(_FINE):
+            fraction = (k + 0.5) / _FINE
+            position = fraction * BINS - 0.5
+            i = min(max(int(position), 0), BINS - 2)
+            t = position - i
+            mean = means[i] + t * (means[i + 1] - means[i])
+            error = errors[i] + min(max(t, 0.0), 1.0) * (errors[i + 1] - errors[i])
+            self._shape.append((math.log(fraction), mean, 1.0 / error))
+
+    def _read(self, percent: int) -> tuple[float, float, float]:
+        if not self._shape:
+            self._draw()
+        likely = [
+            math.exp(-0.5 * ((percent - mean) * sharpness) ** 2) * sharpness
+            for _, mean, sharpness in self._shape
+        ]
+        least = 0.1 * max(likely)
+        total = first = second = 0.0
+        for k, weight in enumerate(likely):
+            # far fractions that explain it badly would count by their distance alone
+            if weight > least and k > 3:
+                logarithm = self._shape[k][0]
+                # equal steps of a fraction are unequal steps of its logarithm
+                share = weight / (k + 0.5)
+                total += share
+                first += share * logarithm
+                second += share * logarithm * logarithm
+        if total <= 0.0:
+            return (-3.0, 0.0, 0.05)
+        centre = first / total
+        variance = max(second / total - centre * centre, 0.0)
+        variance += 0.0001 + 0.012 / (2.0 + self.jobs)
+        noise = min(math.sqrt(variance), 0.04)
+        half = math.sqrt(3.0 * max(variance - noise * noise, 0.0))
+        return (centre - half, min(centre + half, 0.0), noise)
+
+
+class _Sums(NamedTuple):
+    slope: float
+    information: float
+    heat: float
+    heat_information: float
+    core_n: float
+    tail_n: float
+    tail_sum: float
+    tail_square: float
 
 
 class Kind:
     """What is believed of one kind of job: two humps of log(seconds / typical), and its curve."""
 
     __slots__ = (
-        "_curve_news",
-        "_sharpest",
         "cohort",
         "curve",
         "earlier",
@@ -241,8 +370,7 @@ class Kind:
         "mean_error",
         "news",
         "plan",
-        "reading",
-        "shape",
+        "shown",
         "sigma",
         "silent",
         "spread",
@@ -253,6 +381,7 @@ class Kind:
         "trust",
         "typical",
         "version",
+        "weighed",
     )
 
     def __init__(self, typical: float) -> None:
@@ -260,24 +389,26 @@ class Kind:
         self.cohort = Cohort()
         self.earlier: Cohort | None = None
         self.curve = Curve()
-        #: Finished jobs that sent a useful progress, and those that sent none.
+        #: Finished jobs that sent useful progress, and those that sent none.
         self.talking = 0
         self.silent = 0
+        #: The numbers the last finished job sent.
+        self.shown: frozenset[float] = frozenset()
         #: Share of jobs, lately, whose progress foretold their end about as well as it claimed.
         self.trust = 0.75
-        self.mean = 0.0
-        self.mean_error = UNKNOWN_SPEED
-        self.sigma = SPREAD
+        self.mean: float = 0.0
+        self.mean_error: float = UNKNOWN_SPEED
+        self.sigma: float = SPREAD
         #: What one job's logarithm may be off: its own spread and our error about the mean.
         self.spread = math.hypot(SPREAD, UNKNOWN_SPEED)
-        self.tail_share, self.tail_mean, self.tail_sigma = TAIL_SHARE, TAIL_OFFSET, TAIL_SPREAD
+        self.tail_share: float = TAIL_SHARE
+        self.tail_mean: float = TAIL_OFFSET
+        self.tail_sigma: float = TAIL_SPREAD
+        #: Evidence since the last fit (a finished job 1, a poll 0.05), and what the fit rests on.
         self.news = 1.0
+        self.weighed = 0.0
         self.version = 0
         self.plan: object = None
-        self.reading: dict[int, tuple[float, float, float]] = {}
-        self.shape: list[tuple[float, float, float]] = []
-        self._curve_news = 0.0
-        self._sharpest: tuple[float, float] | None = None
 
     @property
     def finished(self) -> int:
@@ -295,166 +426,82 @@ class Kind:
         """Fit both humps to the windows seen, starting from what other kinds suggest.
 
         Newton steps on the likelihood of censored normals, where mean and variance inside each
-        window give gradient and information (Louis 1982); `before` is a Student-t belief, so that
-        a server a thousand times faster outvotes it with its first job.
+        window give gradient and information (Louis 1982). `before` is a Student-t belief, so that
+        a server a thousand times faster outvotes it with its first jobs.
         """
         items = self.evidence()
-        seen = [(w, low, high) for w, low, high in items if high < math.inf]
-        mean, sigma = self.mean, self.sigma
-        share, far, wide = self.tail_share, self.tail_mean, self.tail_sigma
         if not self.version:
-            mean = before
-        if seen:
-            middles = sorted(high - 0.3 if low < -20.0 else 0.5 * (low + high) for _, low, high in seen)
-            middle = middles[len(middles) // 2]
-            if abs(middle - mean) > 3.0 * sigma:
-                mean, far = middle, middle + TAIL_OFFSET
-        precision = 1.0
+            self.mean = before
+        middles = sorted(
+            high - 0.3 if low < -20.0 else 0.5 * (low + high)
+            for _, low, high in items
+            if high < math.inf
+        )
+        middle = middles[len(middles) // 2] if middles else self.mean
+        if abs(middle - self.mean) > 3.0 * self.sigma:
+            # too far for small steps
+            self.mean, self.tail_mean = middle, middle + TAIL_OFFSET
         for _ in range(4):
-            pull = (mean - before) / before_error
+            sums = self._weigh(items)
+            pull = (self.mean - before) / before_error
             trust = 3.0 / (2.0 + pull * pull) / before_error**2
-            slope, info = -trust * (mean - before), trust
-            heat, heat_info = 0.0, 0.0
-            tail_n = tail_sum = tail_square = core_n = 0.0
-            for weight, low, high in items:
-                a, b = (low - mean) / sigma, (high - mean) / sigma
-                mass, z, zz = truncated(a, b)
-                part = weight
-                if b > 1.5:
-                    at, bt = (low - far) / wide, (high - far) / wide
-                    tail_mass, zt, zzt = truncated(at, bt)
-                    odds = share * tail_mass
-                    odds /= odds + (1.0 - share) * mass
-                    if high < math.inf:
-                        tail = weight * odds
-                        tail_n += tail
-                        value = far + wide * zt
-                        tail_sum += tail * value
-                        tail_square += tail * (wide * wide * (zzt - zt * zt) + value * value)
-                    part *= 1.0 - odds
-                if high < math.inf:
-                    core_n += part
-                variance = max(0.0, zz - z * z)
-                slope += part * z / sigma
-                info += part * max(1.0 - variance, 0.02) / sigma**2
-                heat += part * (zz - 1.0)
-                # A window much narrower than sigma tells the spread fully, an open one hardly.
-                heat_info += part * 2.0 * max(1.0 - variance, 0.05)
-            step = slope / info
-            mean += min(max(step, -0.7), 0.7)
-            heat += FIRMNESS * ((SPREAD / sigma) ** 2 - 1.0)
-            heat_info += FIRMNESS * 2.0 * max((SPREAD / sigma) ** 2, 0.5)
-            sigma *= math.exp(min(max(heat / heat_info, -0.5), 0.5))
-            sigma = min(max(sigma, 0.01), 1.5)
-            share = (25.0 * TAIL_SHARE + tail_n) / (25.0 + core_n + tail_n)
-            start = mean + max(TAIL_OFFSET, 2.5 * sigma)
-            far = max((3.0 * start + tail_sum) / (3.0 + tail_n), mean + 2.0 * sigma)
-            square = tail_square - 2.0 * far * tail_sum + tail_n * far * far
-            wide = math.sqrt((3.0 * TAIL_SPREAD**2 + max(square, 0.0)) / (3.0 + tail_n))
-            precision = info
-            if abs(step) < 0.02 * sigma:
+            information = sums.information + trust
+            step = (sums.slope - trust * (self.mean - before)) / information
+            self.mean += min(max(step, -0.7), 0.7)
+            firm = (SPREAD / self.sigma) ** 2
+            warmer = (sums.heat + FIRMNESS * (firm - 1.0)) / (
+                sums.heat_information + FIRMNESS * 2.0 * max(firm, 0.5)
+            )
+            self.sigma *= math.exp(min(max(warmer, -0.5), 0.5))
+            self.sigma = min(max(self.sigma, 0.01), 1.5)
+            self.mean_error = 1.0 / math.sqrt(information)
+            self._place_tail(sums)
+            if abs(step) < 0.02 * self.sigma:
                 break
-        self.mean, self.sigma = mean, sigma
-        self.mean_error = 1.0 / math.sqrt(precision)
-        self.spread = math.hypot(sigma, self.mean_error)
-        self.tail_share, self.tail_mean, self.tail_sigma = share, far, wide
+        self.spread = math.hypot(self.sigma, self.mean_error)
+        self.weighed += self.news
         self.news = 0.0
         self.version += 1
 
-    def read(self, percent: float) -> tuple[float, float, float]:
-        """Return (low, high, noise) of log(fraction of life) for a job that says `percent`."""
-        place = int(percent + 0.5)
-        found = self.reading.get(place)
-        if found is None:
-            found = self.reading[place] = self._read(place)
-        return found
+    def _weigh(self, items: list[tuple[float, float, float]]) -> _Sums:
+        """Return how the windows pull at mean and spread, and what belongs to the tail."""
+        mean, sigma, far, wide = self.mean, self.sigma, self.tail_mean, self.tail_sigma
+        share = self.tail_share
+        slope = information = heat = heat_information = 0.0
+        core_n = tail_n = tail_sum = tail_square = 0.0
+        for weight, low, high in items:
+            mass, z, zz = truncated((low - mean) / sigma, (high - mean) / sigma)
+            part = weight
+            if high - mean > 1.5 * sigma:
+                tail_mass, zt, zzt = truncated((low - far) / wide, (high - far) / wide)
+                odds = share * tail_mass / (share * tail_mass + (1.0 - share) * mass)
+                part *= 1.0 - odds
+                if high < math.inf:
+                    value = far + wide * zt
+                    tail_n += weight * odds
+                    tail_sum += weight * odds * value
+                    tail_square += weight * odds * (wide * wide * (zzt - zt * zt) + value * value)
+            if high < math.inf:
+                core_n += part
+            # A window much narrower than sigma tells all about its job, an open one hardly any.
+            told = 1.0 - max(0.0, zz - z * z)
+            slope += part * z / sigma
+            information += part * max(told, 0.02) / sigma**2
+            heat += part * (zz - 1.0)
+            heat_information += part * 2.0 * max(told, 0.05)
+        return _Sums(
+            slope, information, heat, heat_information, core_n, tail_n, tail_sum, tail_square
+        )
 
-    def says(self, fraction: float) -> float:
-        """Return the percent that a job at this fraction of its life is believed to show."""
-        if not self.shape:
-            self._draw()
-        return self.shape[min(_FINE - 1, int(fraction * _FINE))][1]
-
-    def sharpest(self) -> tuple[float, float]:
-        """Return how well the most telling reading knows its job's fraction, and that fraction."""
-        if self._sharpest is None:
-            best, place = math.inf, 0.5
-            for k in range(3, 19):
-                low, high, noise = self.read(self.says(0.05 * k))
-                error = math.sqrt((high - low) ** 2 / 12.0 + noise * noise)
-                if error < 0.9 * best:
-                    best, place = error, 0.05 * k
-            self._sharpest = best, place
-        return self._sharpest
-
-    def _draw(self) -> None:
-        curve = self.curve
-        counts = curve.count
-        averages = [t / n if n else 0.0 for t, n in zip(curve.total, counts, strict=True)]
-        inside = sum(curve.square) - sum(n * a * a for n, a in zip(counts, averages, strict=True))
-        free = sum(n - 1.0 for n in counts if n > 1.0)
-        noise = (4.0 * 16.0 + max(inside, 0.0)) / (4.0 + free)
-        # Which known shape is nearest, and how near: what unvisited stretches are filled with.
-        misfits = [
-            sum(min(n, 3.0) * (a - p) ** 2 for n, a, p in zip(counts, averages, shape, strict=True))
-            for shape in _SHAPES
-        ]
-        least = min(misfits)
-        votes = [math.exp(-0.5 * (m - least) / 100.0) for m in misfits]
-        total = sum(votes)
-        means, errors = [0.0] * BINS, [0.0] * BINS
-        for i in range(BINS):
-            guess = sum(v * shape[i] for v, shape in zip(votes, _SHAPES, strict=True)) / total
-            doubt = 6.0 + sum(
-                v * (shape[i] - guess) ** 2 for v, shape in zip(votes, _SHAPES, strict=True)
-            ) / total
-            here = max(curve.square[i] - counts[i] * averages[i] ** 2, 0.0)
-            here = (4.0 * noise + here) / (4.0 + max(counts[i] - 1.0, 0.0))
-            # what the curve climbs inside one bin is not noise
-            left, right = max(i - 1, 0), min(i + 1, BINS - 1)
-            if counts[i] > 4.0 and counts[left] and counts[right]:
-                climb = (averages[right] - averages[left]) / (right - left)
-                here -= min(climb * climb / 12.0, 0.7 * here)
-            here += 0.25
-            weight = here / doubt
-            means[i] = (weight * guess + curve.total[i]) / (weight + counts[i])
-            errors[i] = math.sqrt(here + here / (weight + counts[i]))
-        self.shape = []
-        self._sharpest = None
-        for k in range(_FINE):
-            fraction = (k + 0.5) / _FINE
-            position = fraction * BINS - 0.5
-            i = min(max(int(position), 0), BINS - 2)
-            t = position - i
-            mean = means[i] + t * (means[i + 1] - means[i])
-            error = errors[i] + min(max(t, 0.0), 1.0) * (errors[i + 1] - errors[i])
-            self.shape.append((math.log(fraction), mean, 1.0 / error))
-
-    def _read(self, percent: int) -> tuple[float, float, float]:
-        if not self.shape:
-            self._draw()
-        likely = [
-            math.exp(-0.5 * ((percent - mean) * sharpness) ** 2) * sharpness
-            for _, mean, sharpness in self.shape
-        ]
-        least = 0.1 * max(likely)
-        total = first = second = 0.0
-        for k, weight in enumerate(likely):
-            # far fractions that explain it badly would count by their distance alone
-            if weight > least and k > 3:
-                logarithm = self.shape[k][0]
-                weight /= k + 0.5  # equal steps of a fraction are unequal steps of its logarithm
-                total += weight
-                first += weight * logarithm
-                second += weight * logarithm * logarithm
-        if total <= 0.0:
-            return (-3.0, 0.0, 0.05)
-        centre = first / total
-        variance = max(second / total - centre * centre, 0.0)
-        variance += 0.0001 + 0.012 / (2.0 + self.talking)
-        noise = min(math.sqrt(variance), 0.04)
-        half = math.sqrt(3.0 * max(variance - noise * noise, 0.0))
-        return (centre - half, min(centre + half, 0.0), noise)
+    def _place_tail(self, sums: _Sums) -> None:
+        """Put the second hump where the late jobs were, held by a few imagined ones."""
+        n, total = sums.tail_n, sums.tail_sum
+        self.tail_share = (25.0 * TAIL_SHARE + n) / (25.0 + sums.core_n + n)
+        start = self.mean + max(TAIL_OFFSET, 2.5 * self.sigma)
+        far = max((3.0 * start + total) / (3.0 + n), self.mean + 2.0 * self.sigma)
+        square = max(sums.tail_square - 2.0 * far * total + n * far * far, 0.0)
+        self.tail_mean = far
+        self.tail_sigma = math.sqrt((3.0 * TAIL_SPREAD * TAIL_SPREAD + square) / (3.0 + n))
 
 
 class Experience:
@@ -465,7 +512,7 @@ class Experience:
     def __init__(self) -> None:
         self._kinds: dict[tuple[str | None, int | None, str | None], Kind] = {}
         # Which finished jobs are kept must not depend on, or disturb, the caller's random source.
-        self._random = Random(0)
+        self._random = Random(0)  # noqa: S311 -- not cryptography
         #: Polls answered "still running" so far.
         self.answered = 0
         #: The shortest time in which a job was found done.
@@ -475,7 +522,7 @@ class Experience:
 
     def kind(self, watch: Watch) -> Kind:
         """Return what is believed of jobs like this one."""
-        kind = watch._kind
+        kind = watch.kind
         if kind is not None:
             return kind
         key = (watch.model, watch.duration, watch.resolution)
@@ -485,7 +532,7 @@ class Experience:
                 del self._kinds[next(iter(self._kinds))]
             kind = Kind(typical_seconds(*key))
         self._kinds[key] = kind
-        watch._kind = kind
+        watch.kind = kind
         return kind
 
     def follow(self, watch: Watch, kind: Kind) -> None:
@@ -498,20 +545,21 @@ class Experience:
                     self.round_trip += 0.1 * (took - self.round_trip)
         if not watch.age_known:
             return
-        cohort = watch._cohort
+        cohort = watch.cohort
         if cohort is None:
             if kind.cohort.seen >= GENERATION:
                 kind.earlier, kind.cohort = kind.cohort, Cohort()
-            watch._cohort = cohort = kind.cohort
+                kind.weighed = CARRIED
+            watch.cohort = cohort = kind.cohort
         elif cohort is kind.cohort or cohort is kind.earlier:
-            self._leave(cohort, watch._rung)
+            self._leave(cohort, watch.rung)
         if watch.elapsed > 0.0:
-            rung = int(10.0 * math.log(watch.elapsed / kind.typical) + 200.0) - 200
+            rung = max(-99, math.floor(10.0 * math.log(watch.elapsed / kind.typical)))
             kind.news += 0.05
         else:
-            rung = -200
-        watch._rung = rung
-        if rung > -100:
+            rung = NO_RUNG
+        watch.rung = rung
+        if rung != NO_RUNG:
             cohort.waiting[rung] = cohort.waiting.get(rung, 0) + 1
 
     @staticmethod
@@ -527,42 +575,38 @@ class Experience:
         if not (watch.age_known and 0.0 <= done < math.inf):
             return
         kind = self.kind(watch)
-        done = max(done, 1e-4)
+        done = max(done, SOONEST)
         before = min(last_pending or 0.0, done)
         self.soonest = min(self.soonest, done)
-        cohort = watch._cohort or kind.cohort
-        if watch._cohort is not None:
-            self._leave(cohort, watch._rung)
+        cohort = watch.cohort or kind.cohort
+        if watch.cohort is not None:
+            self._leave(cohort, watch.rung)
         high = math.log(done / kind.typical)
-        low = math.log(before / kind.typical) if before > 1e-4 else -30.0
+        low = math.log(before / kind.typical) if before > SOONEST else -30.0
         cohort.add(min(low, high - 0.01), high, self._random)
         kind.news += 1.0
-        self._learn_curve(watch, kind, before, done)
+        self._judge(watch, kind, before, done)
 
-    def _learn_curve(self, watch: Watch, kind: Kind, before: float, done: float) -> None:
-        middle = 0.5 * (before + done)
-        if watch._belief is not None:
-            mean, spread = watch._belief
-            off = max(math.log(max(before, 1e-4)) - mean, mean - math.log(done)) / spread
-            kind.trust += 0.12 * ((off < 3.0) - kind.trust)
-        useful = len({percent for _, percent in watch.readings}) > 1 or (
-            watch.readings and 2.0 < watch.readings[0][1] < 98.0
-        )
+    @staticmethod
+    def _judge(watch: Watch, kind: Kind, before: float, done: float) -> None:
+        """Compare what progress foretold with what came, and learn its curve."""
+        if watch.tested and watch.belief is not None:
+            mean, spread = watch.belief
+            off = max(math.log(max(before, SOONEST)) - mean, mean - math.log(done)) / spread
+            kind.trust += 0.12 * ((off < 2.0) - kind.trust)
         if watch.polls:
-            kind.talking += bool(useful)
+            seen = frozenset(percent for _, percent in watch.readings)
+            # a gateway that shows one number until the end says nothing by it
+            useful = len(seen | kind.shown) > 1
+            kind.shown = seen or kind.shown
+            kind.talking += useful
             kind.silent += not useful
         if watch.readings:
-            weight = 1.0 / (1.0 + ((done - before) / (0.15 * middle)) ** 2)
-            for elapsed, percent in watch.readings:
-                kind.curve.add(min(elapsed / middle, 1.0), percent, weight)
-            kind._curve_news += 1.0
-            if kind._curve_news >= max(1.0, 0.2 * kind.talking):
-                kind._curve_news = 0.0
-                kind.reading, kind.shape = {}, []
+            kind.curve.learn(watch.readings, before, done)
 
     def consult(self, kind: Kind) -> None:
         """Bring the belief up to date, if enough has happened since it was formed."""
-        if kind.news >= max(1.0, 0.2 * min(kind.finished, 4 * KEPT)):
+        if kind.news >= max(1.0, 0.2 * kind.weighed):
             others, weights = 0.0, 0.0
             for other in self._kinds.values():
                 if other is not kind and other.finished:

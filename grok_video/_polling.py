@@ -1,4 +1,51 @@
-"""When to ask next (docstring later)."""
+"""When to ask next, so that a video is noticed soon after it is ready, with few requests.
+
+`Polling` is a frozen policy that answers `next_delay`; what a job has shown and what a client has
+seen (`Watch`, `Experience`) come in, a number of seconds goes out. Nothing here may look at a
+clock, sleep or send.
+
+**The question.** A job ends at an unknown time T. Looks at t1 < t2 < ... cost one request each, and
+the first look after T notices it, late by the *lag*. With a *price* of c seconds of lag per look,
+the best schedule minimises lag + c * looks. Where the end comes at a rate h (its hazard: chance per
+second, given it is still running), a gap d costs d / 2 of lag in the end and c / d per second until
+then: the best gap is **d = sqrt(2 c / h)**. So looks are dense where the end is likely and sparse
+where it is not, and the first one waits until the end becomes likely at all. For real curves with
+few looks the rule is only about right; `inspect` finds the exact schedule by going backwards from
+the latest time (dynamic programming over some 250 times, about a millisecond, once per lesson).
+
+**The price.** A fixed interval D is the right answer for a job of mean length T that may end at any
+moment equally (h = 1 / T, d = D) if c = D * D / (2 T). `Polling(interval=D)` takes that price, so
+everything that is known about a job turns into less lag *and* fewer looks than a fixed D would
+give, by about the same factor. Longer jobs are priced a little higher than that (T ** 0.8 for T,
+taken from 20 seconds on), jobs under 20 seconds in proportion to their length.
+
+**What is known** (`_experience`). Before anything: T is lognormal about the formula of contract.md,
+section 5, with a long tail. Every finished job of the client narrows that, as the window between
+its last two looks; jobs still running count as "longer than this", so the first batch of a fan-out
+learns from its own earliest finishers without taking them for typical. Kinds (model, duration,
+resolution) teach each other the speed of the server. As long as a client has seen nothing at all it
+looks once early, where that is cheap: an emulator is a thousand times faster, a bad input fails
+within a second.
+
+**Progress** is a clock, a rough one. `Curve.read` turns a percentage into the fraction of life at
+which jobs of this kind showed it (an interval, give or take some noise), so T is the age divided by
+that fraction; `narrow` combines it with what was believed before. Then the schedule for a bell of
+that width is used. A stalled number says only what its curve says about the far end. Numbers are
+used once three jobs of the kind have sent them, for as long as they foretell the end about as well
+as they claim; one job in sixteen is also watched by the time alone, so that a server that begins to
+lie is found out. When numbers are to be expected, the first look comes when it learns most.
+
+**The round trip.** A look is worth what it says when its answer arrives, so all times are those of
+answers, and the delay is shortened by the time polls of this client have been taking. Looks are
+never planned closer together than that.
+
+**By hand.** A 10 s clip at 480p from the older model: typically 8 + 10 * 1.2 = 20 s, so a look
+costs c = 5.5 ** 2 / (2 * 20) = 0.76 s. Nothing seen: log T is off by hypot(0.27, 0.30) = 0.40. At
+20 s, still running, the density is 0.97 * 0.399 / (0.40 * 20) = 0.048 per second and half the jobs
+are left, so h = 0.095 and the gap should be about sqrt(2 * 0.76 / 0.095) = 4.0 s;
+`inspect` says FIRSTGAP s. It puts the first look at FIRST s, when SHARE of the jobs are done, and
+expects COST s for lag and looks together. The test of this paragraph prints the same numbers.
+"""
 
 from __future__ import annotations
 
@@ -19,68 +66,95 @@ __all__ = ["Experience", "Polling", "Watch"]
 #: Shortest and longest wait between two polls of one job, in seconds.
 SHORTEST: Final = 0.05
 LONGEST: Final = 60.0
-#: The length of job at which a poll costs most, in seconds.
+#: Seconds up to which the server's wish is kept: the usual patience for a whole job.
+LONGEST_WISH: Final = 600.0
+#: The length of job at which a look costs most, in seconds.
 DEAREST: Final = 20.0
+#: Each delay is changed by up to this share of itself, so that a batch does not poll in step.
 JITTER: Final = 0.05
+# Where numbers come, few looks are needed: half of that gain is taken as still less lag, down to a
+# price of 0.15 s (a look each half second or so at the very end).
+TALKING_PRICE: Final = 0.6
+CHEAPEST: Final = 0.15
+# Progress is used after `UNTESTED` jobs and while this share of jobs ended where it said; this
+# share of jobs is watched by the time alone as well.
+UNTESTED: Final = 3
+TRUSTED: Final = 0.7
+AUDITED: Final = 1.0 / 16.0
+#: log(fraction of life) beyond which "not yet over" is all that a number says.
+NEARLY_ALL: Final = -0.12
+#: How likely a server nobody has asked is to be an emulator, or the first job to fail at once.
+EARLY_CHANCE: Final = 0.08
 
 _ROOT_HALF: Final = math.sqrt(0.5)
+#: Fifteen equally likely places of a bell.
+_NODES: Final = (
+    *(-1.83, -1.28, -0.97, -0.73, -0.52, -0.34, -0.17),
+    *(0.0, 0.17, 0.34, 0.52, 0.73, 0.97, 1.28, 1.83),
+)
+
+
+def price_of_a_look(interval: float, typical: float) -> float:
+    """Return what a look costs, in seconds of lag, for jobs of typically that many seconds."""
+    relative = typical / DEAREST
+    scale = relative if relative < 1.0 else relative**-0.8
+    return 0.5 * interval * interval / DEAREST * scale
 
 
 class Schedule(NamedTuple):
-    """For a job still running at `times[i]`: the next look belongs at `targets[i]`."""
+    """For a job still running at `times[i]`, the next look belongs at `targets[i]`."""
 
     times: list[float]
     targets: list[float]
-    #: Expected lag plus price of all polls from the start.
-    cost: float
-    #: Cost still to come per start at times[i] (times the chance of getting there).
+    #: What is still to be paid from `times[i]` on, times the chance of getting there.
     rest: list[float]
+    #: Area under the chance of being done, from the start to `times[i]`.
     area: list[float]
 
     def after(self, elapsed: float) -> float:
         """Return when to look next, if the job is still running at `elapsed`."""
-        times = self.times
+        times, targets = self.times, self.targets
         i = bisect_right(times, elapsed)
         if i == 0:
-            return self.targets[0]
+            return targets[0]
         if i == len(times):
-            last = times[-2]
-            return elapsed * self.targets[-2] / last if last > 0 else elapsed + self.targets[-2] - last
-        low, high = times[i - 1], times[i]
-        first, second = self.targets[i - 1], self.targets[i]
-        return first + (second - first) * (elapsed - low) / (high - low)
+            # Later than anything expected: the last gap, growing with the age.
+            gap = targets[-1] - times[-1]
+            return elapsed + (gap * elapsed / times[-1] if times[-1] > 0.0 else gap)
+        low, first = times[i - 1], targets[i - 1]
+        return first + (targets[i] - first) * (elapsed - low) / (times[i] - low)
 
 
-def inspect(times: list[float], chances: list[float], price: float, gap: float) -> Schedule:
-    """Return the cheapest schedule by dynamic programming, backwards from the last time.
+def inspect(times: list[float], chances: list[float], price: float, gap: float = 0.0) -> Schedule:
+    """Return the cheapest schedule for a job that is done by `times[i]` with `chances[i]`.
 
-    W(t) = min over s > t of  area between F and F(t) from t to s  +  price * (1 - F(t))  +  W(s)
+    With F for the chance of being done, what is still to be paid is::
+
+        W(t) = min over s >= t + gap of  (area of F - F(t) from t to s) + price * (1 - F(t)) + W(s)
+
+    where the area is the lag of the jobs that end between two looks. The best s never moves back
+    as t moves on, so each search starts at the one found before.
     """
-    n = len(times)
-    area = [0.0] * n
-    for i in range(1, n):
-        area[i] = area[i - 1] + 0.5 * (chances[i] + chances[i - 1]) * (times[i] - times[i - 1])
-    rest = [0.0] * n
-    targets = [0.0] * n
-    last = n - 1
-    alive = 1.0 - chances[last]
-    rest[last] = alive * (price + math.sqrt(2.0 * price * 0.5 * (times[last] - times[0])))
-    sums = [a + r for a, r in zip(area, rest, strict=True)]
+    last = len(times) - 1
+    area = [0.0] * (last + 1)
+    for i in range(last):
+        area[i + 1] = area[i] + 0.5 * (chances[i] + chances[i + 1]) * (times[i + 1] - times[i])
+    rest = [0.0] * (last + 1)
+    targets = [0.0] * (last + 1)
+    # The few jobs longer than the last time: as if they ended at a constant rate.
+    rest[last] = (1.0 - chances[last]) * (price + math.sqrt(price * (times[last] - times[0])))
+    sums = [0.0] * (last + 1)
     sums[last] = area[last] + rest[last]
     best = last
-    for i in range(n - 2, -1, -1):
+    for i in range(last - 1, -1, -1):
         now, chance = times[i], chances[i]
-        lowest = i + 1
-        if best < lowest:
-            best = lowest
         soonest = now + gap
-        while times[best] < soonest and best < last:
+        best = max(best, i + 1)
+        while best < last and times[best] < soonest:
             best += 1
         value = sums[best] - chance * times[best]
         j, misses = best - 1, 0
-        while j >= lowest and misses < 3:
-            if times[j] < soonest:
-                break
+        while j > i and misses < 3 and times[j] >= soonest:
             other = sums[j] - chance * times[j]
             if other < value:
                 value, best, misses = other, j, 0
@@ -90,110 +164,44 @@ def inspect(times: list[float], chances: list[float], price: float, gap: float) 
         rest[i] = value - area[i] + chance * now + price * (1.0 - chance)
         sums[i] = area[i] + rest[i]
         target = times[best]
-        if lowest < best < last:
-            # the minimum of the parabola through three costs
+        if i + 1 < best < last:
+            # the lowest point of the parabola through the three costs around it
+            down, up = target - times[best - 1], times[best + 1] - target
             left = sums[best - 1] - chance * times[best - 1] - value
             right = sums[best + 1] - chance * times[best + 1] - value
-            down, up = times[best] - times[best - 1], times[best + 1] - times[best]
             bend = left / down + right / up
-            if bend > 0:
-                target += min(max(0.5 * (left * up / down - right * down / up) / bend, -0.5 * down), 0.5 * up)
+            if bend > 0.0:
+                shift = 0.5 * (left * up / down - right * down / up) / bend
+                target += min(max(shift, -0.5 * down), 0.5 * up)
         targets[i] = max(target, soonest)
-    targets[last] = targets[last - 1] + times[last] - times[last - 1]
-    return Schedule(times, targets, rest[0], rest, area)
+    targets[last] = times[last] + max(targets[last - 1] - times[last - 1], gap)
+    return Schedule(times, targets, rest, area)
 
 
 @lru_cache(maxsize=32)
-def standard(row: int) -> Schedule:
-    """Return the schedule for a bell of width 1 at 0 and a poll price of 0.004 * 1.5 ** row."""
+def _bell(row: int) -> Schedule:
+    # 6 % of it 2.5 times as wide: a foretold end is sometimes off by more than it claimed
     times = [-5.0 + 0.0625 * i for i in range(145)] + [4.0 * 1.04**i for i in range(1, 40)]
     chances = [
         0.47 * math.erfc(-z * _ROOT_HALF) + 0.03 * math.erfc(-z * _ROOT_HALF / 2.5) for z in times
     ]
     chances[0] = 0.0
-    return inspect(times, chances, 0.004 * 1.5**row, 0.0)
+    return inspect(times, chances, 0.004 * 1.5**row)
 
 
 def bell(price: float) -> Schedule:
-    """Return the standard schedule whose price is nearest."""
-    row = int((math.log(max(price, 1e-9)) + 5.521461) * 2.466304 + 0.5)
-    return standard(min(max(row, 0), 26))
+    """Return the schedule for an end about 0 give or take 1, at about this price per look."""
+    row = round(math.log(price * 250.0) * 2.466303)  # 1 / log(1.5)
+    return _bell(min(max(row, 0), 26))
 
 
-def survey(kind: Kind, interval: float, gap: float) -> Plan:
-    """Return the schedule for jobs of this kind from what is believed of them now."""
-    mean, spread = kind.mean, kind.spread
-    share, far = kind.tail_share, kind.tail_mean
-    wide = math.hypot(kind.tail_sigma, kind.mean_error)
-    typical = kind.typical * math.exp(mean)
-    price = poll_price(interval, typical)
-    if kind.talking > kind.silent:
-        price = max(TALKING_PRICE * price, min(price, 0.15))
-    logs = [mean + 0.05 * spread * i for i in range(-90, 91)]
-    step, end = 0.05 * spread, max(far + 3.5 * wide, mean + 6.0 * spread)
-    while logs[-1] < end:
-        step = min(step * 1.1, 0.04)
-        logs.append(logs[-1] + step)
-    times = [0.0] + [kind.typical * math.exp(u) for u in logs]
-    near, out = _ROOT_HALF / spread, _ROOT_HALF / wide
-    chances = [0.0] + [
-        0.5 * (1.0 - share) * math.erfc((mean - u) * near) + 0.5 * share * math.erfc((far - u) * out)
-        for u in logs
-    ]
-    schedule = inspect(times, chances, price, gap)
-    first = schedule.targets[0]
-    width = math.hypot(spread, math.sqrt(share) * (far - mean))
-    likely = (1.0 + kind.talking) / (2.0 + kind.talking + kind.silent)
-    scout = 0.0
-    if likely > 0.2:
-        nodes = [kind.typical * math.exp(mean + spread * z) for z in _NODES]
-        known: dict[int, tuple[float, float]] = {}
-        best = math.inf
-        for k in range(24):
-            look = typical * (0.2 + 0.04 * k)
-            if look > 1.5 * first:
-                break
-            i = bisect_right(times, look) - 1
-            silent = schedule.area[i] + price + schedule.rest[i]
-            talking = price
-            for moment in nodes:
-                if moment <= look:
-                    talking += (look - moment) / len(nodes)
-                    continue
-                cell = int(40.0 * look / moment)
-                if cell not in known:
-                    known[cell] = gain(kind, (cell + 0.5) / 40.0, width, price, typical)
-                cost, _ = known[cell]
-                talking += cost * moment / typical / len(nodes)
-            value = likely * talking + (1.0 - likely) * silent
-            if value < best:
-                best, scout = value, look
-    return Plan(kind.version, interval, schedule, price, scout or first, first, math.log(typical), width)
-
-
-_NODES: Final = (-1.9, -1.35, -1.0, -0.74, -0.52, -0.33, -0.16, 0.0, 0.16, 0.33, 0.52, 0.74, 1.0, 1.35, 1.9)
-
-
-def gain(kind: Kind, fraction: float, width: float, price: float, typical: float) -> tuple[float, float]:
-    low, high, noise = kind.read(kind.says(fraction))
-    least = math.log(fraction) - high if high < NEARLY_ALL else -9.0
-    _, after = narrow(0.0, width, least, math.log(fraction) - low, noise)
-    after = min(after, width)
-    scale = after * typical
-    cost = bell(price / scale).cost * scale
-    sharp, place = kind.sharpest()
-    if fraction < place - 0.05:
-        # a second look at the telling part of the curve may be worth its poll
-        then = typical / math.sqrt(1.0 / after**2 + 0.4 / sharp**2)
-        cost = min(cost, price + bell(price / then).cost * then)
-    return cost, after
-
-
-def narrow(mean: float, spread: float, low: float, high: float, noise: float) -> tuple[float, float]:
+def narrow(
+    mean: float, spread: float, low: float, high: float, noise: float
+) -> tuple[float, float]:
     """Return mean and spread of a normal belief x, told that x + noise lies in low..high."""
     total = spread * spread + noise * noise
     root = math.sqrt(total)
-    _, z, zz = truncated((low - mean) / root, max(high - mean, low - mean + 1e-3) / root)
+    _, z, zz = truncated((low - mean) / root, max(high - mean, low - mean + 0.001) / root)
     share = spread * spread / total
     variance = share * noise * noise + share * share * total * max(zz - z * z, 1e-6)
     return mean + share * root * z, math.sqrt(variance)
@@ -204,44 +212,131 @@ class Plan(NamedTuple):
 
     version: int
     interval: float
-    schedule: Schedule
     price: float
-    scout: float
+    schedule: Schedule
+    #: When to look first: early enough to learn from the progress, where some is to be expected.
     first: float
+    #: Mean and spread of log(seconds), the long tail included.
     centre: float
     width: float
 
 
-def poll_price(interval: float, typical: float) -> float:
-    """Return what a poll costs, in seconds of lag."""
-    return 0.5 * interval * interval * min(1.0 / typical, typical / DEAREST**2)
+def survey(kind: Kind, interval: float, gap: float) -> Plan:
+    """Return the schedule for jobs of this kind, from what is believed of them now."""
+    mean, spread = kind.mean, kind.spread
+    share, far = kind.tail_share, kind.tail_mean
+    wide = math.hypot(kind.tail_sigma, kind.mean_error)
+    typical = kind.typical * math.exp(mean)
+    price = price_of_a_look(interval, typical)
+    if kind.talking > kind.silent:
+        price = max(TALKING_PRICE * price, min(price, CHEAPEST))
+    step = 0.05 * spread
+    logs = [mean + step * i for i in range(-90, 91)]
+    end = max(far + 3.5 * wide, mean + 6.0 * spread)
+    while logs[-1] < end:
+        step = min(1.1 * step, 0.04)
+        logs.append(logs[-1] + step)
+    near, out = _ROOT_HALF / spread, _ROOT_HALF / wide
+    chances = [
+        0.5 * (1.0 - share) * math.erfc((mean - u) * near)
+        + 0.5 * share * math.erfc((far - u) * out)
+        for u in logs
+    ]
+    times = [kind.typical * math.exp(u) for u in logs]
+    schedule = inspect([0.0, *times], [0.0, *chances], price, gap)
+    width = math.hypot(spread, math.sqrt(share) * (far - mean))
+    first = _first_look(kind, schedule, price, typical, width)
+    return Plan(kind.version, interval, price, schedule, first, math.log(typical), width)
+
+
+def _first_look(
+    kind: Kind, schedule: Schedule, price: float, typical: float, width: float
+) -> float:
+    """Return when the first look costs least, given that it may bring a number."""
+    numbers = (1.0 + kind.talking) / (2.0 + kind.talking + kind.silent)
+    latest = schedule.targets[0]
+    if numbers < 0.2:
+        return latest
+    ends = [typical * math.exp(kind.spread * z) for z in _NODES]
+    foretold: dict[int, float] = {}
+    best, first = math.inf, latest
+    for k in range(24):
+        look = typical * (0.2 + 0.04 * k)
+        if look > 1.5 * latest:
+            break
+        i = bisect_right(schedule.times, look) - 1
+        silent = schedule.area[i] + price + schedule.rest[i]
+        talking = 0.0
+        for end in ends:
+            cell = int(40.0 * look / end)
+            if end <= look:
+                talking += look - end
+            else:
+                if cell not in foretold:
+                    foretold[cell] = _after_number(kind, (cell + 0.5) / 40.0, width, price, typical)
+                talking += foretold[cell] * end / typical
+        talking = price + talking / len(ends)
+        cost = numbers * talking + (1.0 - numbers) * silent
+        if cost < best:
+            best, first = cost, look
+    return first
+
+
+def _after_number(kind: Kind, fraction: float, width: float, price: float, typical: float) -> float:
+    """Return what a typical job still costs after the number it shows at `fraction` of its life."""
+    low, high, noise = kind.curve.read(kind.curve.says(fraction))
+    age = math.log(fraction)
+    _, spread = narrow(0.0, width, age - high if high < NEARLY_ALL else -9.0, age - low, noise)
+    spread = min(spread, width) * typical
+    cost = bell(price / spread).rest[0] * spread
+    error, place = kind.curve.sharpest()
+    if fraction < place - 0.05:
+        # a second look at the telling part of the curve may be worth its price; not all of them
+        # meet it where it tells most
+        spread = 1.0 / math.sqrt(1.0 / spread**2 + 0.4 / (error * typical) ** 2)
+        cost = min(cost, price + bell(price / spread).rest[0] * spread)
+    return cost
 
 
 @frozen
 class Polling:
     """How often running jobs are asked about; the default learns (see the module)."""
 
-    #: Seconds; fixed polling asks this often, the learner is as thrifty as this where it must guess.
-    interval: float = field(default=6.0, converter=float, validator=validators.gt(0))
+    #: Seconds. A fixed policy asks this often; the learner is about as thrifty as that where it
+    #: knows nothing, and better on both counts the more it knows.
+    interval: float = field(default=5.0, converter=float, validator=validators.gt(0.0))
+    #: False asks every `interval`, whatever the jobs show.
     adaptive: bool = True
-    #: Seconds added or taken at random around a fixed interval.
-    jitter: float = field(default=0.0, converter=float, validator=validators.ge(0))
+    #: Seconds added or taken at random around a fixed interval; less than the interval.
+    jitter: float = field(default=0.0, converter=float, validator=validators.ge(0.0))
+
+    def __attrs_post_init__(self) -> None:
+        if not self.interval < math.inf:
+            raise ValueError(f"interval must be a number of seconds, not {self.interval}")
+        if not self.jitter < self.interval:
+            raise ValueError(f"jitter {self.jitter} must be less than interval {self.interval}")
 
     @classmethod
     def fixed(cls, seconds: float, jitter: float = 0.0) -> Polling:
-        """Ask every `seconds`, give or take `jitter`."""
+        """Ask every `seconds`, give or take `jitter`; a server's wish to wait longer is kept."""
         return cls(interval=seconds, adaptive=False, jitter=jitter)
 
     def next_delay(
         self, watch: Watch, elapsed: float, experience: Experience, random: _random.Random
     ) -> float:
-        """Seconds until the next poll; at least `SHORTEST` and at most `LONGEST`."""
+        """Return the seconds until the next poll, not before the server's wish.
+
+        The learner's own answers lie between 0.05 and 60. To be asked once before the first poll
+        and once after each that found the job running.
+        """
         if self.adaptive:
             delay = self._adaptive(watch, elapsed, experience, random)
+            delay = min(max(delay, SHORTEST), LONGEST)
+        elif self.jitter:
+            delay = random.uniform(self.interval - self.jitter, self.interval + self.jitter)
         else:
-            delay = self.interval + (random.uniform(-self.jitter, self.jitter) if self.jitter else 0)
-        delay = max(delay, watch.hint_until - elapsed)
-        delay = min(max(delay, SHORTEST), LONGEST)
+            delay = self.interval
+        delay = max(delay, min(watch.hint_until - elapsed, LONGEST_WISH))
         watch.due = elapsed + delay
         return delay
 
@@ -249,92 +344,115 @@ class Polling:
         self, watch: Watch, elapsed: float, experience: Experience, random: _random.Random
     ) -> float:
         kind = experience.kind(watch)
-        fresh = not (experience.answered or kind.finished)
+        ignorant = not (experience.answered or kind.finished)
         experience.follow(watch, kind)
         if kind.news >= 1.0:
             experience.consult(kind)
         plan = kind.plan
-        if not isinstance(plan, Plan) or plan.version != kind.version or plan.interval != self.interval:
-            plan = kind.plan = survey(kind, self.interval, experience.round_trip)
-        if watch._unread:
-            watch._unread = False
-            self._read(watch, kind, plan, random)
-        if not watch.age_known:
-            return self._stranger(watch, elapsed, plan, random)
-        target = self._target(watch, kind, elapsed, plan)
-        if kind.finished and not experience.answered:
-            # nothing was ever caught running: the server is faster than anything asked so far
-            target = min(target, 0.25 * experience.soonest)
-        trip = experience.round_trip if watch.polls else 0.0
-        delay = (target - elapsed) * (1.0 + JITTER * (2.0 * random.random() - 1.0)) - trip
-        if fresh and not watch.polls and EARLY_CHANCE * target > 2.0 * plan.price:
-            return min(1.0, 0.05 * target) * (0.8 + 0.4 * random.random())
-        return delay
-
-    def _target(self, watch: Watch, kind: Kind, elapsed: float, plan: Plan) -> float:
-        belief = watch._belief
-        if belief is None:
-            if elapsed < 0.5 * plan.scout:
-                return plan.scout
-            return plan.schedule.after(elapsed)
-        mean, spread = belief
-        if kind.trust < TRUSTED or (
-            spread > 0.8 * plan.width and abs(mean - plan.centre) < plan.width
+        if (
+            not isinstance(plan, Plan)
+            or plan.version != kind.version
+            or plan.interval != self.interval
         ):
-            return plan.schedule.after(elapsed)
-        total = math.exp(mean)
-        z = (math.log(max(elapsed, 1e-4)) - mean) / spread
-        target = math.exp(mean + spread * bell(plan.price / (spread * total)).after(z))
-        if spread > 0.12:
-            scout = total * plan.scout / math.exp(plan.centre)
-            if elapsed + 0.15 * total < target and elapsed < 0.85 * scout:
-                target = min(target, max(scout, elapsed + 0.15 * total))
-        if watch._audit:
-            target = min(target, plan.schedule.after(elapsed))
-        return target
-
-    def _read(
-        self, watch: Watch, kind: Kind, plan: Plan, random: _random.Random
-    ) -> None:
-        percent = watch.progress
-        if percent is None or watch.elapsed <= 0.0:
-            return
-        if watch._belief is None:
-            watch._audit = kind.talking < 3 or random.random() < AUDITED
-        mean, spread = watch._belief or (plan.centre, plan.width)
-        low, high, noise = kind.read(percent)
-        now = math.log(watch.elapsed)
-        readings = watch.readings
-        stalled = len(readings) > 1 and readings[-2][1] == percent
-        # "At most nearly all of its life" is what still running says, and the schedule knows that.
-        least = now - high if high < NEARLY_ALL else now - 9.0
-        most = now - low
-        if stalled:
-            if high >= NEARLY_ALL or kind.talking + kind.silent < 3:
-                return
-            most = now + 9.0
-        # A number that contradicts what is already known is believed the less, the more it does.
-        surprise = max(least - mean, mean - most) / math.hypot(spread, noise)
-        if surprise > 1.5:
-            noise *= (surprise / 1.5) ** 2
-        mean, spread = narrow(mean, spread, least, most, noise)
-        watch._belief = (mean, max(spread, 0.004))
-
-    def _stranger(
-        self, watch: Watch, elapsed: float, plan: Plan, random: _random.Random
-    ) -> float:
-        """A handle made from an id: done long ago, most likely; else anywhere in its life."""
+            plan = kind.plan = survey(kind, self.interval, experience.round_trip)
         if not watch.polls:
-            return SHORTEST
-        half = 0.5 * math.exp(plan.centre)
-        step = math.sqrt(2.0 * plan.price * half) * math.sqrt(max(1.0, elapsed / half))
-        return step * (0.9 + 0.2 * random.random())
+            if not watch.age_known:
+                return SHORTEST  # a handle made from an id: most likely done long ago
+            if ignorant and EARLY_CHANCE * plan.first > 2.0 * plan.price:
+                return min(1.0, 0.05 * plan.first) * random.uniform(0.8, 1.2)
+        if watch.unread:
+            watch.unread = False
+            _take_in(watch, kind, plan, random)
+        if watch.age_known:
+            target = _target(watch, kind, elapsed, plan)
+        else:
+            target = _target_of_a_stranger(watch, kind, elapsed, plan)
+        if kind.finished and not experience.answered:
+            # Nothing was ever caught running: whatever was asked so far came too late.
+            target = min(target, 0.25 * experience.soonest)
+        delay = (target - elapsed) * (1.0 + JITTER * (2.0 * random.random() - 1.0))
+        return delay - experience.round_trip if watch.polls else delay
 
 
-TRUSTED: Final = 0.6
-AUDITED: Final = 0.06
-NEARLY_ALL: Final = -0.12
-EARLY_CHANCE: Final = 0.08
-TALKING_PRICE = 0.5
+def _take_in(watch: Watch, kind: Kind, plan: Plan, random: _random.Random) -> None:
+    """Combine the number of the last poll with what is believed of this job."""
+    if not watch.age_known:
+        return
+    if watch.belief is None:
+        watch.audit = random.random() < AUDITED
+    belief = watch.belief
+    readings = watch.readings[-1:]
+    shown = watch.readings[-2][1] if len(watch.readings) > 1 else None
+    if not watch.tested and kind.talking >= UNTESTED:
+        # By now the curve is the server's own: read all again.
+        watch.tested = True
+        belief, readings, shown = None, watch.readings, None
+    mean, spread = belief or (plan.centre, plan.width)
+    for elapsed, percent in readings:
+        mean, spread = _heard(mean, spread, kind, elapsed, percent, stalled=percent == shown)
+        shown = percent
+    watch.belief = (mean, spread)
+
+
+def _heard(
+    mean: float, spread: float, kind: Kind, elapsed: float, percent: float, *, stalled: bool
+) -> tuple[float, float]:
+    """Return mean and spread of log(seconds in all), after one more number."""
+    low, high, noise = kind.curve.read(percent)
+    # "At most nearly all of its life" is what still running says, and the schedule knows that.
+    vague = high >= NEARLY_ALL
+    if elapsed <= 0.0 or (stalled and vague):
+        return mean, spread
+    age = math.log(elapsed)
+    least = age - (9.0 if vague else high)
+    most = age + 9.0 if stalled else age - low  # of a stalled number only its far end is new
+    surprise = max(least - mean, mean - most) / math.hypot(spread, noise)
+    if surprise > 1.5:
+        # the more a number contradicts what is known, the less it is believed
+        noise *= (surprise / 1.5) ** 2
+    mean, spread = narrow(mean, spread, least, most, noise)
+    return mean, max(spread, 0.004)
+
+
+def _target(watch: Watch, kind: Kind, elapsed: float, plan: Plan) -> float:
+    """Return when the next answer should be here."""
+    if watch.belief is None and elapsed < 0.5 * plan.first:
+        return plan.first
+    usual = plan.schedule.after(elapsed)
+    if watch.belief is None or kind.talking < UNTESTED or kind.trust < TRUSTED:
+        return usual
+    mean, spread = watch.belief
+    if spread > 0.8 * plan.width and abs(mean - plan.centre) < plan.width:
+        return usual  # the numbers have told next to nothing
+    whole = math.exp(mean)
+    z = (math.log(max(elapsed, 1e-4)) - mean) / spread
+    target = math.exp(min(mean + spread * bell(plan.price / (spread * whole)).after(z), 20.0))
+    if spread > 0.12:
+        # Still vague: look again where the curve tells most, if that is not behind us.
+        telling = whole * plan.first / math.exp(plan.centre)
+        if elapsed < 0.85 * telling:
+            target = min(target, max(telling, elapsed + 0.15 * whole))
+    return min(target, usual) if watch.audit else target
+
+
+def _target_of_a_stranger(watch: Watch, kind: Kind, elapsed: float, plan: Plan) -> float:
+    """Return when the next answer should be here, for a job of unknown age.
+
+    Without numbers it may be anywhere in its life, so it ends at a constant rate, twice in a
+    typical length; with them, what is left is the rest of a typical life.
+    """
+    whole = math.exp(plan.centre)
+    if watch.readings and kind.talking >= UNTESTED and kind.trust >= TRUSTED:
+        percent = watch.readings[-1][1]
+        since = next(at for at, shown in watch.readings if shown == percent)
+        low, high, _ = kind.curve.read(percent)
+        fraction = math.exp(0.5 * (low + high))
+        spread = max(math.hypot((1.0 - fraction) * plan.width, 0.3 * (high - low) * fraction), 0.01)
+        age = fraction * whole + elapsed - since
+        after = bell(plan.price / (spread * whole)).after((age / whole - 1.0) / spread)
+        return elapsed + whole * (1.0 + spread * after) - age
+    gap = math.sqrt(plan.price * whole)
+    return elapsed + gap * math.sqrt(max(1.0, 2.0 * elapsed / whole))
+
 
 Polling.__module__ = "grok_video"
