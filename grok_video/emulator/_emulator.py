@@ -59,6 +59,7 @@ class Emulator:
         clip: ClipSource | None = None,
         chaos: Chaos | None = None,
         keep: int = 10_000,
+        keep_jobs: int | None = None,
         separate_files: bool = False,
         base_path: str = "/grok/v1",
     ) -> None:
@@ -68,8 +69,9 @@ class Emulator:
         `time_scale` is the share of the real service's time a job takes; 1.0 is life.
         `link_life` is in seconds, not scaled. `state` names a file in which jobs, links and the
         bill outlive the process. `clip` is served in place of rendered videos. `chaos` is asked
-        for a fault whenever a phase's script is empty. `keep` bounds every log. With
-        `separate_files`, links point to the second origin, as the real ones do.
+        for a fault whenever a phase's script is empty. `keep` bounds every log, and `keep_jobs`
+        the jobs: older ones no longer exist. With `separate_files`, links point to the second
+        origin, as the real ones do.
         """
         forms: tuple[Form, ...] = (form,) if isinstance(form, str) else tuple(form)
         if not forms or any(one not in FORMS for one in forms):
@@ -82,6 +84,7 @@ class Emulator:
         self._link_life, self._clip, self._port = link_life, clip, port
         self._state = None if state is None else Path(state)
         self._separate_files, self._base_path = separate_files, base_path.rstrip("/")
+        self._keep_jobs = keep_jobs
         self._records = Records(keep)
         self._scripts = Scripts(keep, chaos)
         self._started = False
@@ -187,7 +190,12 @@ class Emulator:
             if self._given_key is None:
                 self.api_key = store.fact("api_key", self.api_key)
             settings = Settings(
-                self._forms, self._time_scale, self._seed, self._link_life, self._clip
+                forms=self._forms,
+                time_scale=self._time_scale,
+                seed=self._seed,
+                link_life=self._link_life,
+                clip=self._clip,
+                keep_jobs=self._keep_jobs,
             )
             service = Service(settings, self._records, clips, pool, store)
             closing.push_async_callback(service.close)

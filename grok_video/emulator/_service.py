@@ -60,6 +60,7 @@ class Settings:
     seed: int
     link_life: float
     clip: ClipSource | None
+    keep_jobs: int | None
 
 
 class Service:
@@ -74,25 +75,33 @@ class Service:
         self._pool = pool
         self._store = store
         self._jobs: dict[str, Job] = {}
-        self._by_serial: list[Job] = []
+        self._by_serial: dict[int, Job] = {}
+        self._serials = 0
         self.links = Links(store.secret, settings.link_life)
         self._known: dict[bytes, Source | Unusable] = {}
         self._fetching: set[asyncio.Task[None]] = set()
         # Wall time that cannot jump: links and jobs are compared with it over restarts.
         self._epoch = time.time() - time.monotonic()
         for job, create in zip(store.jobs(), store.creates(), strict=True):
-            self._jobs[job.request_id] = job
-            self._by_serial.append(job)
+            self._remember(job)
             records.accept(create)
             if job.waiting:
                 self._begin_fetch(job, create.fields["image"]["url"])
         # Seeded anew after a restart, or the second life would repeat the first one's numbers.
-        seed = settings.seed + len(self._by_serial)
+        seed = settings.seed + self._serials
         self._chance = random.Random(seed)  # noqa: S311 - repeatable, not secret
 
     def now(self) -> float:
         """Unix seconds; never goes back."""
         return self._epoch + time.monotonic()
+
+    def _remember(self, job: Job) -> None:
+        self._serials = job.serial + 1
+        self._jobs[job.request_id] = self._by_serial[job.serial] = job
+        most = self.settings.keep_jobs
+        if most is not None and len(self._by_serial) > most:
+            oldest = self._by_serial.pop(next(iter(self._by_serial)))
+            del self._jobs[oldest.request_id]
 
     def job(self, request_id: str) -> Job | None:
         """The job of this id."""
@@ -112,8 +121,7 @@ class Service:
             job.request_id, asked.price, asked.fields, hashlib.sha256(body).hexdigest(), now
         )
         self._store.accept(job, create)
-        self._jobs[job.request_id] = job
-        self._by_serial.append(job)
+        self._remember(job)
         self._records.accept(create)
         if job.waiting and asked.image is not None:
             self._begin_fetch(job, asked.image)
@@ -156,7 +164,7 @@ class Service:
             lasts = scale * SOURCE_FAILS_AFTER
         usable = source if isinstance(source, Source) else None
         job = Job(
-            serial=len(self._by_serial),
+            serial=self._serials,
             request_id=str(uuid.UUID(bytes=secrets.token_bytes(16))),
             model=asked.model,
             resolution=asked.resolution,
@@ -257,8 +265,7 @@ class Service:
     def linked(self, name: str) -> Job | None:
         """The job a file name was issued for; `None` if the link is dead or nobody issued it."""
         serial = self.links.read(name, self.now())
-        known = serial is not None and serial < len(self._by_serial)
-        return self._by_serial[serial] if known and serial is not None else None
+        return None if serial is None else self._by_serial.get(serial)
 
     def another_version(self, job: Job) -> None:
         """From now on the job's file is another one."""

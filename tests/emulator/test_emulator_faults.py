@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import attrs
 import pytest
-from conftest import Caller
+from wire_caller import Caller
 
 from grok_video.emulator import Emulator, faults
 

@@ -95,6 +95,16 @@ def test_the_log_is_bounded_and_the_counters_are_not(launch, tiny_clip):
     assert still.emulator.accepted == 5
 
 
+def test_old_jobs_may_be_forgotten(launch, tiny_clip):
+    still = launch(clip=tiny_clip, keep_jobs=2)
+    first, second, third = (still.submit() for _ in range(3))
+    assert still.poll(first).json["code"] == "task_not_exist"
+    assert (
+        still.download(still.url(second)).status == still.download(still.url(third)).status == 200
+    )
+    assert still.emulator.accepted == 3
+
+
 def test_a_storm_answers_everything_429_for_its_time(still):
     request_id = still.submit()
     still.emulator.storm(0.1, retry_after=1)

@@ -41,7 +41,7 @@ def program():
 
 
 def caller(emulator):
-    from conftest import Caller
+    from wire_caller import Caller
 
     return Caller(emulator)
 

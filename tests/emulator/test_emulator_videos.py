@@ -36,7 +36,7 @@ def video(caller, **fields):
 
 @pytest.fixture(scope="module")
 def rendering():
-    from conftest import Caller
+    from wire_caller import Caller
 
     from grok_video.emulator import Emulator
 
