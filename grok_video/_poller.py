@@ -97,7 +97,9 @@ class Poller:
     async def refresh(self) -> Snapshot:
         """Return what the API says now, from exactly one GET."""
         async with self._lock:
-            return await self._poll()
+            now = anyio.current_time()
+            self._follow_clock(now)
+            return await self._poll(now)
 
     async def fresh_video(self) -> Video:
         """Return the video with a fresh link, from exactly one GET; for links that died."""
@@ -127,22 +129,22 @@ class Poller:
             last = deadline.last_poll_at(self.session.round_trip)
             if now >= deadline.at or self._polled_at >= last:
                 raise self._timeout(deadline)
-            due = self.due_within(deadline)
+            due = max(min(self._due, last), blocked_until)
             if now < due:
-                with anyio.move_on_after(due - now):
+                with anyio.CancelScope(deadline=due):
                     await self._wait_for_change()
                 continue
             with anyio.CancelScope(deadline=deadline.at) as scope:
                 async with self._lock:
                     if self._polls == seen:
-                        await self._poll_in_passing()
+                        await self._poll_in_passing(now)
             if scope.cancelled_caught:
                 raise self._timeout(deadline)
 
-    async def _poll_in_passing(self) -> None:
+    async def _poll_in_passing(self, now: float) -> None:
         """Poll, and take a failure that says nothing about the job as one more reason to wait."""
         try:
-            await self._poll()
+            await self._poll(now)
         except GrokVideoError as error:
             now = anyio.current_time()
             if not is_passing(error, now - (self._since or now)):
@@ -159,14 +161,13 @@ class Poller:
             logger.info("poll of job %s failed in passing: %s", self.request_id, error)
             self._announce()
 
-    async def _poll(self) -> Snapshot:
+    async def _poll(self, now: float) -> Snapshot:
         """Poll once; the lock is held by the caller."""
-        self._follow_clock(anyio.current_time())
-        self._polled_at = anyio.current_time()
-        snapshot = await self.session.poll(
-            self.request_id, delivered_elsewhere=self._delivered_elsewhere
+        self._polled_at = now
+        snapshot, ended = await self.session.poll(
+            self.request_id, now, delivered_elsewhere=self._delivered_elsewhere
         )
-        self._accept(snapshot, anyio.current_time())
+        self._accept(snapshot, ended)
         return snapshot
 
     def _accept(self, snapshot: Snapshot, now: float) -> None:

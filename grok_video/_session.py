@@ -188,20 +188,23 @@ class Session:
 
     # --- poll ------------------------------------------------------------------------------------
 
-    async def poll(self, request_id: str, *, delivered_elsewhere: bool) -> Snapshot:
-        """Return what the API says of one job, from exactly one GET.
+    async def poll(
+        self, request_id: str, now: float, *, delivered_elsewhere: bool
+    ) -> tuple[Snapshot, float]:
+        """Return what the API says of one job, from exactly one GET, and when it said so.
 
-        Raises `APIError` or `APIConnectionError`, each with the `request_id`.
+        `now` and the time returned are on the loop's clock. Raises `APIError` or `APIConnectionError`, each with the `request_id`.
         """
         transport = self.transport
-        delay = self._polls.reserve(anyio.current_time())
+        delay = self._polls.reserve(now)
         if delay > 0:
             await anyio.sleep(delay)
-        began = anyio.current_time()
+            now = anyio.current_time()
         url = f"{self.config.base_url}{_wire.POLL_PATH}{quote(request_id, safe='')}"
         try:
             answer = await transport.get(url)
-            self.round_trip += 0.2 * (anyio.current_time() - began - self.round_trip)
+            ended = anyio.current_time()
+            self.round_trip += 0.2 * (ended - now - self.round_trip)
             snapshot = _wire.read_poll(
                 answer.status,
                 answer.headers,
@@ -219,7 +222,7 @@ class Session:
             raise
         if not snapshot.status.is_terminal and not _wire.is_known_word(snapshot):
             logger.warning("job %s has a status this version does not know", request_id)
-        return snapshot
+        return snapshot, ended
 
     def polls_blocked_until(self) -> float:
         """Return the time on the loop's clock before which the server wants no poll."""
