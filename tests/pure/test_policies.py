@@ -1,0 +1,165 @@
+"""Policies answer from what happened, now and a random source; nothing here waits."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grok_video import (
+    APIConnectionError,
+    APITimeoutError,
+    BadRequest,
+    GrokVideoError,
+    InvalidRequest,
+    Limits,
+    RateLimited,
+    Retry,
+    ServerError,
+)
+from grok_video._policies import Deadline, Pacer
+
+RANDOM = random.Random(7)
+
+NOT_SENT = APIConnectionError("x", may_have_been_sent=False)
+MAYBE_SENT = APITimeoutError("x", may_have_been_sent=True)
+NEVER_TAKEN = ServerError("x", status=503, refused=True)
+PERHAPS_TAKEN = ServerError("x", status=502, refused=False)
+
+
+def limited(seconds: float | None) -> RateLimited:
+    return RateLimited("x", status=429, retry_after=seconds)
+
+
+@pytest.mark.parametrize("failure", [NOT_SENT, NEVER_TAKEN, limited(None), limited(3)])
+def test_a_create_is_sent_again_where_that_cannot_pay_twice(failure: GrokVideoError) -> None:
+    assert Retry().create_delay(failure, 1, RANDOM) is not None
+
+
+@pytest.mark.parametrize(
+    "failure", [MAYBE_SENT, PERHAPS_TAKEN, BadRequest("x", status=400), limited(121)]
+)
+def test_a_create_is_not_sent_again_otherwise(failure: GrokVideoError) -> None:
+    assert Retry().create_delay(failure, 1, RANDOM) is None
+
+
+@pytest.mark.parametrize("failure", [MAYBE_SENT, PERHAPS_TAKEN])
+def test_unknown_outcomes_are_resent_only_where_the_caller_says_so(failure: GrokVideoError) -> None:
+    assert Retry(resend_unknown_creates=True).create_delay(failure, 1, RANDOM) is not None
+
+
+def test_attempts_are_counted_with_the_first() -> None:
+    retry = Retry(attempts=3)
+    assert [retry.create_delay(NOT_SENT, n, RANDOM) is not None for n in (1, 2, 3, 4)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+@given(st.integers(1, 200), st.floats(0, 100))
+def test_a_wait_is_bounded_and_never_undercuts_retry_after(attempt: int, wish: float) -> None:
+    retry = Retry(base=1, cap=30, attempts=10_000)
+    delay = retry.create_delay(limited(wish), attempt, RANDOM)
+    assert delay is not None
+    assert wish <= delay <= max(30, wish)
+    assert retry.poll_delay(MAYBE_SENT, attempt, RANDOM) <= 30
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: Retry(attempts=0), "attempts"),
+        (lambda: Retry(attempts=2.5), "attempts"),  # type: ignore[arg-type]
+        (lambda: Retry(base=-1), "base"),
+        (lambda: Retry(cap=math.nan), "cap"),
+        (lambda: Retry(patience=True), "patience"),
+        (lambda: Limits(connections=0), "connections"),
+        (lambda: Limits(polls_per_second=0), "polls_per_second"),
+        (lambda: Limits(creates_per_minute="60"), "creates_per_minute"),  # type: ignore[arg-type]
+        (lambda: Deadline.after(0, -1), "timeout"),
+        (lambda: Deadline.after(0, math.nan), "timeout"),
+    ],
+)
+def test_a_policy_that_makes_no_sense_is_refused_by_name(make, name: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        make()
+    assert caught.value.field == name
+
+
+@pytest.mark.parametrize("policy", [Retry(attempts=2), Limits(connections=3)])
+def test_policies_are_values(policy: object) -> None:
+    assert pickle.loads(pickle.dumps(policy)) == policy
+    assert hash(policy) == hash(pickle.loads(pickle.dumps(policy)))
+    with pytest.raises(AttributeError):
+        policy.attempts = 1  # type: ignore[attr-defined]
+
+
+def test_the_last_poll_lies_inside_the_deadline() -> None:
+    assert Deadline.after(100, 60).last_poll_at(0.5) == 159
+    assert Deadline.after(100, 1).last_poll_at(0.5) == pytest.approx(100.9)
+    assert Deadline.after(100, None).last_poll_at(0.5) == math.inf
+    assert Deadline.after(100, 60).remaining(170) == 0
+
+
+def test_a_budget_spreads_requests_after_a_burst_of_one_second() -> None:
+    pacer = Pacer(10.0)
+    waits = [pacer.reserve(0.0) for _ in range(30)]
+    assert waits[:11] == [0.0] * 11
+    assert waits[-1] == pytest.approx(1.9)
+
+
+def test_a_retry_after_holds_every_request_back() -> None:
+    pacer = Pacer(10.0)
+    pacer.throttled(0.0, 5.0)
+    assert pacer.reserve(0.0) == pytest.approx(5.0)
+    assert pacer.blocked_until == 5.0
+
+
+def test_one_429_halves_the_pace_and_several_at_once_are_one_piece_of_news() -> None:
+    pacer = Pacer(10.0)
+    for _ in range(5):
+        pacer.throttled(0.0, None)
+    assert pacer.pace == 5
+    pacer.throttled(2.0, None)
+    assert pacer.pace < 5
+
+
+def test_the_pace_recovers_additively_to_what_was_set() -> None:
+    pacer = Pacer(10.0)
+    pacer.throttled(0.0, None)
+    paces = []
+    for second in range(1, 15):
+        pacer.reserve(float(second))
+        paces.append(pacer.pace)
+    assert paces == sorted(paces)
+    assert paces[0] == pytest.approx(5.5)
+    assert paces[-1] == 10
+
+
+def test_a_pace_that_was_never_set_is_learned_from_the_first_429() -> None:
+    pacer = Pacer(None)
+    assert [pacer.reserve(n / 100) for n in range(200)] == [0.0] * 200
+    pacer.throttled(2.0, None)
+    assert 20 < pacer.pace < 60
+    for second in range(3, 40):
+        pacer.reserve(float(second))
+    assert pacer.pace == math.inf
+
+
+@given(st.lists(st.tuples(st.floats(0, 5), st.booleans(), st.none() | st.floats(0, 30))))
+def test_a_pacer_never_gives_a_place_in_the_past_or_never(events) -> None:
+    pacer, now = Pacer(5.0), 0.0
+    for step, objected, wish in events:
+        now += step
+        delay = pacer.reserve(now)
+        assert 0 <= delay < math.inf
+        assert now + delay >= pacer.blocked_until or delay >= 0
+        if objected:
+            pacer.throttled(now, wish)
+            assert pacer.pace > 0

@@ -1,0 +1,255 @@
+"""Waiting in virtual time: hours pass in milliseconds, on trio's autojump clock."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import anyio
+import pytest
+import trio
+from trio.testing import MockClock
+
+from grok_video import (
+    AsyncClient,
+    AuthenticationError,
+    JobTimeout,
+    Limits,
+    NotFound,
+    Polling,
+    Retry,
+)
+from grok_video._transports._base import Answer, Body, StreamedAnswer, Transport
+
+LINK = "https://files.test/a.mp4"
+
+
+class Provider(Transport):
+    """A provider in memory: jobs take `seconds`, answers take `latency`; a real transport else."""
+
+    def __init__(self, seconds: float = 600.0, latency: float = 0.5) -> None:
+        self.seconds = seconds
+        self.latency = latency
+        self.born: dict[str, float] = {}
+        self.polls: dict[str, list[float]] = {}
+        self.failing: list[Answer] = []
+
+    async def post(self, url: str, body: Body) -> Answer:
+        await anyio.sleep(self.latency)
+        name = f"job-{len(self.born)}"
+        self.born[name] = anyio.current_time()
+        self.polls[name] = []
+        return answer(200, {"request_id": name})
+
+    async def get(self, url: str) -> Answer:
+        name = url.rsplit("/", 1)[1]
+        self.polls.setdefault(name, []).append(anyio.current_time())
+        await anyio.sleep(self.latency)
+        if self.failing:
+            return self.failing.pop(0)
+        age = anyio.current_time() - self.born.get(name, -1e9)
+        if age < self.seconds:
+            return answer(202, {"status": "pending"})
+        return answer(200, {"status": "done", "video": {"url": LINK, "duration": 8}})
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, url: str, headers: Mapping[str, str], *, public_only: bool
+    ) -> AsyncIterator[StreamedAnswer]:
+        raise AssertionError
+        yield
+
+    async def aclose(self) -> None:
+        pass
+
+
+def answer(status: int, document: Any, **headers: str) -> Answer:
+    return Answer(status, headers, json.dumps(document).encode())
+
+
+def run(main: Any, provider: Provider, **words: Any) -> float:
+    """Run in virtual time; return the real seconds it took."""
+
+    async def work() -> None:
+        async with AsyncClient("key", transport=provider, **words) as client:
+            await main(client)
+
+    began = time.monotonic()
+    trio.run(work, clock=MockClock(autojump_threshold=0))
+    return time.monotonic() - began
+
+
+def test_a_thousand_jobs_of_ten_minutes_take_seconds_and_end_near_their_end() -> None:
+    provider = Provider(seconds=600)
+    late: list[float] = []
+
+    async def main(client: AsyncClient) -> None:
+        async def one() -> None:
+            job = await client.submit("drift", duration=15, resolution="1080p")
+            await job.result(timeout=1800)
+            late.append(anyio.current_time() - provider.born[job.request_id] - 600)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(1000):
+                tasks.start_soon(one)
+
+    # Without a budget: it would spread the polls over as many wake-ups as there are polls.
+    assert run(main, provider, limits=Limits(polls_per_second=None)) < 10
+    assert len(late) == 1000
+    assert sum(late) / 1000 < 60
+    assert max(late) < 120
+
+
+def test_as_completed_gives_a_thousand_jobs_without_a_task_for_each() -> None:
+    provider = Provider(seconds=600)
+
+    async def main(client: AsyncClient) -> None:
+        jobs = [client.job((await client.submit("drift")).request_id) for _ in range(1000)]
+        seen = [job async for job in client.as_completed(jobs, timeout=3600)]
+        assert len(seen) == 1000
+
+    assert run(main, provider, limits=Limits(polls_per_second=None)) < 10
+
+
+@pytest.mark.parametrize("timeout", [0.5, 3.0, 10.0, 61.0, 600.0])
+def test_a_wait_ends_at_its_deadline_with_its_last_poll_inside(timeout: float) -> None:
+    provider = Provider(seconds=1e9, latency=0.2)
+
+    async def main(client: AsyncClient) -> None:
+        job = await client.submit("drift")
+        began = anyio.current_time()
+        with pytest.raises(JobTimeout):
+            await job.result(timeout=timeout)
+        assert anyio.current_time() - began <= timeout + 1e-6
+        assert anyio.current_time() - began >= 0.75 * timeout
+        last = provider.polls[job.request_id][-1] - began
+        assert last <= timeout
+        assert last >= 0.8 * timeout - 1
+
+    run(main, provider)
+
+
+def test_a_video_that_is_ready_shortly_before_the_deadline_is_not_missed() -> None:
+    provider = Provider(seconds=58.0, latency=0.2)
+
+    async def main(client: AsyncClient) -> None:
+        job = await client.submit("drift")
+        assert (await job.result(timeout=60)).url == LINK
+
+    run(main, provider, polling=Polling.fixed(45))
+
+
+def test_two_waiters_with_different_deadlines_each_keep_theirs() -> None:
+    provider = Provider(seconds=300)
+
+    async def main(client: AsyncClient) -> None:
+        job = await client.submit("drift")
+        began = anyio.current_time()
+        ends: dict[float, float] = {}
+
+        async def wait(timeout: float) -> None:
+            with contextlib.suppress(JobTimeout):
+                await job.result(timeout=timeout)
+            ends[timeout] = anyio.current_time() - began
+
+        async with anyio.create_task_group() as tasks:
+            for timeout in (20.0, 90.0, 1000.0):
+                tasks.start_soon(wait, timeout)
+        assert 15 <= ends[20.0] <= 20
+        assert 70 <= ends[90.0] <= 90
+        assert 300 <= ends[1000.0] <= 400
+
+    run(main, provider)
+
+
+def test_passing_failures_cost_time_but_no_job() -> None:
+    provider = Provider(seconds=60)
+    provider.failing = [
+        answer(502, {"code": "upstream_query_failed", "message": "x"}),
+        Answer(200, {}, b'{"status": "do'),
+        Answer(520, {}, b"<html>"),
+        answer(400, {"code": "task_not_exist", "message": "task_not_exist", "data": None}),
+        answer(429, {"error": {"message": "slow down"}}, **{"retry-after": "20"}),
+    ]
+
+    async def main(client: AsyncClient) -> None:
+        job = await client.submit("drift")
+        assert (await job.result()).url == LINK
+        polls = provider.polls[job.request_id]
+        assert polls[5] - polls[4] >= 20
+
+    run(main, provider, polling=Polling.fixed(5))
+    assert provider.failing == []
+
+
+def test_task_not_exist_is_final_after_half_a_minute() -> None:
+    provider = Provider(seconds=1e9)
+    unknown = answer(400, {"code": "task_not_exist", "message": "task_not_exist", "data": None})
+    provider.failing = [unknown] * 1000
+
+    async def main(client: AsyncClient) -> None:
+        job = await client.submit("drift")
+        began = anyio.current_time()
+        with pytest.raises(NotFound) as caught:
+            await job.result()
+        assert 30 <= anyio.current_time() - began < 65
+        assert caught.value.request_id == job.request_id
+
+    run(main, provider, retry=Retry(base=1))
+
+
+def test_a_refused_key_ends_a_wait_at_once() -> None:
+    provider = Provider(seconds=1e9)
+    provider.failing = [answer(401, {"error": {"message": "Invalid token"}})]
+
+    async def main(client: AsyncClient) -> None:
+        job = await client.submit("drift")
+        with pytest.raises(AuthenticationError):
+            await job.result()
+        assert len(provider.polls[job.request_id]) == 1
+
+    run(main, provider)
+
+
+def test_all_polls_of_a_client_draw_on_one_budget() -> None:
+    provider = Provider(seconds=30, latency=0.0)
+
+    async def main(client: AsyncClient) -> None:
+        jobs = [await client.submit("drift") for _ in range(100)]
+        async with anyio.create_task_group() as tasks:
+            for job in jobs:
+                tasks.start_soon(job.result)
+
+    run(main, provider, polling=Polling.fixed(1), limits=Limits(polls_per_second=10))
+    times = sorted(when for polls in provider.polls.values() for when in polls)
+    for index in range(len(times) - 21):
+        assert times[index + 21] - times[index] >= 1.0 - 1e-6
+
+
+def test_a_waiter_that_is_cancelled_leaves_the_poll_to_the_next() -> None:
+    provider = Provider(seconds=50)
+
+    async def main(client: AsyncClient) -> None:
+        job = await client.submit("drift")
+        videos: list[str | None] = []
+
+        async def last() -> None:
+            videos.append((await job.result()).url)
+
+        async with anyio.create_task_group() as tasks:
+            for after in (1.0, 7.0, 13.2, 26.3, 48.1):
+                scope = anyio.CancelScope(deadline=anyio.current_time() + after)
+
+                async def wait(scope: anyio.CancelScope = scope) -> None:
+                    with scope:
+                        await job.result()
+
+                tasks.start_soon(wait)
+            tasks.start_soon(last)
+        assert videos == [LINK]
+        assert len(provider.polls[job.request_id]) < 30
+
+    run(main, provider, polling=Polling.fixed(3))
