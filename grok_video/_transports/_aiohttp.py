@@ -56,7 +56,11 @@ _READ_BUFFER = 2**20
 
 
 class AiohttpTransport(Transport):
-    """Sends through aiohttp; one set of sessions for each event loop."""
+    """Sends through aiohttp; one set of sessions for each event loop.
+
+    aiohttp itself sends a GET once more if its connection was closed before an answer (RFC 9112,
+    section 9.3.1); a POST never.
+    """
 
     def __init__(self, config: TransportConfig) -> None:
         self._config = config
@@ -181,7 +185,7 @@ class _Sessions:
         proxy = self._proxies.choose(origin)
         if public_only:
             # aiohttp asks no resolver about a literal address.
-            refuse_private(origin.host, origin.host)
+            refuse_private(origin.host)
             if proxy is not None:
                 # The proxy resolves the name, and may stand on a private network itself: what our
                 # resolver knows is all there is to check.

@@ -246,10 +246,13 @@ class PrivateAddress(PermissionError):
     """A result link's host turned out to be on a private network (see `Transport.stream`)."""
 
 
-def refuse_private(host: str, address: str) -> None:
-    """Return if `address` is public. Raises `PrivateAddress` if it is not."""
-    if not is_public_address(address):
-        via = "is" if host == address else f"resolves to {address},"
+def refuse_private(host: str, address: str | None = None) -> None:
+    """Pass if `address` is public, or without one, if `host` is a name or a public address.
+
+    Raises `PrivateAddress` if not.
+    """
+    if not is_public_address(address or host, unknown=address is None):
+        via = "is" if address in (None, host) else f"resolves to {address},"
         message = f"{host} {via} a private address"
         raise PrivateAddress(message)
 

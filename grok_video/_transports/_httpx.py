@@ -226,7 +226,7 @@ class HttpxTransport(Transport):
         )
         if not public_only:
             return await lines.send("polls" if home else "files", request)
-        refuse_private(origin.host, origin.host)
+        refuse_private(origin.host)
         if not lines.connects_itself(origin):
             # A proxy or the caller's transport resolves the name: what our resolver knows of it is
             # all there is to check, and a name that it does not know may be known there.
@@ -250,6 +250,22 @@ class _IdleConnection(Exception):
     """A connection that was idle was offered for a create; it is closed, and nothing was sent."""
 
 
+#: What httpcore does for a request before its first byte goes out, or without sending any. All
+#: other events mean that it may have begun: one with a new name must not mean "nothing was sent".
+_HARMLESS: Final = frozenset(
+    {
+        "close",
+        "connect_tcp",
+        "connect_unix_socket",
+        "response_closed",
+        "retry",
+        "send_connection_init",
+        "setup_socks5_connection",
+        "start_tls",
+    }
+)
+
+
 class _Sent:
     """Whether the first byte of a request may have gone out, told by httpcore's trace extension.
 
@@ -261,9 +277,8 @@ class _Sent:
         self.scope: anyio.CancelScope | None = None
         self.answered = False
         self._timeout = timeout
-        # Our own pools are httpcore's: there silence means that nothing has happened yet.
-        self._heard = isinstance(lines, _OwnLines)
         self._patient = lines.patience > 0
+        self._heard = False
         self._began = False
         self._fresh = False
         self._fresh_only = False
@@ -279,16 +294,19 @@ class _Sent:
             # The wait for a connection of the caller's pool is over: the exchange begins.
             self._patient = False
             self.scope.deadline = anyio.current_time() + self._timeout
-        if event.endswith((".connect_tcp.started", ".connect_unix_socket.started")):
+        layer, _, rest = event.partition(".")
+        name, _, when = rest.partition(".")
+        if when != "started":
+            return
+        if name in ("connect_tcp", "connect_unix_socket"):
             self._fresh = True
-        elif event.endswith(".send_request_headers.started"):
-            if getattr(info.get("request"), "method", b"") == b"CONNECT":
-                return  # to a proxy: the create itself comes after
-            if self._fresh_only and not self._fresh and event.startswith("http11."):
-                raise _IdleConnection
-            self._began = True
+        if name in _HARMLESS or getattr(info.get("request"), "method", b"") == b"CONNECT":
+            return  # CONNECT is for a proxy: the create itself comes after
+        if self._fresh_only and not self._fresh and not self._began and layer == "http11":
+            raise _IdleConnection
+        self._began = True
 
-    def may_have_been_sent(self, otherwise: bool) -> bool:
+    def may_have_been_sent(self, *, otherwise: bool) -> bool:
         """Return what the trace knows, or `otherwise` where there was none."""
         return self._began or (otherwise and not self._heard)
 

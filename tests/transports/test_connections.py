@@ -1,0 +1,237 @@
+"""Which connection a request goes over, and whose loop it lives in."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+import trio
+from conftest import (
+    GIVEN,
+    OWN,
+    Bytes,
+    Lane,
+    SceneMaker,
+    lanes,
+    make_client,
+    make_config,
+    make_transport,
+    open_sockets,
+)
+from rawserver import Part, Visit, ok, raw_server
+
+from grok_video import APIConnectionError
+from grok_video._transports._base import CREATE_KEEPALIVE, KEEPALIVE, Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Give a function that moves the clock by which the libraries age idle connections."""
+    ahead = 0.0
+
+    def clock() -> float:
+        return time.monotonic() + ahead
+
+    monkeypatch.setattr("aiohttp.connector.monotonic", clock)
+    fake = SimpleNamespace(monotonic=clock)
+    monkeypatch.setattr("httpcore2._async.http11.time", fake)
+    monkeypatch.setattr("httpcore._async.http11.time", fake)
+
+    def move(seconds: float) -> None:
+        nonlocal ahead
+        ahead += seconds
+
+    return move
+
+
+@lanes(*OWN)
+async def test_a_create_goes_over_a_connection_used_less_than_two_seconds_ago(
+    scene: SceneMaker, later: Callable[[float], None]
+):
+    async with scene(ok(times=2)) as play:
+        await play.transport.post(play.create_url, Bytes())
+        later(CREATE_KEEPALIVE - 0.5)
+        await play.transport.post(play.create_url, Bytes())
+
+
+@lanes(*OWN)
+async def test_a_create_never_goes_over_a_connection_idle_for_two_seconds(
+    scene: SceneMaker, later: Callable[[float], None]
+):
+    async with scene(ok(), ok()) as play:
+        await play.transport.post(play.create_url, Bytes())
+        later(CREATE_KEEPALIVE + 0.1)
+        await play.transport.post(play.create_url, Bytes())
+
+
+@lanes(*OWN)
+async def test_creates_have_connections_of_their_own(scene: SceneMaker):
+    async with scene(ok(times=2), ok()) as play:
+        await play.transport.get(play.poll_url)
+        await play.transport.post(play.create_url, Bytes())
+        await play.transport.get(play.poll_url)
+    assert [visit.seen[:4] for visit in play.server.visits] == [b"GET ", b"POST"]
+
+
+async def test_polls_share_a_connection_for_seconds(
+    scene: SceneMaker, later: Callable[[float], None], lane: Lane
+):
+    client = {"limits": lane.family.Limits(keepalive_expiry=KEEPALIVE)} if lane.given else None
+    async with scene(ok(times=3), client=client) as play:
+        for _ in range(3):
+            await play.transport.get(play.poll_url)
+            later(KEEPALIVE - 1)
+
+
+@lanes(*GIVEN)
+async def test_a_create_never_goes_over_a_connection_that_the_callers_client_had_idle(
+    scene: SceneMaker,
+):
+    async with scene(ok(times=2), ok(), ok(), ok()) as play:
+        # Two idle connections of the caller's own, one of which served two requests.
+        await play.client.get(play.poll_url)
+
+        async def twice() -> None:
+            await play.client.get(play.poll_url)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(twice)
+            tasks.start_soon(twice)
+        for _ in range(2):
+            answer = await play.transport.post(play.create_url, body := Bytes())
+            assert answer.status == 200
+            assert body.closed >= 1
+    creates = [visit.seen for visit in play.server.visits if b"POST" in visit.seen]
+    assert len(creates) == 2
+    assert all(seen.startswith(b"POST") for seen in creates)
+
+
+@lanes(*GIVEN)
+async def test_polls_of_a_callers_client_use_its_idle_connections(scene: SceneMaker):
+    async with scene(ok(times=3)) as play:
+        await play.client.get(play.poll_url)
+        await play.transport.get(play.poll_url)
+        await play.transport.get(play.poll_url)
+
+
+@pytest.mark.parametrize("method", ["post", "get"])
+async def test_a_connection_closed_while_idle_fails_nothing(scene: SceneMaker, method: str):
+    closed = threading.Event()
+
+    def closes(visit: Visit) -> None:
+        visit.request()
+        visit.answer(b"{}")
+        visit.sock.close()
+        closed.set()
+
+    async with scene(closes, ok()) as play:
+
+        async def send() -> int:
+            if method == "post":
+                return (await play.transport.post(play.create_url, Bytes())).status
+            return (await play.transport.get(play.poll_url)).status
+
+        assert await send() == 200
+        await anyio.to_thread.run_sync(closed.wait)
+        await anyio.wait_all_tasks_blocked()  # asyncio hears of the end in its next turn
+        assert await send() == 200
+    assert len(play.server.requests) == 2
+
+
+def closes_with_the_next_request(visit: Visit) -> None:
+    """Answer one request, and close when the next one begins to arrive."""
+    visit.request()
+    visit.answer(b"{}")
+    visit.read(1)
+    visit.reset()
+
+
+@lanes(*OWN)
+async def test_a_create_lost_on_a_warm_connection_may_have_been_sent(scene: SceneMaker):
+    async with scene(closes_with_the_next_request) as play:
+        await play.transport.post(play.create_url, Bytes())
+        with pytest.raises(APIConnectionError) as caught:
+            await play.transport.post(play.create_url, Bytes())
+        assert caught.value.may_have_been_sent
+    assert len(play.server.visits) == 1
+
+
+RUNS: dict[str, Callable[[Callable[[], Any]], None]] = {
+    "asyncio": lambda work: asyncio.run(work()),
+    "trio": trio.run,
+}
+
+
+def in_three_runs(lane: Lane, base: str, end: Callable[[Transport], Any] | None) -> None:
+    transport = make_transport(lane, make_config(base))
+
+    async def work() -> None:
+        await transport.post(f"{base}/videos/generations", Bytes())
+        for _ in range(2):
+            await transport.get(f"{base}/videos/job-1")
+        async with transport.stream(f"{base}/clip.mp4", {}, public_only=False) as file:
+            async for _ in file.chunks():
+                break
+        if end is not None:
+            await end(transport)
+
+    for _ in range(3):
+        RUNS[lane.backend](work)
+
+
+# One connection for creates, one for polls and files of the API's origin.
+PARTS: list[Part] = [ok(), ok(times=3)]
+
+
+@lanes(*OWN)
+@pytest.mark.parametrize("end", [None, Transport.aclose], ids=["left open", "closed"])
+def test_one_transport_works_in_three_runs(lane: Lane, end: Callable[[Transport], Any] | None):
+    """A run that ends closes its connections, even if nobody says so; no warning is left."""
+    sockets = open_sockets()
+    with raw_server(*PARTS * 3) as server:
+        if end is not None:
+            in_three_runs(lane, server.base, lambda transport: transport.aclose())
+        else:
+            in_three_runs(lane, server.base, None)
+    gc.collect()
+    assert open_sockets() <= sockets
+
+
+@lanes(*OWN)
+def test_one_transport_works_in_two_threads_at_once(lane: Lane):
+    with raw_server(*[ok()] * 2) as server:
+        transport = make_transport(lane, make_config(server.base))
+        both = threading.Barrier(2, timeout=5)
+        seen: list[int] = []
+
+        async def work() -> None:
+            seen.append((await transport.get(f"{server.base}/videos/job-1")).status)
+            both.wait()  # both loops are open at the same time
+            await transport.aclose()
+
+        threads = [threading.Thread(target=RUNS[lane.backend], args=(work,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(5)
+    assert seen == [200, 200]
+
+
+@lanes(*GIVEN)
+async def test_the_callers_client_stays_open(lane: Lane, anyio_backend: str):
+    with raw_server(ok(times=2)) as server:
+        async with make_client(lane) as client:
+            transport = make_transport(lane, make_config(server.base), client)
+            await transport.get(f"{server.base}/videos/job-1")
+            await transport.aclose()
+            assert not client.is_closed
+            assert (await client.get(f"{server.base}/videos/job-1")).status_code == 200

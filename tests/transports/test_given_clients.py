@@ -1,0 +1,206 @@
+"""A caller's own client: mocked with respx, with its own timeouts, hooks, auth and redirects."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+import respx
+from conftest import (
+    GIVEN,
+    KEY,
+    NO_CERTIFICATES,
+    Bytes,
+    Lane,
+    SceneMaker,
+    lanes,
+    make_client,
+    make_config,
+    make_transport,
+)
+from rawserver import Visit, leaves_after, ok
+
+from grok_video import APIConnectionError, APITimeoutError
+from grok_video._transports._httpx import HttpxTransport
+
+BASE = "https://api.test/v1"
+CLASSIC = [lane for lane in GIVEN if lane.library == "httpx"]
+
+
+@lanes(*CLASSIC)
+async def test_respx_sees_exactly_one_create(lane: Lane):
+    with respx.mock(assert_all_called=True) as router:
+        route = router.post(
+            f"{BASE}/videos/generations",
+            headers={"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"},
+            json={"prompt": "drift", "image": "AAAA"},
+        ).respond(200, json={"request_id": "job-1"})
+        body = Bytes(b'{"prompt":', b'"drift",', b'"image":"AAAA"}')
+        async with httpx.AsyncClient(verify=NO_CERTIFICATES) as client:
+            transport = HttpxTransport(make_config(BASE), client)
+            answer = await transport.post(f"{BASE}/videos/generations", body)
+        assert json.loads(answer.body) == {"request_id": "job-1"}
+        assert route.call_count == 1
+        request = route.calls.last.request
+    assert request.headers["content-length"] == str(body.length)
+    assert request.headers["host"] == "api.test"
+    assert "transfer-encoding" not in request.headers
+
+
+@lanes(*CLASSIC)
+@pytest.mark.parametrize(
+    ("error", "sent"), [(httpx.ConnectTimeout, False), (httpx.ReadTimeout, True)]
+)
+async def test_respx_can_let_a_create_fail(lane: Lane, error: type[Exception], sent: bool):
+    with respx.mock as router:
+        route = router.post(f"{BASE}/videos/generations").mock(side_effect=error)
+        async with httpx.AsyncClient(verify=NO_CERTIFICATES) as client:
+            transport = HttpxTransport(make_config(BASE), client)
+            with pytest.raises(APITimeoutError) as caught:
+                await transport.post(f"{BASE}/videos/generations", Bytes())
+        assert caught.value.may_have_been_sent is sent
+        assert route.call_count == 1
+
+
+@lanes(*CLASSIC)
+async def test_respx_can_serve_polls_and_files(lane: Lane):
+    with respx.mock as router:
+        router.get(f"{BASE}/videos/job-1").respond(202)
+        file = router.get("https://cdn.test/clip.mp4").respond(200, content=b"clip")
+        async with httpx.AsyncClient(verify=NO_CERTIFICATES) as client:
+            transport = HttpxTransport(make_config(BASE), client)
+            assert (await transport.get(f"{BASE}/videos/job-1")).status == 202
+            wanted = transport.stream("https://cdn.test/clip.mp4", {}, public_only=False)
+            async with wanted as streamed:
+                assert [chunk async for chunk in streamed.chunks()] == [b"clip"]
+        assert "authorization" not in file.calls.last.request.headers
+
+
+@lanes(*GIVEN)
+async def test_a_mock_with_its_whole_content_is_read(lane: Lane):
+    def handler(request: Any) -> Any:
+        return lane.family.Response(200, json={"url": str(request.url)})
+
+    client = make_client(lane, transport=lane.family.MockTransport(handler))
+    transport = make_transport(lane, make_config(BASE), client)
+    async with client:
+        assert b"job-1" in (await transport.get(f"{BASE}/videos/job-1")).body
+
+
+@lanes(*GIVEN)
+async def test_a_redirect_is_not_followed_though_the_client_would(scene: SceneMaker):
+    def part(visit: Visit) -> None:
+        visit.request()
+        elsewhere = f"Location: http://127.0.0.1:{visit.server.port}/elsewhere"
+        visit.answer(b"", "307 Temporary Redirect", elsewhere)
+        visit.until_gone()
+
+    async with scene(part, client={"follow_redirects": True}) as play:
+        assert (await play.transport.post(play.create_url, Bytes())).status == 307
+
+
+@lanes(*GIVEN)
+async def test_the_clients_auth_sends_no_create_twice(scene: SceneMaker, lane: Lane):
+    def part(visit: Visit) -> None:
+        visit.request()
+        challenge = 'WWW-Authenticate: Digest realm="r", nonce="n", qop="auth"'
+        visit.answer(b"", "401 Unauthorized", challenge)
+        visit.until_gone()
+
+    async with scene(part, client={"auth": lane.family.DigestAuth("user", "word")}) as play:
+        assert (await play.transport.post(play.create_url, Bytes())).status == 401
+    assert len(play.server.requests) == 1
+
+
+@lanes(*GIVEN)
+async def test_a_hook_that_refuses_an_answer_leaves_the_create_unknown(scene: SceneMaker):
+    async def refuse(response: Any) -> None:
+        response.raise_for_status()
+
+    def part(visit: Visit) -> None:
+        visit.request()
+        visit.answer(b"{}", "503 Unavailable")
+        visit.until_gone()
+
+    async with scene(part, client={"event_hooks": {"response": [refuse]}}) as play:
+        with pytest.raises(APIConnectionError, match="HTTPStatusError") as caught:
+            await play.transport.post(play.create_url, Bytes())
+    assert caught.value.may_have_been_sent
+
+
+@lanes(*GIVEN)
+async def test_the_clients_own_timeouts_apply(scene: SceneMaker):
+    async with scene(leaves_after(None, "wait"), client={"timeout": 0.1}) as play:
+        with pytest.raises(APITimeoutError), anyio.fail_after(3):
+            await play.transport.post(play.create_url, Bytes())
+
+
+@lanes(*GIVEN)
+async def test_httpxs_default_of_five_seconds_is_nobodys_wish(lane: Lane):
+    seen: list[dict[str, float]] = []
+
+    def handler(request: Any) -> Any:
+        seen.append(request.extensions["timeout"])
+        return lane.family.Response(200)
+
+    for words in ({}, {"timeout": 5.5}, {"timeout": None}):
+        client = make_client(lane, transport=lane.family.MockTransport(handler), **words)
+        transport = make_transport(lane, make_config(BASE, timeout=60.0), client)
+        async with client:
+            await transport.post(f"{BASE}/videos/generations", Bytes())
+    assert seen[0] == {"connect": 15.0, "read": None, "write": None, "pool": 60.0}
+    assert set(seen[1].values()) == {5.5}
+    assert set(seen[2].values()) == {None}
+
+
+@lanes(*GIVEN)
+async def test_waiting_for_the_clients_pool_is_told_apart(scene: SceneMaker, lane: Lane):
+    limits = lane.family.Limits(max_connections=1)
+    client = {"limits": limits, "timeout": lane.family.Timeout(5.5, pool=0.1)}
+    async with scene(leaves_after(None, "wait"), client=client) as play:
+        async with anyio.create_task_group() as tasks:
+
+            async def occupy() -> None:
+                await play.client.get(play.poll_url)
+
+            tasks.start_soon(occupy)
+            await anyio.wait_all_tasks_blocked()
+            with pytest.raises(APITimeoutError, match="became free in time") as caught:
+                await play.transport.post(play.create_url, Bytes())
+            tasks.cancel_scope.cancel()
+        assert not caught.value.may_have_been_sent
+
+
+@lanes(*GIVEN)
+async def test_the_time_of_an_exchange_begins_with_its_connection(scene: SceneMaker, lane: Lane):
+    """What is spent waiting for the caller's own pool is not taken from the server's time."""
+
+    def slow(visit: Visit) -> None:
+        for _ in range(2):
+            visit.request()
+            visit.sock.settimeout(0.25)
+            with pytest.raises(TimeoutError):
+                visit.sock.recv(1)
+            visit.sock.settimeout(5)
+            visit.answer(b"{}")
+        visit.until_gone()
+
+    client = {"limits": lane.family.Limits(max_connections=1)}
+    async with scene(slow, timeout=0.4, client=client) as play, anyio.create_task_group() as tasks:
+
+        async def occupy() -> None:
+            await play.client.get(play.poll_url)
+
+        tasks.start_soon(occupy)
+        await anyio.wait_all_tasks_blocked()
+        assert (await play.transport.get(play.poll_url)).status == 200
+
+
+@lanes(*GIVEN)
+async def test_a_user_agent_of_the_callers_choice_is_kept(scene: SceneMaker):
+    async with scene(ok(), client={"headers": {"User-Agent": "mine/1"}}) as play:
+        await play.transport.get(play.poll_url)
+    assert b"\r\nuser-agent: mine/1\r\n" in play.server.requests[0].lower()
