@@ -164,7 +164,7 @@ async def save(url: str, path: Path) -> None:
         random=random.Random(1),
     )
     await transport.aclose()
-    assert video.size == os.stat(path).st_size  # noqa: ASYNC240, PTH116
+    assert video.size == os.stat(path).st_size  # noqa: PTH116
 
 
 class NoSource:

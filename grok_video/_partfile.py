@@ -147,7 +147,10 @@ class PartFile:
     def __init__(
         self, destination: str | os.PathLike[str], *, overwrite: bool, request_id: str
     ) -> None:
-        self._place = _Place(destination)
+        #: The destination, as the caller named it.
+        self.path = Path(os.fsdecode(destination))
+        self._destination = destination
+        self._place: _Place  # made by `open`: asking for the current folder is a system call
         self._overwrite = overwrite
         self._request_id = request_id
         self._mutex = threading.Lock()
@@ -159,11 +162,6 @@ class PartFile:
         self.size = 0
         self.version = Version()
         self.saved = False
-
-    @property
-    def path(self) -> Path:
-        """The destination, as the caller named it."""
-        return self._place.shown
 
     @property
     def part(self) -> Path:
@@ -184,6 +182,7 @@ class PartFile:
         with self._mutex:
             if self._closed:
                 return
+            self._place = _Place(self._destination)
             problem = self._place.check(overwrite=self._overwrite)
             if problem is not None:
                 raise self._refuse(problem)

@@ -176,7 +176,7 @@ def refused_link(url: str, *, public_only: bool, came_from: str | None = None) -
         return "it is not an http(s) URL"
     if urlsplit(url).username is not None:
         return "it has a user name in it"
-    if came_from is not None and origin.scheme == "http" and came_from.startswith("https:"):
+    if origin.scheme == "http" and (came_from or "")[:6].lower() == "https:":
         return "it leads from https to http"
     if public_only and origin.is_private:
         return "it leads into a private network"
