@@ -2,8 +2,8 @@
 
 Only the standard library is imported here, so that a missing extra is one sentence and `--help`
 costs what typer costs. The modules of this package: `_app` (words and options), `_connect` (where
-requests go), `_jobs` and `_doctor` (what is done), `_endings` (exit codes and last words),
-`_interrupts` (signals), `_console` and `_bar` (what is shown, and where).
+requests go), `_jobs`, `_doctor` and `_serve` (what is done), `_endings` (exit codes, last
+words), `_interrupts` (signals), `_console` and `_bar` (what is shown, and where).
 """
 
 from __future__ import annotations

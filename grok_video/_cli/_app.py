@@ -269,6 +269,45 @@ def download(
     )
 
 
+@app.command()
+def emulator(
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
+    form: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FORM",
+            help="Of the polls' answers: flat, envelope or native; several take turns.",
+        ),
+    ] = None,
+    time_scale: Annotated[
+        float | None,
+        typer.Option(help="Share of the real service's time a job takes; 1 is life, 0.05 a demo."),
+    ] = None,
+    state: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Keep jobs, links and the bill here between runs."),
+    ] = None,
+) -> int:
+    """Emulate the API on loopback until interrupted. Prints one JSON line: base_url and api_key."""
+    from grok_video._cli import _serve
+
+    return _serve.emulator(port=port, form=form or (), time_scale=time_scale, state=state)
+
+
+@app.command()
+def doctor(
+    emulator: EmulatorFlag = False,
+    base_url: BaseUrl = None,
+    api_key_file: ApiKeyFile = None,
+    json: Json = False,
+) -> int:
+    """Tell what would be used and whether the API answers. Costs nothing, never shows the key."""
+    from grok_video._cli import _connect, _doctor
+
+    connection = _connect.Connection(base_url, api_key_file, emulator=emulator)
+    return _doctor.doctor(connection, json_lines=json)
+
+
 # --- running one ---------------------------------------------------------------------------------
 
 

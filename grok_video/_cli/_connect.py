@@ -18,7 +18,7 @@ from grok_video._errors import ConfigurationError, InvalidRequest
 from grok_video._polling import Polling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 #: Seconds between two polls of the embedded emulator, whose jobs take one to ten: the default
 #: policy is made for jobs of a minute, and a request on loopback costs nothing.
@@ -74,7 +74,7 @@ class Connection:
 
 
 @contextlib.contextmanager
-def reach(connection: Connection) -> Iterator[EmulatedConnection | Connection]:
+def reach(connection: Connection) -> Generator[EmulatedConnection | Connection]:
     """Give a connection that answers: the one given, or one to an emulator started for it."""
     if not connection.emulator:
         yield connection
@@ -118,7 +118,7 @@ class EmulatedConnection(Connection):
 
 
 @contextlib.contextmanager
-def _no_proxy() -> Iterator[None]:
+def _no_proxy() -> Generator[None]:
     """Keep requests to loopback from a proxy that HTTP_PROXY names."""
     name = "no_proxy"  # of the two spellings, the one that wins
     before = os.environ.get(name)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
 
     from grok_video._cli._bar import Bar
     from grok_video._models import Snapshot
@@ -62,10 +64,31 @@ class Console:
         text = json.dumps(facts) if self.json_lines else self.error_line(facts)
         os.write(1 if self.json_lines else 2, text.encode("utf-8", "backslashreplace") + b"\n")
 
+    # --- what the library notes on its way -------------------------------------------------------
+
+    @contextlib.contextmanager
+    def notes(self) -> Generator[None]:
+        """Show what the library logs (a create that is sent again, a poll that failed), once each.
+
+        A wait outlives any number of failed polls, and a person should know what it is waiting for.
+        """
+        logger = logging.getLogger("grok_video")
+        handler = _Notes(self)
+        before = logger.level, logger.propagate
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(before[0])
+            logger.propagate = before[1]
+
     # --- progress --------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def progress(self, text: str) -> Iterator[None]:
+    def progress(self, text: str) -> Generator[None]:
         """Show a bar for as long as this lasts, if stderr is a terminal that can show one."""
         self._bar = _bar(text)
         try:
@@ -86,6 +109,22 @@ class Console:
             self._bar.phase(snapshot.status.value, snapshot.progress)
 
 
+class _Notes(logging.Handler):
+    """Passes on each different record once: a server that is away would fill the screen."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.INFO)
+        self._console = console
+        self._told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass on one record."""
+        text = record.getMessage()
+        if text not in self._told:
+            self._told.add(text)
+            self._console.status(text)
+
+
 def _write(stream: TextIO, line: str) -> None:
     stream.write(f"{line}\n")
     stream.flush()
@@ -104,7 +143,7 @@ def _bar(text: str) -> Bar | None:
 
 def one_line(text: str) -> str:
     """Return the text on one line, without characters that a terminal would obey."""
-    flat = " ".join(text.split())
+    flat = re.sub(r"\s*[\r\n]+\s*", " ", text.strip())
     if flat.isprintable():
         return flat
     return "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in flat)

@@ -35,6 +35,12 @@ USAGE: Final = 2
 OUTCOME_UNKNOWN: Final = 3
 STILL_RUNNING: Final = 4
 
+#: What the library's sentences call by its Python name, and how a shell spells it.
+_SPELLINGS: Final = (
+    ("pass overwrite=True", "pass --overwrite"),
+    ("pass api_key= or set", "pass --api-key-file or set"),
+)
+
 
 class Interrupted(Exception):
     """A signal ended the command, after everything that had to be finished was."""
@@ -96,7 +102,9 @@ class Errand:
 
     def _message(self, error: BaseException) -> str:
         if isinstance(error, GrokVideoError):
-            return error.message
+            return in_shell_words(error.message)
+        if isinstance(error, BrokenPipeError):
+            return "stdout was closed before the result was written"
         if isinstance(error, Interrupted | KeyboardInterrupt):
             return self._interrupted()
         if isinstance(error, OSError):
@@ -119,6 +127,13 @@ class Errand:
                 "usage before sending the same request again."
             )
         return "interrupted; nothing was sent"
+
+
+def in_shell_words(text: str) -> str:
+    """Return a sentence of the library with options in place of arguments."""
+    for python, shell in _SPELLINGS:
+        text = text.replace(python, shell)
+    return text
 
 
 def exit_code(error: BaseException) -> int:

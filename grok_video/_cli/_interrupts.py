@@ -13,12 +13,11 @@ import threading
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
-import anyio.lowlevel
 
 from grok_video._cli._endings import Interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Generator
     from types import FrameType
 
     from grok_video._cli._endings import Errand
@@ -30,7 +29,8 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 def run(errand: Errand, work: Callable[[], Awaitable[T]]) -> T:
     """Return what the coroutine function returns. Raises `Interrupted` if a signal ended it."""
-    return anyio.run(_guarded, errand, work)
+    with errand.console.notes():
+        return anyio.run(_guarded, errand, work)
 
 
 async def _guarded(errand: Errand, work: Callable[[], Awaitable[T]]) -> T:
@@ -41,7 +41,7 @@ async def _guarded(errand: Errand, work: Callable[[], Awaitable[T]]) -> T:
 
 
 @contextlib.contextmanager
-def _handlers(errand: Errand, scope: anyio.CancelScope, received: list[int]) -> Iterator[None]:
+def _handlers(errand: Errand, scope: anyio.CancelScope, received: list[int]) -> Generator[None]:
     import asyncio
 
     loop = asyncio.get_running_loop()
@@ -66,7 +66,9 @@ def _handlers(errand: Errand, scope: anyio.CancelScope, received: list[int]) -> 
     if threading.current_thread() is not threading.main_thread():
         yield  # signals arrive in the main thread only, and whoever owns it handles them
         return
-    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    # A shell starts its background jobs with Ctrl-C ignored: it is meant for somebody else.
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in heard}
     try:
         yield
     finally:

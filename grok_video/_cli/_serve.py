@@ -1,0 +1,42 @@
+"""`grok-video emulator`: the emulator as a program, its refusals as one line each.
+
+The running is `grok_video.emulator`'s; only exit codes and words are decided here.
+"""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+from grok_video._cli._console import Console
+from grok_video._cli._endings import DONE, Errand, finish
+from grok_video._errors import ConfigurationError, InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def emulator(*, port: int, form: Sequence[str], time_scale: float | None, state: str | None) -> int:
+    """Serve until interrupted; 130 after Ctrl-C, 0 after SIGTERM."""
+    options: dict[str, Any] = {"port": port, "state": state}
+    if form:
+        options["form"] = list(form)
+    if time_scale is not None:
+        options["time_scale"] = time_scale
+
+    def work() -> int:
+        from grok_video.emulator._command import serve
+
+        try:
+            ended = serve(**options)
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(str(error)) from None
+        except (ValueError, OverflowError) as error:
+            raise InvalidRequest(str(error), field="emulator") from None
+        except sqlite3.Error as error:
+            message = f"--state {state} cannot be used: {error}"
+            raise ConfigurationError(message) from None
+        return 130 if ended is signal.SIGINT else DONE
+
+    return finish(Errand(Console(json_lines=False)), work)
