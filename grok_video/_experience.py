@@ -289,6 +289,7 @@ class Curve:
             for shape in _SHAPES
         ]
         least = min(misfits)
+        stray = least / (1.0 + sum(min(n, 3.0) for n in counts))
         votes = [math.exp(-0.5 * (m - least) / 100.0) for m in misfits]
         total = sum(votes)
         means, errors = [0.0] * BINS, [0.0] * BINS
@@ -296,6 +297,7 @@ class Curve:
             guess = sum(v * shape[i] for v, shape in zip(votes, _SHAPES, strict=True)) / total
             doubt = (
                 6.0
+                + stray
                 + sum(v * (shape[i] - guess) ** 2 for v, shape in zip(votes, _SHAPES, strict=True))
                 / total
             )
@@ -366,6 +368,7 @@ class Kind:
         "cohort",
         "curve",
         "earlier",
+        "gain",
         "mean",
         "mean_error",
         "news",
@@ -378,7 +381,6 @@ class Kind:
         "tail_share",
         "tail_sigma",
         "talking",
-        "trust",
         "typical",
         "version",
         "weighed",
@@ -394,8 +396,9 @@ class Kind:
         self.silent = 0
         #: The numbers the last finished job sent.
         self.shown: frozenset[float] = frozenset()
-        #: Share of jobs, lately, whose progress foretold their end about as well as it claimed.
-        self.trust = 0.75
+        #: How much better progress foretold the ends of late jobs than time alone would have, as
+        #: the mean logarithm of the chances both gave to what then came.
+        self.gain = 0.3
         self.mean: float = 0.0
         self.mean_error: float = UNKNOWN_SPEED
         self.sigma: float = SPREAD
@@ -591,9 +594,13 @@ class Experience:
     def _judge(watch: Watch, kind: Kind, before: float, done: float) -> None:
         """Compare what progress foretold with what came, and learn its curve."""
         if watch.tested and watch.belief is not None:
+            low, high = math.log(max(before, SOONEST)), math.log(done)
             mean, spread = watch.belief
-            off = max(math.log(max(before, SOONEST)) - mean, mean - math.log(done)) / spread
-            kind.trust += 0.12 * ((off < 2.0) - kind.trust)
+            foretold = truncated((low - mean) / spread, (high - mean) / spread)[0]
+            mean, spread = math.log(kind.typical) + kind.mean, kind.spread
+            usual = truncated((low - mean) / spread, (high - mean) / spread)[0]
+            gained = math.log((foretold + 0.02) / (usual + 0.02))
+            kind.gain += 0.1 * (gained - kind.gain)
         if watch.polls:
             seen = frozenset(percent for _, percent in watch.readings)
             # a gateway that shows one number until the end says nothing by it

@@ -79,7 +79,6 @@ CHEAPEST: Final = 0.15
 # Progress is used after `UNTESTED` jobs and while this share of jobs ended where it said; this
 # share of jobs is watched by the time alone as well.
 UNTESTED: Final = 3
-TRUSTED: Final = 0.7
 AUDITED: Final = 1.0 / 16.0
 #: log(fraction of life) beyond which "not yet over" is all that a number says.
 NEARLY_ALL: Final = -0.12
@@ -419,7 +418,7 @@ def _target(watch: Watch, kind: Kind, elapsed: float, plan: Plan) -> float:
     if watch.belief is None and elapsed < 0.5 * plan.first:
         return plan.first
     usual = plan.schedule.after(elapsed)
-    if watch.belief is None or kind.talking < UNTESTED or kind.trust < TRUSTED:
+    if watch.belief is None or kind.talking < UNTESTED or kind.gain < 0.0:
         return usual
     mean, spread = watch.belief
     if spread > 0.8 * plan.width and abs(mean - plan.centre) < plan.width:
@@ -442,7 +441,7 @@ def _target_of_a_stranger(watch: Watch, kind: Kind, elapsed: float, plan: Plan) 
     typical length; with them, what is left is the rest of a typical life.
     """
     whole = math.exp(plan.centre)
-    if watch.readings and kind.talking >= UNTESTED and kind.trust >= TRUSTED:
+    if watch.readings and kind.talking >= UNTESTED and kind.gain >= 0.0:
         percent = watch.readings[-1][1]
         since = next(at for at, shown in watch.readings if shown == percent)
         low, high, _ = kind.curve.read(percent)
