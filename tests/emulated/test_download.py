@@ -23,9 +23,8 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 import pytest
@@ -51,11 +50,15 @@ from grok_video._transports._aiohttp import AiohttpTransport
 from grok_video._transports._base import Origin, Transport, TransportConfig
 from grok_video._transports._httpx import HttpxTransport
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
 MIB = 2**20
 ID = "4b2cd27e-0000-4000-8000-000000000000"
 KEY = "sk-canary-0123456789"
 CUTS = random.Random(20261124).sample(range(20 * MIB), 200)
 ALL_CUTS = os.environ.get("GROK_VIDEO_ALL_CUTS") == "1"
+EAGER = Retry(base=0.001, cap=0.01)
 PUBLIC = Origin.of("https://api.cometapi.com/grok/v1")
 
 
@@ -133,7 +136,7 @@ class FileServer:
     _open: list = field(factory=list)
     _threads: list = field(factory=list)
 
-    def __enter__(self) -> FileServer:
+    def __enter__(self) -> Self:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._start(self._accept)
         return self
@@ -199,9 +202,9 @@ class FileServer:
         start = 0
         wanted = request.get("range")
         condition = request.get("if-range")
-        if wanted is not None and not isinstance(fault, IgnoreRange | Chunked):
-            if condition in (None, self.etag) or not obey_if_range:
-                start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        met = condition in (None, self.etag) or not obey_if_range
+        if wanted is not None and met and not isinstance(fault, IgnoreRange | Chunked):
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
         headers = {"ETag": self.etag, "Last-Modified": self.modified}
         body = memoryview(self.data)[start:]
         if start >= len(self.data):
@@ -287,7 +290,7 @@ class Downloads:
         url: str | None = None,
         overwrite: bool = False,
         timeout: float | None = 30.0,
-        retry: Retry = Retry(base=0.001, cap=0.01),
+        retry: Retry = EAGER,
         api: Origin | None = None,
         request_id: str = ID,
         on_bytes: Callable[[int, int | None], None] | None = None,
@@ -307,7 +310,7 @@ class Downloads:
             self.transport,
             self.job,
             Video(ID, self.server.link()),
-            **self._words(timeout, Retry(base=0.001, cap=0.01), Origin.of(self.server.origin)),
+            **self._words(timeout, EAGER, Origin.of(self.server.origin)),
         )
 
     async def refused(
@@ -730,9 +733,7 @@ async def test_a_private_link_of_a_public_api_is_refused(
 ) -> None:
     error = await downloads.refused(DownloadError, tmp_path / "cat.mp4", api=PUBLIC)
     assert "private network" in str(error)
-    name = downloads.server.link().replace("127.0.0.1", "localhost.localdomain.test")
     assert downloads.server.requests == []
-    assert "canary" in name
 
 
 async def test_a_job_without_a_link_says_so(downloads: Downloads, tmp_path: Path) -> None:
@@ -804,9 +805,9 @@ async def test_a_server_that_falls_silent_is_asked_again(
 def descriptors() -> set[str]:
     gc.collect()
     found = set()
-    for number in os.listdir("/proc/self/fd"):
+    for link in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
-            found.add(os.readlink(f"/proc/self/fd/{number}"))
+            found.add(str(link.readlink()))
     return found
 
 
@@ -835,25 +836,24 @@ async def test_a_task_cancelled_by_asyncio_itself_at_any_moment_keeps_a_usable_p
     downloads.server.data = MEDIUM
     for pieces in range(12):
         path = tmp_path / f"{pieces}.mp4"
-        left = [pieces]
+        left, tasks = [pieces], []
 
-        def count(_: int, __: int | None, left: list[int] = left) -> None:
+        def count(_: int, __: int | None, left: list[int] = left, tasks: list = tasks) -> None:
             left[0] -= 1
             if left[0] == 0:
-                task.cancel()
+                tasks[0].cancel()
 
-        task = asyncio.ensure_future(downloads.save(path, on_bytes=count))
+        tasks.append(asyncio.ensure_future(downloads.save(path, on_bytes=count)))
         if not pieces:
             await asyncio.sleep(0)
-            task.cancel()
+            tasks[0].cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await task
+            await tasks[0]
         assert not any(str(path) in name for name in descriptors())
         assert is_whole(await downloads.save(path, overwrite=True), path, MEDIUM)
 
 
-CHILD = (
-    """
+CHILD = """
 import asyncio, random, resource, signal, sys
 from pathlib import Path
 from grok_video import Retry, DestinationError, _download
@@ -863,7 +863,7 @@ from grok_video._redaction import Secret
 from grok_video._transports._aiohttp import AiohttpTransport
 from grok_video._transports._base import Origin, TransportConfig
 
-url, path, limit = sys.argv[1:]
+url, path, limit, job = sys.argv[1:]
 if int(limit):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
 
@@ -871,7 +871,7 @@ async def main():
     transport = AiohttpTransport(TransportConfig(url, Secret("k"), 10.0, 10, None, None, {}))
     try:
         video = await _download.save(
-            transport, None, Video("%s", url), path, overwrite=False,
+            transport, None, Video(job, url), path, overwrite=False,
             deadline=Deadline.after(asyncio.get_running_loop().time(), 30.0), retry=Retry(),
             api_origin=Origin.of(url), random=random.Random(1),
             on_bytes=lambda here, total: print(here, flush=True),
@@ -883,13 +883,11 @@ async def main():
 
 asyncio.run(main())
 """
-    % ID
-)
 
 
 def child(server: FileServer, path: Path, limit: int = 0) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", CHILD, server.link(), str(path), str(limit)],
+        [sys.executable, "-W", "error", "-c", CHILD, server.link(), str(path), str(limit), ID],
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
@@ -1138,6 +1136,11 @@ async def test_a_disk_that_is_too_small_is_told_as_soon_as_the_length_is_known(
 # --- streamed ------------------------------------------------------------------------------------
 
 
+async def collect(chunks: AsyncIterator[bytes], received: list[bytes]) -> None:
+    async for chunk in chunks:
+        received.append(chunk)  # noqa: PERF401 - what came before an error counts
+
+
 async def test_a_stream_gives_every_byte_once_over_breaks_and_dead_links(
     downloads: Downloads,
 ) -> None:
@@ -1152,27 +1155,26 @@ async def test_a_stream_gives_every_byte_once_over_breaks_and_dead_links(
 
 async def test_a_stream_of_a_file_that_changed_cannot_be_continued(downloads: Downloads) -> None:
     downloads.server.script.extend([Cut(100_000), Change(clip(300_000, 2), '"v2"')])
-    received = 0
+    received: list[bytes] = []
     with pytest.raises(Truncated, match="after 100000 bytes were handed out"):
-        async for chunk in downloads.stream():
-            received += len(chunk)
-    assert received == 100_000
+        await collect(downloads.stream(), received)
+    assert b"".join(received) == SMALL[:100_000]
 
 
 async def test_a_stream_of_something_else_gives_nothing(downloads: Downloads) -> None:
     downloads.server.script.append(Say(200, b"<html>"))
+    received: list[bytes] = []
     with pytest.raises(NotAVideo):
-        async for chunk in downloads.stream():
-            pytest.fail(f"{chunk!r} was handed out")
+        await collect(downloads.stream(), received)
+    assert received == []
 
 
 async def test_a_stream_ends_at_its_deadline(downloads: Downloads) -> None:
     downloads.server.script.append(Hold(100_000))
-    received = 0
+    received: list[bytes] = []
     with pytest.raises(Truncated, match=r"deadline of 0\.3 s ended the download after 100000 of"):
-        async for chunk in downloads.stream(timeout=0.3):
-            received += len(chunk)
-    assert received == 100_000
+        await collect(downloads.stream(timeout=0.3), received)
+    assert b"".join(received) == SMALL[:100_000]
 
 
 async def test_a_stream_left_early_leaves_nothing_open(downloads: Downloads) -> None:
