@@ -28,6 +28,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_transports._httpx",
             "_images",
             "_partfile",
+            "_transfer",
             "_download",
         ],
     ),
