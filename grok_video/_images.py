@@ -136,7 +136,7 @@ class CreateBody:
             self._held = uploads
             size = min(left, LARGE_PIECE)
         try:
-            if picture.needs_thread:
+            if picture.needs_thread or not codec_is_known():
                 parts = await uploads.in_thread(_two_parts, picture, offset, size)
             else:
                 parts = _two_parts(picture, offset, size)
@@ -269,7 +269,7 @@ async def _open(image: Image) -> Picture:
     if image.kind == "bytes":
         return MemoryPicture(image.source, image)
     if image.kind == "data":
-        if len(image.source) <= SMALL:
+        if len(image.source) <= SMALL and codec_is_known():
             return DataPicture(image)
         return await uploads.in_thread(DataPicture, image)
     if image.kind == "path":
@@ -394,6 +394,8 @@ class PathPicture:
                 found = os.fstat(file.fileno())
                 _require_regular(found.st_mode, image)
                 head = file.read(SNIFF_LENGTH) or b""
+        except InvalidRequest:
+            raise
         except FileNotFoundError:
             raise refuse("image", str(image.source), "must be a file that exists") from None
         except (OSError, ValueError) as error:
@@ -437,7 +439,8 @@ class FilePicture:
             with self._lock:
                 self._start: int = self._file.tell()
                 try:
-                    self.size = max(0, self._file.seek(0, os.SEEK_END) - self._start)
+                    self._file.seek(0, os.SEEK_END)
+                    self.size: int = max(0, self._file.tell() - self._start)
                     self._file.seek(self._start)
                     head = self._file.read(SNIFF_LENGTH)
                 finally:
@@ -485,9 +488,10 @@ def _encode_pil(image: Image) -> Picture:
 def _save_pil(picture: Any) -> memoryview:  # noqa: ANN401 - Pillow is an extra
     from PIL import ImageOps
 
-    # A photograph opened with Pillow still lies on its side where its Exif says so; saving would
-    # drop that note and keep the side.
-    picture = ImageOps.exif_transpose(picture)
+    if picture.getexif().get(0x0112, 1) != 1:
+        # A photograph opened with Pillow lies on its side where its Exif orientation says so;
+        # saving would drop that note and keep the side.
+        picture = ImageOps.exif_transpose(picture)
     mode = picture.mode
     options: dict[str, Any] = {"format": "JPEG", "quality": 95}
     if mode in ("I", "F"):
@@ -535,6 +539,7 @@ def _two_parts(picture: Picture, offset: int, size: int) -> tuple[bytes, bytes]:
 
 def _encode(content: memoryview, sizes: tuple[int, ...]) -> list[bytes]:
     encode = _encoder()
+    _validator()  # both are known from here on, and no event loop will import
     starts = accumulate(sizes, initial=0)
     return [
         encode(content[start : start + size]) for start, size in zip(starts, sizes, strict=False)
@@ -576,6 +581,11 @@ def _is_base64(part: bytes) -> bool:
 
 
 _ALPHABET: Final = (string.ascii_letters + string.digits + "+/").encode()
+
+
+def codec_is_known() -> bool:
+    """Return False if pybase64 would be imported now: that reads files, so a thread must do it."""
+    return bool(_encoder.cache_info().currsize and _validator.cache_info().currsize)
 
 
 def forget_codec() -> None:
@@ -631,7 +641,7 @@ def _can_seek(image: Image) -> bool:
         return bool(image.source.seekable())
     except AttributeError:
         return False
-    except ValueError as error:
+    except Exception as error:  # noqa: BLE001 - any object can stand behind a file's methods
         raise refuse("image", image, f"must be a readable file ({_reason(error)})") from None
 
 
