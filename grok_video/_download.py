@@ -15,7 +15,8 @@ from attrs import evolve
 
 from grok_video import _partfile
 from grok_video._errors import DownloadError
-from grok_video._partfile import Batch, PartFile, Version, kept_words
+from grok_video._partfile import Batch, PartFile, kept_words
+from grok_video._ranges import Version
 from grok_video._transfer import Source, Transfer, closing
 
 if TYPE_CHECKING:
@@ -101,8 +102,8 @@ async def _fill(
     batch: Batch,
     on_bytes: Callable[[int, int | None], None] | None,
 ) -> None:
-    while await to_thread.run_sync(part.rehash):
-        pass
+    while not part.is_hashed:
+        await to_thread.run_sync(part.rehash)
     transfer.have, transfer.version = part.size, part.version
     async with closing(transfer.pieces()) as pieces:
         async for piece in pieces:

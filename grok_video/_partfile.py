@@ -7,23 +7,21 @@ Everything here blocks and is called in worker threads. Nothing here knows HTTP,
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
 import stat
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from attrs import define, field, frozen
+from attrs import define, field
 
+from grok_video import _disk
 from grok_video._errors import DestinationError, resume_hint
+from grok_video._ranges import Version
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["Batch", "PartFile", "Version", "check"]
+__all__ = ["Batch", "PartFile", "check", "kept_words"]
 
 #: Bytes read at once while a kept part is hashed again, and bytes for each call: a call cannot be
 #: cancelled, and 16 MiB take about 10 ms.
@@ -34,31 +32,6 @@ _MOST_BUFFERS: Final = 512
 #: Longest file name in bytes on every file system in use (ext4, xfs, apfs, ntfs).
 _LONGEST_NAME: Final = 255
 _RECORD_FORMAT: Final = 1
-
-
-@frozen
-class Version:
-    """Which bytes a server has, whatever link leads to them."""
-
-    #: A strong ETag as it came, quotes included; a weak one promises no equal bytes.
-    etag: str | None = None
-    #: Last-Modified as it came; asked only where there is no ETag.
-    modified: str | None = None
-    #: Length of the whole file in bytes; None where the server did not say.
-    total: int | None = None
-
-    @property
-    def is_provable(self) -> bool:
-        """True if a later answer can be compared with it, so that kept bytes can be used again."""
-        return self.etag is not None or self.modified is not None
-
-    def is_same(self, other: Version) -> bool:
-        """Return whether both are provably the same bytes."""
-        if None not in (self.total, other.total) and self.total != other.total:
-            return False
-        if self.etag is not None or other.etag is not None:
-            return self.etag == other.etag
-        return self.modified is not None and self.modified == other.modified
 
 
 @define
@@ -125,7 +98,7 @@ class _Place:
             if not os.access(folder, os.W_OK | os.X_OK):
                 return f"the folder {folder} cannot be written to"
         except OSError as error:
-            return _words(error)
+            return _disk.words(error)
         return None
 
 
@@ -192,14 +165,19 @@ class PartFile:
             except BaseException as error:
                 self._release()  # so that `close` removes nothing that may not be ours
                 if isinstance(error, OSError):
-                    raise self._refuse(_words(error)) from error
+                    raise self._refuse(_disk.words(error)) from error
                 raise
 
-    def rehash(self) -> bool:
-        """Hash the next stretch of what was kept; return whether there is more."""
+    @property
+    def is_hashed(self) -> bool:
+        """True if the hash covers what is on disk."""
+        return self._hashed == self.size
+
+    def rehash(self) -> None:
+        """Hash the next stretch of what was kept."""
         with self._mutex:
             if self._closed:
-                return False
+                return
             end = min(self.size, self._hashed + _STRETCH)
             try:
                 os.lseek(self._descriptor, self._hashed, os.SEEK_SET)
@@ -211,8 +189,7 @@ class PartFile:
                     self._hash.update(block)
                     self._hashed += len(block)
             except OSError as error:
-                raise self._refuse(_words(error)) from error
-            return self._hashed < self.size
+                raise self._refuse(_disk.words(error)) from error
 
     def store(self, batch: Batch) -> None:
         """The batch is written (not yet synced) and empty. Raises `DestinationError` if not."""
@@ -235,12 +212,12 @@ class PartFile:
                     self._release()
                 self._rename()
                 self.saved = True
-                _sync_folder(self._place.file.parent)
+                _disk.sync_folder(self._place.file.parent)
             except FileExistsError as error:
                 problem = "it was made by somebody else meanwhile, and is kept as it is"
                 raise self._refuse(problem) from error
             except OSError as error:
-                raise self._refuse(_words(error)) from error
+                raise self._refuse(_disk.words(error)) from error
             with contextlib.suppress(OSError):
                 self._place.record.unlink(missing_ok=True)
 
@@ -257,6 +234,8 @@ class PartFile:
                 if not self.saved:
                     self._store(batch)
             kept = 0 if self.saved or not self.version.is_provable else self.size
+            if os.name == "nt":  # an open file cannot be removed there
+                self._release()
             if not kept and not self.saved:
                 with contextlib.suppress(OSError):
                     self._place.part.unlink(missing_ok=True)
@@ -274,7 +253,7 @@ class PartFile:
         while True:
             descriptor = os.open(part, flags, 0o666)
             try:
-                problem = _hindrance(descriptor)
+                problem = _disk.hindrance(descriptor)
                 if problem is None and self._is_at(descriptor, part):
                     return descriptor
             except BaseException:
@@ -325,11 +304,11 @@ class PartFile:
                 batch.restart = None
             self._append(batch)
         except OSError as error:
-            raise self._refuse(_words(error)) from error
+            raise self._refuse(_disk.words(error)) from error
 
     def _begin(self, version: Version) -> None:
         needed = (version.total or 0) - self.size
-        free = _free_space(self._place.file.parent) if needed > 0 else None
+        free = _disk.free_space(self._place.file.parent) if needed > 0 else None
         if free is not None and free < needed:
             problem = f"the disk is full (the video needs {needed} bytes more, {free} are free)"
             raise self._refuse(problem)
@@ -345,7 +324,7 @@ class PartFile:
                     "etag": version.etag,
                     "modified": version.modified,
                     "total": version.total,
-                    "boot": _boot(),
+                    "boot": _disk.boot(),
                 }
             ),
             encoding="utf-8",
@@ -356,7 +335,7 @@ class PartFile:
         if chunks:
             os.lseek(self._descriptor, self.size, os.SEEK_SET)
         while chunks:
-            written = _write(self._descriptor, chunks[:_MOST_BUFFERS])
+            written = _disk.write(self._descriptor, chunks[:_MOST_BUFFERS])
             self.size += written
             self._hashed += written
             batch.size -= written
@@ -377,7 +356,7 @@ class PartFile:
         elif os.name == "nt":
             part.rename(file)  # refuses an existing file there
         else:
-            _rename_without_replacing(part, file)
+            _disk.rename_without_replacing(part, file)
 
     def _release(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
@@ -412,7 +391,7 @@ def _read_record(record: Any, request_id: str) -> Version | None:  # noqa: ANN40
         return None
     # After a power cut the length of a file may be there and its bytes not (delayed allocation),
     # so only what was written since this boot counts.
-    if facts.get("boot") != _boot():
+    if facts.get("boot") != _disk.boot():
         return None
     etag, modified, total = facts.get("etag"), facts.get("modified"), facts.get("total")
     version = Version(
@@ -421,117 +400,3 @@ def _read_record(record: Any, request_id: str) -> Version | None:  # noqa: ANN40
         total if isinstance(total, int) else None,
     )
     return version if version.is_provable else None
-
-
-def _boot() -> str | None:
-    """Return what names this boot of the machine; None where the system does not say."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
-        return None
-
-
-def _hindrance(descriptor: int) -> str | None:
-    """Return why this file cannot be written by this download alone, or None once it is locked."""
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return "is not a file of ours; move it away"
-    return None if _lock(descriptor) else "is being written by another download at this moment"
-
-
-def _lock(descriptor: int) -> bool:
-    """Return whether the file is now held by this descriptor alone, until it is closed."""
-    if os.name == "nt":
-        return _lock_on_windows(descriptor)
-    import fcntl
-
-    try:
-        # flock, not lockf: it belongs to the open file, so two tasks of one process exclude each
-        # other as two processes do.
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            return False
-        # Some network file systems have no locks at all; two downloads of one job would then write
-        # the same bytes to the same places.
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
-    return True
-
-
-def _lock_on_windows(descriptor: int) -> bool:
-    import msvcrt
-
-    locking: Callable[[int, int, int], None] = getattr(msvcrt, "locking")  # noqa: B009
-    try:
-        os.lseek(descriptor, 2**40, os.SEEK_SET)  # far behind any byte that is read or written
-        locking(descriptor, getattr(msvcrt, "LK_NBLCK"), 1)  # noqa: B009
-    except OSError:
-        return False
-    return True
-
-
-def _write(descriptor: int, chunks: list[bytes]) -> int:
-    # Gathered by the system: joining 1 MiB first would copy every byte once more.
-    if hasattr(os, "writev"):
-        return os.writev(descriptor, chunks)
-    return os.write(descriptor, chunks[0])
-
-
-def _rename_without_replacing(part: Path, file: Path) -> None:
-    """Give the part its final name unless something has that name. Raises `FileExistsError`."""
-    try:
-        file.hardlink_to(part)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
-        # A file system without hard links (FAT, some network ones): claim the name, then replace
-        # what was claimed. A process killed between the two leaves an empty file.
-        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        try:
-            part.replace(file)
-        except OSError:
-            file.unlink()
-            raise
-    else:
-        part.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name durable, where the system lets a folder be synced."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _free_space(folder: Path) -> int | None:
-    if not hasattr(os, "statvfs"):
-        return None
-    facts = os.statvfs(folder)
-    # A file system that counts nothing (some FUSE ones) says zero blocks in all.
-    return facts.f_bavail * facts.f_frsize if facts.f_blocks else None
-
-
-def _words(error: OSError) -> str:
-    """Return the reason in words: the system's own, but for the usual ones."""
-    match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            return "the disk is full"
-        case errno.EFBIG:
-            return "the file would be larger than this process or file system allows"
-        case errno.EROFS:
-            return "the file system is read-only"
-        case errno.EACCES | errno.EPERM:
-            return "the folder cannot be written to"
-        case errno.ELOOP:
-            return "the part file's name is a symbolic link; move it away"
-        case _:
-            return error.strerror or type(error).__name__

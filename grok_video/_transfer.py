@@ -1,20 +1,17 @@
 """One video as one sequence of bytes, over as many answers and links as that takes.
 
-`judge` says what an answer means to someone who has the first bytes already, without any I/O;
-`Transfer` asks, follows redirects, waits, takes fresh links from the job and hands the bytes on.
-Nothing here touches a disk, and nothing here ever creates a job.
+`Transfer` asks, follows redirects, waits, takes fresh links from the job and hands the bytes on;
+what an answer means is decided in `_ranges`. Nothing here touches a disk, and nothing here ever
+creates a job.
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
-import time
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar, assert_never
-from urllib.parse import urljoin, urlsplit
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar, assert_never
 
 import anyio
-from attrs import evolve, frozen
+from attrs import evolve
 
 from grok_video._errors import (
     APIConnectionError,
@@ -28,18 +25,31 @@ from grok_video._errors import (
     Truncated,
     resume_hint,
 )
-from grok_video._partfile import Version
+from grok_video._ranges import (
+    Boxes,
+    Complete,
+    Follows,
+    LinkDied,
+    Passing,
+    StartOver,
+    Verdict,
+    Version,
+    is_framed,
+    judge,
+    redirect_target,
+    refused_link,
+    request_headers,
+)
 from grok_video._redaction import redact_url
-from grok_video._transports._base import Origin, PrivateAddress
-from grok_video._wire import read_retry_after
+from grok_video._transports._base import PrivateAddress
 
 if TYPE_CHECKING:
     import random as random_module
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from grok_video._models import Video
     from grok_video._policies import Deadline, Retry
-    from grok_video._transports._base import StreamedAnswer, Transport
+    from grok_video._transports._base import Origin, StreamedAnswer, Transport
 
 _T = TypeVar("_T")
 
@@ -59,8 +69,6 @@ _REDIRECTS: Final = 5
 #: Bytes until the end of the first box's type: an MP4 file starts with its length and "ftyp".
 _HEAD: Final = 8
 
-_CONTENT_RANGE: Final = re.compile(r"bytes\s+(?:(\d+)-(\d+)|\*)/(\d+|\*)\s*", re.IGNORECASE)
-
 
 class Source(Protocol):
     """What a download needs of its job."""
@@ -73,127 +81,6 @@ class Source(Protocol):
     async def fresh_video(self) -> Video:
         """Return the video with a fresh link, from one poll."""
         ...
-
-
-# --- what an answer means ------------------------------------------------------------------------
-
-
-@frozen
-class Follows:
-    """The bytes from `start` on follow, of this version."""
-
-    start: int
-    version: Version
-
-
-@frozen
-class Complete:
-    """There is nothing more to fetch."""
-
-
-@frozen
-class StartOver:
-    """What is here cannot be continued with this answer: ask for the whole file."""
-
-
-@frozen
-class LinkDied:
-    """The link leads nowhere (any more, or not yet)."""
-
-    status: int
-
-
-@frozen
-class Passing:
-    """The server cannot answer at this moment."""
-
-    failure: APIError
-
-
-Verdict: TypeAlias = Follows | Complete | StartOver | LinkDied | Passing
-
-
-def judge(status: int, headers: Mapping[str, str], *, have: int, version: Version) -> Verdict:
-    """Return what a file server's answer means to someone who has the first `have` bytes.
-
-    `version` is what those bytes are of. RFC 9110, sections 13.1.5 (If-Range), 14.4
-    (Content-Range) and 15.3.7 (206).
-    """
-    match status:
-        case 200:
-            return Follows(0, version_of(headers, total=_length(headers)))
-        case 206:
-            match = _CONTENT_RANGE.fullmatch(headers.get("content-range", "").strip())
-            if match is None or match[1] is None or int(match[1]) != have:
-                return StartOver()
-            total = int(match[3]) if match[3] != "*" else version.total
-            new = version_of(headers, total=total)
-            return Follows(have, new) if not have or new.is_same(version) else StartOver()
-        case 416:
-            match = _CONTENT_RANGE.fullmatch(headers.get("content-range", "").strip())
-            whole = have > 0 and match is not None and match[3] == str(have)
-            return Complete() if whole and version.total in (None, have) else StartOver()
-        case 408 | 425 | 429:
-            return Passing(_failure(RateLimited, status, headers))
-        case _ if 400 <= status < 500:
-            # 400, 401, 403, 404 and 410 are all in use for a signed link that ran out.
-            return LinkDied(status)
-        case _:
-            return Passing(_failure(ServerError, status, headers))
-
-
-def request_headers(have: int, version: Version) -> dict[str, str]:
-    """Return the headers that ask for what is missing, and for all of it if the file changed."""
-    if not have:
-        return {}
-    headers = {"Range": f"bytes={have}-"}
-    if version.etag is not None:
-        headers["If-Range"] = version.etag
-    return headers
-
-
-def version_of(headers: Mapping[str, str], *, total: int | None) -> Version:
-    """Return the version that an answer's headers name."""
-    etag = headers.get("etag", "").strip()
-    # A weak one ("W/...") promises the same meaning, not the same bytes (RFC 9110, section 8.8.1).
-    strong = etag if len(etag) > 2 and etag[0] == etag[-1] == '"' else None
-    return Version(strong, headers.get("last-modified") or None, total)
-
-
-def redirect_target(url: str, status: int, headers: Mapping[str, str]) -> str | None:
-    """Return where a redirect leads, or None for an answer that is none."""
-    location = headers.get("location")
-    if status not in (301, 302, 303, 307, 308) or not location:
-        return None
-    return urljoin(url, location)
-
-
-def refused_link(url: str, *, public_only: bool, came_from: str | None = None) -> str | None:
-    """Return why this link is not followed, or None if it may be."""
-    try:
-        origin = Origin.of(url)
-    except ValueError:
-        return "it is not an http(s) URL"
-    if urlsplit(url).username is not None:
-        return "it has a user name in it"
-    if origin.scheme == "http" and (came_from or "")[:6].lower() == "https:":
-        return "it leads from https to http"
-    if public_only and origin.is_private:
-        return "it leads into a private network"
-    return None
-
-
-def _length(headers: Mapping[str, str]) -> int | None:
-    text = headers.get("content-length", "")
-    return int(text) if text.isascii() and text.isdigit() else None
-
-
-def _failure(kind: type[APIError], status: int, headers: Mapping[str, str]) -> APIError:
-    wish = read_retry_after(headers, now=time.time())
-    return kind(f"the file server answered HTTP {status}", status=status, retry_after=wish)
-
-
-# --- many answers, one sequence of bytes ---------------------------------------------------------
 
 
 class Transfer:
@@ -322,6 +209,7 @@ class Transfer:
         if not anew:
             self.version = evolve(self.version, total=follows.version.total or self.total)
         head = b""
+        boxes = Boxes() if anew and not is_framed(answer.headers) else None
         async with closing(answer.chunks()) as chunks:
             async for chunk in chunks:
                 if skip:
@@ -339,9 +227,15 @@ class Transfer:
                 if chunk:
                     self.have += len(chunk)
                     self._note_progress()
+                    if boxes is not None:
+                        boxes.feed(chunk)
                     yield chunk
         if anew and (follows.version.total is None or len(head) >= follows.version.total):
             self._check_head(head)
+        if boxes is not None and not boxes.is_between:
+            raise APIConnectionError(
+                "the file came without a length and broke off", may_have_been_sent=True
+            )
         if self.total is None:
             self.version = evolve(self.version, total=self.have)
 

@@ -40,6 +40,7 @@ from grok_video import (
     NotAVideo,
     Retry,
     Truncated,
+    _disk,
     _download,
     _partfile,
 )
@@ -117,6 +118,13 @@ class Change:
 @frozen
 class Chunked:
     """Send without a length."""
+
+    at: int | None = None
+
+
+@frozen
+class Unframed:
+    """Send without anything that tells where the answer ends, up to `at`."""
 
     at: int | None = None
 
@@ -222,7 +230,8 @@ class FileServer:
                 self.sent += len(piece)
             connection.sendall(b"0\r\n\r\n")
             return True
-        headers["Content-Length"] = str(len(body))
+        if not isinstance(fault, Unframed):
+            headers["Content-Length"] = str(len(body))
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(self.data) - 1}/{len(self.data)}"
         self._head(connection, 206 if start else 200, headers)
@@ -236,7 +245,7 @@ class FileServer:
             return False
         if isinstance(fault, Cut) and fault.reset:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        return at is None
+        return at is None and not isinstance(fault, Unframed)
 
     def _head(self, connection: socket.socket, status: int, headers: dict) -> None:
         lines = [f"HTTP/1.1 {status} Whatever"]
@@ -423,6 +432,20 @@ async def test_a_file_without_a_length_is_taken_to_its_end(
     assert is_whole(video, tmp_path / "cat.mp4", SMALL)
 
 
+async def test_a_file_that_only_ends_with_the_connection_is_checked_by_its_boxes(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    data = clip(12) + bytes(12) + (200_000).to_bytes(4, "big") + b"mdat" + clip(199_992)
+    downloads.server.data = data
+    downloads.server.script.extend([Unframed(150_000), Unframed()])
+    video = await downloads.save(tmp_path / "cat.mp4")
+    assert is_whole(video, tmp_path / "cat.mp4", data)
+    assert downloads.server.ranges == [None, "bytes=150000-"]
+    path = tmp_path / "dog.mp4"
+    downloads.server.script.append(Unframed())
+    assert is_whole(await downloads.save(path), path, data)
+
+
 # --- broken and resumed --------------------------------------------------------------------------
 
 
@@ -588,7 +611,7 @@ async def test_a_part_from_before_a_power_cut_is_not_relied_on(
 ) -> None:
     downloads.server.script.extend([Cut(100_000), *[Say(404)] * 5])
     await downloads.refused(LinkExpired, tmp_path / "cat.mp4")
-    monkeypatch.setattr(_partfile, "_boot", lambda: "another boot")
+    monkeypatch.setattr(_disk, "boot", lambda: "another boot")
     assert is_whole(await downloads.save(tmp_path / "cat.mp4"), tmp_path / "cat.mp4", SMALL)
     assert downloads.server.ranges[-1] is None
 
@@ -1127,7 +1150,7 @@ async def test_a_disk_that_is_too_small_is_told_as_soon_as_the_length_is_known(
     downloads: Downloads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     downloads.server.data = MEDIUM
-    monkeypatch.setattr(_partfile, "_free_space", lambda _: 2 * MIB)
+    monkeypatch.setattr(_disk, "free_space", lambda _: 2 * MIB)
     error = await downloads.refused(DestinationError, tmp_path / "cat.mp4")
     assert "the disk is full" in str(error)
     assert names(tmp_path) == set()

@@ -8,13 +8,15 @@ import pickle
 import pytest
 
 from grok_video import RateLimited, ServerError
-from grok_video._partfile import Batch, Version
-from grok_video._transfer import (
+from grok_video._partfile import Batch
+from grok_video._ranges import (
+    Boxes,
     Complete,
     Follows,
     LinkDied,
     Passing,
     StartOver,
+    Version,
     judge,
     redirect_target,
     refused_link,
@@ -174,3 +176,37 @@ def test_a_failure_that_passes_can_be_pickled() -> None:
     assert isinstance(verdict, Passing)
     assert pickle.loads(pickle.dumps(verdict.failure)).status == 503
     assert verdict.failure.retry_after is None or math.isfinite(verdict.failure.retry_after)
+
+
+def box(kind: bytes, content: bytes, *, long: bool = False) -> bytes:
+    if long:
+        return b"\0\0\0\1" + kind + (len(content) + 16).to_bytes(8, "big") + content
+    return (len(content) + 8).to_bytes(4, "big") + kind + content
+
+
+FILE = box(b"ftyp", b"mp42....") + box(b"free", b"") + box(b"mdat", b"x" * 50, long=True)
+
+
+@pytest.mark.parametrize("step", [1, 3, 8, 16, 1000])
+def test_a_file_may_end_only_where_a_box_does(step: int) -> None:
+    ends = {0, 16, 24, 24 + 66}
+    assert len(FILE) == max(ends)
+    for length in range(len(FILE) + 1):
+        boxes = Boxes()
+        for at in range(0, length, step):
+            boxes.feed(FILE[at : min(at + step, length)])
+        assert boxes.is_between == (length in ends)
+
+
+def test_a_last_box_without_a_length_may_end_anywhere() -> None:
+    boxes = Boxes()
+    boxes.feed(FILE + b"\0\0\0\0mdat")
+    assert boxes.is_between
+    boxes.feed(b"whatever")
+    assert boxes.is_between
+
+
+def test_a_box_that_is_shorter_than_its_head_ends_nothing_for_ever() -> None:
+    boxes = Boxes()
+    boxes.feed(b"\0\0\0\5junk" * 1000)
+    assert boxes.is_between

@@ -1,0 +1,129 @@
+"""What the operating system offers for files, made alike: locks, renames, syncs, reasons in words.
+
+One function for each, with what differs between systems inside it. Everything here blocks.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def boot() -> str | None:
+    """Return what names this boot of the machine; None where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return None
+
+
+def hindrance(descriptor: int) -> str | None:
+    """Return why this file cannot be written by this download alone, or None once it is locked."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return "is not a file of ours; move it away"
+    return None if lock(descriptor) else "is being written by another download at this moment"
+
+
+def lock(descriptor: int) -> bool:
+    """Return whether the file is now held by this descriptor alone, until it is closed."""
+    if os.name == "nt":
+        return _lock_on_windows(descriptor)
+    import fcntl
+
+    try:
+        # flock, not lockf: it belongs to the open file, so two tasks of one process exclude each
+        # other as two processes do.
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        # Some network file systems have no locks at all; two downloads of one job would then write
+        # the same bytes to the same places.
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+    return True
+
+
+def _lock_on_windows(descriptor: int) -> bool:
+    import msvcrt
+
+    locking: Callable[[int, int, int], None] = getattr(msvcrt, "locking")  # noqa: B009
+    try:
+        os.lseek(descriptor, 2**40, os.SEEK_SET)  # far behind any byte that is read or written
+        locking(descriptor, getattr(msvcrt, "LK_NBLCK"), 1)  # noqa: B009
+    except OSError:
+        return False
+    return True
+
+
+def write(descriptor: int, chunks: list[bytes]) -> int:
+    # Gathered by the system: joining 1 MiB first would copy every byte once more.
+    if hasattr(os, "writev"):
+        return os.writev(descriptor, chunks)
+    return os.write(descriptor, chunks[0])
+
+
+def rename_without_replacing(part: Path, file: Path) -> None:
+    """Give the part its final name unless something has that name. Raises `FileExistsError`."""
+    try:
+        file.hardlink_to(part)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        # A file system without hard links (FAT, some network ones): claim the name, then replace
+        # what was claimed. A process killed between the two leaves an empty file.
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        try:
+            part.replace(file)
+        except OSError:
+            file.unlink()
+            raise
+    else:
+        part.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the new name durable, where the system lets a folder be synced."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def free_space(folder: Path) -> int | None:
+    if not hasattr(os, "statvfs"):
+        return None
+    facts = os.statvfs(folder)
+    # A file system that counts nothing (some FUSE ones) says zero blocks in all.
+    return facts.f_bavail * facts.f_frsize if facts.f_blocks else None
+
+
+def words(error: OSError) -> str:
+    """Return the reason in words: the system's own, but for the usual ones."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return "the disk is full"
+        case errno.EFBIG:
+            return "the file would be larger than this process or file system allows"
+        case errno.EROFS:
+            return "the file system is read-only"
+        case errno.EACCES | errno.EPERM:
+            return "the folder cannot be written to"
+        case errno.ELOOP:
+            return "the part file's name is a symbolic link; move it away"
+        case _:
+            return error.strerror or type(error).__name__

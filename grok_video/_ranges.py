@@ -1,0 +1,212 @@
+"""What a file server's answer means to someone who has the first bytes already; no I/O.
+
+RFC 9110 says what a range is, when the rest of a file may be added to its beginning, and when it
+may not; this is the one module that knows. `judge` decides, `_transfer` acts.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from typing import TYPE_CHECKING, Final, TypeAlias
+from urllib.parse import urljoin, urlsplit
+
+from attrs import frozen
+
+from grok_video._errors import APIError, RateLimited, ServerError
+from grok_video._transports._base import Origin
+from grok_video._wire import read_retry_after
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_CONTENT_RANGE: Final = re.compile(r"bytes\s+(?:(\d+)-(\d+)|\*)/(\d+|\*)\s*", re.IGNORECASE)
+
+
+@frozen
+class Version:
+    """Which bytes a server has, whatever link leads to them."""
+
+    #: A strong ETag as it came, quotes included; a weak one promises no equal bytes.
+    etag: str | None = None
+    #: Last-Modified as it came; asked only where there is no ETag.
+    modified: str | None = None
+    #: Length of the whole file in bytes; None where the server did not say.
+    total: int | None = None
+
+    @property
+    def is_provable(self) -> bool:
+        """True if a later answer can be compared with it, so that kept bytes can be used again."""
+        return self.etag is not None or self.modified is not None
+
+    def is_same(self, other: Version) -> bool:
+        """Return whether both are provably the same bytes."""
+        if None not in (self.total, other.total) and self.total != other.total:
+            return False
+        if self.etag is not None or other.etag is not None:
+            return self.etag == other.etag
+        return self.modified is not None and self.modified == other.modified
+
+
+@frozen
+class Follows:
+    """The bytes from `start` on follow, of this version."""
+
+    start: int
+    version: Version
+
+
+@frozen
+class Complete:
+    """There is nothing more to fetch."""
+
+
+@frozen
+class StartOver:
+    """What is here cannot be continued with this answer: ask for the whole file."""
+
+
+@frozen
+class LinkDied:
+    """The link leads nowhere (any more, or not yet)."""
+
+    status: int
+
+
+@frozen
+class Passing:
+    """The server cannot answer at this moment."""
+
+    failure: APIError
+
+
+Verdict: TypeAlias = Follows | Complete | StartOver | LinkDied | Passing
+
+
+def judge(status: int, headers: Mapping[str, str], *, have: int, version: Version) -> Verdict:
+    """Return what a file server's answer means to someone who has the first `have` bytes.
+
+    `version` is what those bytes are of. RFC 9110, sections 13.1.5 (If-Range), 14.4
+    (Content-Range) and 15.3.7 (206).
+    """
+    match status:
+        case 200:
+            return Follows(0, version_of(headers, total=_length(headers)))
+        case 206:
+            match = _CONTENT_RANGE.fullmatch(headers.get("content-range", "").strip())
+            if match is None or match[1] is None or int(match[1]) != have:
+                return StartOver()
+            total = int(match[3]) if match[3] != "*" else version.total
+            new = version_of(headers, total=total)
+            return Follows(have, new) if not have or new.is_same(version) else StartOver()
+        case 416:
+            match = _CONTENT_RANGE.fullmatch(headers.get("content-range", "").strip())
+            whole = have > 0 and match is not None and match[3] == str(have)
+            return Complete() if whole and version.total in (None, have) else StartOver()
+        case 408 | 425 | 429:
+            return Passing(_failure(RateLimited, status, headers))
+        case _ if 400 <= status < 500:
+            # 400, 401, 403, 404 and 410 are all in use for a signed link that ran out.
+            return LinkDied(status)
+        case _:
+            return Passing(_failure(ServerError, status, headers))
+
+
+def request_headers(have: int, version: Version) -> dict[str, str]:
+    """Return the headers that ask for what is missing, and for all of it if the file changed."""
+    if not have:
+        return {}
+    headers = {"Range": f"bytes={have}-"}
+    if version.etag is not None:
+        headers["If-Range"] = version.etag
+    return headers
+
+
+def version_of(headers: Mapping[str, str], *, total: int | None) -> Version:
+    """Return the version that an answer's headers name."""
+    etag = headers.get("etag", "").strip()
+    # A weak one ("W/...") promises the same meaning, not the same bytes (RFC 9110, section 8.8.1).
+    strong = etag if len(etag) > 2 and etag[0] == etag[-1] == '"' else None
+    return Version(strong, headers.get("last-modified") or None, total)
+
+
+def redirect_target(url: str, status: int, headers: Mapping[str, str]) -> str | None:
+    """Return where a redirect leads, or None for an answer that is none."""
+    location = headers.get("location")
+    if status not in (301, 302, 303, 307, 308) or not location:
+        return None
+    return urljoin(url, location)
+
+
+def refused_link(url: str, *, public_only: bool, came_from: str | None = None) -> str | None:
+    """Return why this link is not followed, or None if it may be."""
+    try:
+        origin = Origin.of(url)
+    except ValueError:
+        return "it is not an http(s) URL"
+    if urlsplit(url).username is not None:
+        return "it has a user name in it"
+    if origin.scheme == "http" and (came_from or "")[:6].lower() == "https:":
+        return "it leads from https to http"
+    if public_only and origin.is_private:
+        return "it leads into a private network"
+    return None
+
+
+def is_framed(headers: Mapping[str, str]) -> bool:
+    """Return whether HTTP itself can tell a whole answer from one that broke off."""
+    chunked = "chunked" in headers.get("transfer-encoding", "").lower()
+    return chunked or _length(headers) is not None
+
+
+def _length(headers: Mapping[str, str]) -> int | None:
+    text = headers.get("content-length", "")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _failure(kind: type[APIError], status: int, headers: Mapping[str, str]) -> APIError:
+    wish = read_retry_after(headers, now=time.time())
+    return kind(f"the file server answered HTTP {status}", status=status, retry_after=wish)
+
+
+class Boxes:
+    """Follows the top-level boxes of an MP4 file (ISO/IEC 14496-12, section 4.2).
+
+    Tells whether a file that came without any length can be whole: it ends where a box does.
+    """
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._skip = 0.0
+
+    @property
+    def is_between(self) -> bool:
+        """True where a file may end."""
+        return not self._head and self._skip in (0, math.inf)
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of the file."""
+        at = 0
+        while at < len(chunk):
+            if self._skip:
+                step = int(min(self._skip, len(chunk) - at))
+                self._skip -= step
+                at += step
+                continue
+            taken = chunk[at : at + self._missing]
+            at += len(taken)
+            self._head += taken
+            if not self._missing:
+                self._enter()
+
+    @property
+    def _missing(self) -> int:
+        """Bytes until the head is complete: 8, or 16 where its length is the long one."""
+        return (16 if self._head[:4] == b"\0\0\0\1" else 8) - len(self._head)
+
+    def _enter(self) -> None:
+        size = int.from_bytes(self._head[8:] or self._head[:4], "big")
+        # Zero means: to the end of the file. A length below that of the head itself is broken.
+        self._skip = max(0, size - len(self._head)) if size else math.inf
+        self._head = b""
