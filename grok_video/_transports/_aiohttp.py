@@ -183,6 +183,8 @@ class _Sessions:
     ) -> aiohttp.ClientResponse:
         origin = Origin.of(url)
         proxy = self._proxies.choose(origin)
+        # The API's own address is the caller's choice, private or not.
+        public_only = public_only and origin != self._origin
         if public_only:
             # aiohttp asks no resolver about a literal address.
             refuse_private(origin.host)

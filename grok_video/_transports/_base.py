@@ -356,13 +356,15 @@ def reason_of(error: BaseException, outer: BaseException | None = None) -> str:
     """
     chain = causes(error, outer)
     for link in chain:
-        if isinstance(link, ssl.SSLCertVerificationError) and link.verify_message:
-            return link.verify_message
-        if isinstance(link, ssl.SSLError | socket.gaierror) and link.strerror:
-            return link.strerror
-        if isinstance(link, OSError) and link.errno:
+        # Asked with care: aiohttp derives from the system's errors without filling them in.
+        if verdict := getattr(link, "verify_message", None):
+            return str(verdict)
+        if isinstance(link, ssl.SSLError | socket.gaierror):
+            if text := getattr(link, "strerror", None):
+                return str(text)
+        elif isinstance(link, OSError) and (number := getattr(link, "errno", None)):
             # Not `strerror`: asyncio and trio put sentences of their own there.
-            return os.strerror(link.errno)
+            return os.strerror(number)
     return type(chain[0]).__name__
 
 

@@ -111,24 +111,23 @@ class HttpxTransport(Transport):
         self._origin = config.origin
         family = _own_family() if http_client is None else _family_of(http_client)
         self._family = family
-        self._lines: LoopLocal[_OwnLines | _GivenLines]
-        if http_client is not None:
-            self._lines = LoopLocal(lambda: _GivenLines(config, family, http_client), _close_lines)
-            return
-        # Made here and not at the first request: reading the certificates takes 30 ms and more,
-        # for which it would hold the event loop.
+        # A caller's client lives in one event loop, so what stands before it needs no loop of its
+        # own; and as it has nothing to close, it may be dropped without a word.
+        self._given = None if http_client is None else _GivenLines(config, family, http_client)
         tls = config.ssl_context
-        if tls is None and self._origin.scheme == "https":
+        if http_client is None and tls is None and self._origin.scheme == "https":
+            # Made here and not at the first request: reading the certificates takes 30 ms and more,
+            # for which it would hold the event loop.
             tls = family.create_ssl_context()
-        self._lines = LoopLocal(lambda: _OwnLines(config, family, tls), _close_lines)
+        self._own = LoopLocal(lambda: _OwnLines(config, family, tls), _OwnLines.aclose)
 
     async def post(self, url: str, body: Body) -> Answer:
-        lines = await self._lines.get()
+        lines = self._given or await self._own.get()
         async with lines.create_slots:
             return await self._exchange(lines, "POST", url, body)
 
     async def get(self, url: str) -> Answer:
-        lines = await self._lines.get()
+        lines = self._given or await self._own.get()
         async with lines.poll_slots:
             return await self._exchange(lines, "GET", url, None)
 
@@ -190,7 +189,7 @@ class HttpxTransport(Transport):
     async def stream(
         self, url: str, headers: Mapping[str, str], *, public_only: bool
     ) -> AsyncGenerator[StreamedAnswer]:
-        lines = await self._lines.get()
+        lines = self._given or await self._own.get()
         outer = sys.exception()
         try:
             # The head of the answer has the time of a whole exchange; its body has no total.
@@ -224,7 +223,8 @@ class HttpxTransport(Transport):
             headers=lines.api_headers(url, headers) if home else lines.file_headers(url, headers),
             extensions={"timeout": lines.timeouts(read=self._config.timeout)},
         )
-        if not public_only:
+        if home or not public_only:
+            # The API's own address is the caller's choice, private or not.
             return await lines.send("polls" if home else "files", request)
         refuse_private(origin.host)
         if not lines.connects_itself(origin):
@@ -243,7 +243,7 @@ class HttpxTransport(Transport):
         return await lines.send("pinned", _pinned(request, addresses[-1]))
 
     async def aclose(self) -> None:
-        await self._lines.aclose()
+        await self._own.aclose()
 
 
 class _IdleConnection(Exception):
@@ -379,7 +379,7 @@ class _OwnLines:
 
 
 class _GivenLines:
-    """The caller's client, with the slots of one event loop before it."""
+    """The caller's client, with slots before it."""
 
     ages_unknown = True
 
@@ -427,9 +427,6 @@ class _GivenLines:
             message = "the http_client is closed; give the client an open one"
             raise ConfigurationError(message)
         return await self._client.send(request, stream=True, auth=None, follow_redirects=False)
-
-    async def aclose(self) -> None:
-        """Do nothing: the client is the caller's."""
 
 
 class _Streamed:
@@ -542,10 +539,6 @@ def _stream_class(base: Stream) -> Stream:
             return self._chunks
 
     return Upload
-
-
-async def _close_lines(lines: _OwnLines | _GivenLines) -> None:
-    await lines.aclose()
 
 
 def _own_family() -> Family:

@@ -120,14 +120,14 @@ async def test_header_names_are_found_in_lower_case(scene: SceneMaker):
 async def test_waiting_for_a_slot_is_not_waiting_for_the_server(scene: SceneMaker):
     def slow(visit: Visit) -> None:
         visit.request()
-        visit.sock.settimeout(0.25)
+        visit.sock.settimeout(0.15)
         with pytest.raises(TimeoutError):
             visit.sock.recv(1)
         visit.answer(b"{}", "200 OK", "Connection: close")
 
     answers: list[Answer] = []
 
-    async with scene(slow, slow, timeout=0.4, connections=1) as play:
+    async with scene(slow, slow, timeout=0.28, connections=1) as play:
 
         async def poll() -> None:
             answers.append(await play.transport.get(play.poll_url))
@@ -141,10 +141,10 @@ async def test_waiting_for_a_slot_is_not_waiting_for_the_server(scene: SceneMake
 async def test_a_cancelled_request_leaves_nothing_behind(scene: SceneMaker):
     async with scene(*[says(head(9))] * 2, says(head(9)), ok()) as play:
         for method in (play.transport.get, play.transport.get):
-            with anyio.move_on_after(0.05) as scope:
+            with anyio.move_on_after(0.03) as scope:
                 await method(play.poll_url)
             assert scope.cancelled_caught
-        with anyio.move_on_after(0.05) as scope:
+        with anyio.move_on_after(0.03) as scope:
             await play.transport.post(play.create_url, body := Bytes())
         assert scope.cancelled_caught
         assert body.closed == 1

@@ -181,7 +181,7 @@ async def test_the_time_of_an_exchange_begins_with_its_connection(scene: SceneMa
     def slow(visit: Visit) -> None:
         for _ in range(2):
             visit.request()
-            visit.sock.settimeout(0.25)
+            visit.sock.settimeout(0.15)
             with pytest.raises(TimeoutError):
                 visit.sock.recv(1)
             visit.sock.settimeout(5)
@@ -189,7 +189,7 @@ async def test_the_time_of_an_exchange_begins_with_its_connection(scene: SceneMa
         visit.until_gone()
 
     client = {"limits": lane.family.Limits(max_connections=1)}
-    async with scene(slow, timeout=0.4, client=client) as play, anyio.create_task_group() as tasks:
+    async with scene(slow, timeout=0.28, client=client) as play, anyio.create_task_group() as tasks:
 
         async def occupy() -> None:
             await play.client.get(play.poll_url)

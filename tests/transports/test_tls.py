@@ -1,0 +1,165 @@
+"""Certificates are checked for the name of the host, also where its address was pinned."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import subprocess
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from conftest import KEY, OWN, Bytes, Lane, lanes, make_config, make_transport
+from rawserver import Part, Visit, ok, raw_server
+
+from grok_video import APIConnectionError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Certificate(NamedTuple):
+    server: ssl.SSLContext
+    #: Trusts the server's certificate, and nothing else.
+    client: ssl.SSLContext
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """Make a certificate for files.test; with the command that every system with TLS has."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs the openssl command")
+    folder: Path = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    wanted = [
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=files.test",
+        "-addext",
+        "subjectAltName=DNS:files.test,DNS:*.files.test",
+    ]
+    subprocess.run(
+        [openssl, *wanted, "-keyout", key, "-out", cert], check=True, capture_output=True
+    )
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(cert, key)
+    client = ssl.create_default_context(cafile=str(cert))
+    return Certificate(server, client)
+
+
+@pytest.fixture
+def everything_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every name of the test lead to this machine, and count it as public."""
+
+    def resolve(_host: Any, port: Any, *_: Any, **__: Any) -> Any:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", int(port or 0)))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    for module in ("_base", "_aiohttp", "_httpx"):
+        name = f"grok_video._transports.{module}.refuse_private"
+        monkeypatch.setattr(name, lambda *_: None)
+
+
+def over_tls(context: ssl.SSLContext, part: Part, names: list[str | None] | None = None) -> Part:
+    def wrapped(visit: Visit) -> None:
+        seen: list[str | None] = names if names is not None else []
+        context.sni_callback = lambda _socket, name, _context: seen.append(name)
+        try:
+            visit.sock = context.wrap_socket(visit.sock, server_side=True)
+        except (ssl.SSLError, ConnectionError):
+            return  # the client did not like the certificate, which is what it is here for
+        part(visit)
+
+    return wrapped
+
+
+@lanes(*OWN)
+@pytest.mark.parametrize("public_only", [True, False])
+async def test_a_file_is_fetched_under_its_own_name(
+    lane: Lane, certificate: Certificate, everything_is_here: None, public_only: bool
+):
+    names: list[str | None] = []
+    with raw_server(over_tls(certificate.server, ok(b"clip"), names)) as server:
+        config = make_config("https://api.test/v1", ssl_context=certificate.client)
+        transport = make_transport(lane, config)
+        url = f"https://files.test:{server.port}/clip.mp4"
+        async with transport.stream(url, {}, public_only=public_only) as file:
+            assert b"".join([chunk async for chunk in file.chunks()]) == b"clip"
+        await transport.aclose()
+    assert names == ["files.test"]
+    assert f"\r\nhost: files.test:{server.port}\r\n".encode() in server.requests[0].lower()
+
+
+@lanes(*OWN)
+@pytest.mark.parametrize("public_only", [True, False])
+async def test_a_file_server_with_another_ones_certificate_is_refused(
+    lane: Lane, certificate: Certificate, everything_is_here: None, public_only: bool
+):
+    with raw_server(over_tls(certificate.server, ok())) as server:
+        config = make_config("https://api.test/v1", ssl_context=certificate.client)
+        transport = make_transport(lane, config)
+        with pytest.raises(APIConnectionError, match=r"no TLS connection to other\.test") as caught:
+            async with transport.stream(
+                f"https://other.test:{server.port}/clip.mp4", {}, public_only=public_only
+            ):
+                pass
+        await transport.aclose()
+    assert "certificate is not valid for 'other.test'" in str(caught.value)
+    assert server.requests == []
+
+
+@lanes(*OWN)
+async def test_one_address_is_no_reason_to_share_a_connection(
+    lane: Lane, certificate: Certificate, everything_is_here: None
+):
+    """Two names on one address are two connections, each verified for its own name."""
+    names: list[str | None] = []
+    part = over_tls(certificate.server, ok(b"clip"), names)
+    with raw_server(part, part) as server:
+        config = make_config("https://api.test/v1", ssl_context=certificate.client)
+        transport = make_transport(lane, config)
+        for name in ("a.files.test", "b.files.test"):
+            url = f"https://{name}:{server.port}/clip.mp4"
+            async with transport.stream(url, {}, public_only=True) as file:
+                assert [chunk async for chunk in file.chunks()]
+        await transport.aclose()
+    assert names == ["a.files.test", "b.files.test"]
+
+
+@lanes(*OWN)
+async def test_a_create_to_a_server_nobody_vouches_for_was_not_sent(
+    lane: Lane, certificate: Certificate, everything_is_here: None
+):
+    with raw_server(over_tls(certificate.server, ok())) as server:
+        base = f"https://files.test:{server.port}/v1"
+        stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        transport = make_transport(lane, make_config(base, ssl_context=stranger))
+        with pytest.raises(APIConnectionError, match="no TLS connection") as caught:
+            await transport.post(f"{base}/videos/generations", Bytes())
+        await transport.aclose()
+    assert not caught.value.may_have_been_sent
+    assert server.requests == []
+
+
+@lanes(*OWN)
+async def test_a_create_goes_over_tls(
+    lane: Lane, certificate: Certificate, everything_is_here: None
+):
+    with raw_server(over_tls(certificate.server, ok(times=2))) as server:
+        base = f"https://files.test:{server.port}/v1"
+        config = make_config(base, ssl_context=certificate.client)
+        transport = make_transport(lane, config)
+        for _ in range(2):
+            answer = await transport.post(f"{base}/videos/generations", Bytes())
+            assert answer.status == 200
+        await transport.aclose()
+    assert all(KEY.encode() in request for request in server.requests)
