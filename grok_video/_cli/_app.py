@@ -21,6 +21,8 @@ _EPILOG = (
     "GROK_VIDEO_BASE_URL."
 )
 
+_HELP = {"help_option_names": ["-h", "--help"]}
+
 app = typer.Typer(
     name="grok-video",
     help="Pictures to video with Grok through CometAPI.",
@@ -28,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_HELP,
 )
 
 # --- options that several commands share ---------------------------------------------------------
@@ -123,7 +125,7 @@ def _root(
 # --- commands ------------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(context_settings=_HELP)
 def generate(
     prompt: Prompt,
     image: ImageOption = None,
@@ -166,7 +168,7 @@ def generate(
     )
 
 
-@app.command()
+@app.command(context_settings=_HELP)
 def submit(
     prompt: Prompt,
     image: ImageOption = None,
@@ -202,7 +204,7 @@ def submit(
     )
 
 
-@app.command()
+@app.command(context_settings=_HELP)
 def status(
     request_id: RequestId,
     emulator: NoEmulator = False,
@@ -217,7 +219,7 @@ def status(
     return _jobs.status(request_id, connection, json_lines=json)
 
 
-@app.command()
+@app.command(context_settings=_HELP)
 def wait(
     request_id: RequestId,
     out: Out = None,
@@ -243,7 +245,7 @@ def wait(
     )
 
 
-@app.command()
+@app.command(context_settings=_HELP)
 def download(
     request_id: RequestId,
     out: RequiredOut,
@@ -269,7 +271,7 @@ def download(
     )
 
 
-@app.command()
+@app.command(context_settings=_HELP)
 def emulator(
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
     form: Annotated[
@@ -294,7 +296,7 @@ def emulator(
     return _serve.emulator(port=port, form=form or (), time_scale=time_scale, state=state)
 
 
-@app.command()
+@app.command(context_settings=_HELP)
 def doctor(
     emulator: EmulatorFlag = False,
     base_url: BaseUrl = None,
@@ -313,10 +315,14 @@ def doctor(
 
 def run(arguments: Sequence[str] | None) -> int:
     """Run one command line and return its exit code."""
-    command = typer.main.get_command(app)
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    command, name, rest = typer.main.get_command(app), "grok-video", arguments
+    # Past the root: typer 0.29 would load pydantic (80 ms) to find that its --help was not given.
+    named = getattr(command, "commands", {}).get(arguments[0]) if arguments else None
+    if named is not None:
+        command, name, rest = named, f"grok-video {arguments[0]}", arguments[1:]
     try:
-        code = command.main(arguments, prog_name="grok-video", standalone_mode=False)
+        code = command.main(rest, prog_name=name, standalone_mode=False)
     except typer.Abort:
         raise KeyboardInterrupt from None
     except Exception as error:
@@ -325,18 +331,18 @@ def run(arguments: Sequence[str] | None) -> int:
         message = getattr(error, "format_message", None)
         if message is None:
             raise
-        _tell_usage(" ".join(message().split()), as_json="--json" in arguments)
+        _tell_usage(name, message(), as_json="--json" in arguments)
         return 2
     return code if isinstance(code, int) else 0
 
 
-def _tell_usage(message: str, *, as_json: bool) -> None:
+def _tell_usage(command: str, message: str, *, as_json: bool) -> None:
     from grok_video._cli._console import Console
 
     Console(json_lines=as_json).error(
         {
             "error": "UsageError",
-            "message": f"{message.rstrip('.')}. See: grok-video --help",
+            "message": f"{message.rstrip('.')}. See: {command} --help",
             "request_id": None,
             "resume": None,
             "exit_code": 2,
