@@ -199,7 +199,7 @@ def require_request_id(request_id: str) -> str:
 
 def poller_of(job: AsyncJob) -> Poller:
     """Return the machine behind a job, for the clients that drive many of them."""
-    return job._poller  # noqa: SLF001 - the one door to it
+    return job._poller  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the one door to it
 
 
 AsyncJob.__module__ = "grok_video"

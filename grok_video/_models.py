@@ -15,6 +15,7 @@ from typing import Any
 
 from attrs import field, frozen
 
+from grok_video._public import publish
 from grok_video._redaction import redact_url
 
 __all__ = ["JobFailure", "JobStatus", "Snapshot", "Video"]
@@ -103,6 +104,4 @@ class Snapshot:
     raw: Mapping[str, Any] | None = field(default=None, repr=False, eq=False)
 
 
-for _name in __all__:
-    globals()[_name].__module__ = "grok_video"
-del _name
+publish(globals(), __all__)

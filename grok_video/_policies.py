@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from attrs import define, field, frozen
 
 from grok_video._errors import APIConnectionError, APIError, RateLimited, ServerError
+from grok_video._public import publish
 from grok_video._requests import refuse, require_positive
 
 if TYPE_CHECKING:
@@ -221,6 +222,4 @@ class Pacer:
             self._pace = self._target = self.rate if self.rate is not None else math.inf
 
 
-for _name in ("Limits", "Retry"):
-    globals()[_name].__module__ = "grok_video"
-del _name
+publish(globals(), ("Limits", "Retry"))

@@ -13,12 +13,13 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, Literal, Never, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, Never, TypeAlias, cast
 from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
 from grok_video._errors import InvalidRequest
+from grok_video._public import publish
 from grok_video._redaction import redact, redact_url
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def require_positive(name: str, value: float, limit: str = "must be a number abo
 
 def _show(value: object) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
-        return f"{len(value)} bytes"
+        return f"{len(cast('bytes', value))} bytes"
     text = repr(value)
     return redact(text, limit=120)
 
@@ -133,10 +134,11 @@ class Image:
             return cls.from_path(value)
         if isinstance(value, bytes | bytearray | memoryview):
             return cls.from_bytes(bytes(value))
+        other: Any = value
         if type(value).__module__.startswith("PIL.") or hasattr(value, "getbands"):
-            return cls.from_pil(value)  # type: ignore[arg-type]  # narrowed by its module's name
+            return cls.from_pil(other)
         if hasattr(value, "read"):
-            return cls.from_file(value)
+            return cls.from_file(other)
         raise refuse(
             "image",
             value,
@@ -252,6 +254,10 @@ class VideoRequest:
     model: str
     output: Mapping[str, Any] | None = field(repr=False)
     user: str | None
+
+    if TYPE_CHECKING:  # written by attrs, which its plugin for mypy knows and pyright does not
+
+        def __attrs_init__(self, *values: object) -> None: ...
 
     def __init__(
         self,
@@ -386,6 +392,4 @@ def frame_size(
     return (long, short) if across >= down else (short, long)
 
 
-for _name in __all__:
-    globals()[_name].__module__ = "grok_video"
-del _name
+publish(globals(), __all__)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -95,7 +96,7 @@ class Session:
         if not isinstance(transport, Transport) and transport != "httpx" and http_client is None:
             # Imported here and not at the first request: inside a coroutine it would hold the
             # event loop for a fifth of a second.
-            from grok_video._transports import _aiohttp  # noqa: F401
+            import_module("grok_video._transports._aiohttp")
 
     # --- connections -----------------------------------------------------------------------------
 
@@ -193,7 +194,8 @@ class Session:
     ) -> tuple[Snapshot, float]:
         """Return what the API says of one job, from exactly one GET, and when it said so.
 
-        `now` and the time returned are on the loop's clock. Raises `APIError` or `APIConnectionError`, each with the `request_id`.
+        `now` and the time returned are on the loop's clock. Raises `APIError` or
+        `APIConnectionError`, each with the `request_id`.
         """
         transport = self.transport
         delay = self._polls.reserve(now)

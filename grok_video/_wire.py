@@ -14,7 +14,7 @@ import json
 import math
 import re
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, NewType
+from typing import TYPE_CHECKING, Any, Final, NewType, TypeGuard, cast
 
 import cattrs
 from attrs import frozen
@@ -125,9 +125,13 @@ def _flag(value: Any, _: Any) -> bool | None:  # noqa: ANN401
     return value if isinstance(value, bool) else None
 
 
+def _is_object(value: Any) -> TypeGuard[dict[str, Any]]:  # noqa: ANN401
+    return isinstance(value, dict)
+
+
 def _kind(value: Any) -> str:  # noqa: ANN401
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
-    return names.get(type(value), "null" if value is None else "a number")
+    names: dict[type, str] = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
+    return names.get(cast("type[object]", type(value)), "null" if value is None else "a number")
 
 
 def _make_converter() -> cattrs.Converter:
@@ -173,7 +177,7 @@ def _make_converter() -> cattrs.Converter:
 
 
 def _an_object(value: Any) -> dict[str, Any]:  # noqa: ANN401
-    if not isinstance(value, dict):
+    if not _is_object(value):
         message = f"expected an object, found {_kind(value)}"
         raise TypeError(message)
     return value
@@ -299,7 +303,7 @@ def _provider_verdict(body: bytes) -> tuple[Document, dict[str, Any]] | None:
     """Return the provider's `{code, error: "text"}`, which on a poll is the job's end."""
     try:
         raw = json.loads(body)
-        if isinstance(raw, dict) and isinstance(raw.get("error"), str):
+        if _is_object(raw) and isinstance(raw.get("error"), str):
             return _read_document(400, body, refused=True)
     except (ValueError, RecursionError, UnexpectedResponse):
         pass
@@ -321,7 +325,7 @@ def _read_document(status: int, body: bytes, *, refused: bool) -> tuple[Document
             # A page with a 2xx is most likely a wrong address, and still proves nothing.
             refused=refused,
         ) from None
-    if not isinstance(raw, dict):
+    if not _is_object(raw):
         raise UnexpectedResponse(
             f"the API answered HTTP {status} with JSON that is {_kind(raw)}, not an object",
             status=status,
@@ -422,7 +426,7 @@ def is_known_word(snapshot: Snapshot) -> bool:
     """Return False if the provider's status is a word that is in no document we know."""
     found: Any = snapshot.raw
     known = True
-    while isinstance(found, dict):
+    while _is_object(found):
         word = found.get("status")
         if isinstance(word, str):
             known = _word(word) is not None
@@ -542,7 +546,7 @@ _NEVER_REACHED_UPSTREAM = re.compile(
     r"no healthy upstream"
 )
 
-_ADVICE: Final = {
+_ADVICE: Final[dict[type[APIError], str]] = {
     BadRequest: "The same request will fail again.",
     AuthenticationError: "Check the key (COMETAPI_KEY) and that it belongs to this base URL.",
     PermissionDenied: "The key may not do this, or a firewall in front of the API blocked it.",
@@ -583,12 +587,12 @@ def _read_error_body(body: bytes) -> tuple[str | None, str, bool]:
         raw = json.loads(body)
     except (ValueError, RecursionError):
         return None, body[:_TEXT_LIMIT].decode("utf-8", "replace").strip(), False
-    if not isinstance(raw, dict):
+    if not _is_object(raw):
         return None, redact(json.dumps(raw)), True
-    inner = raw.get("error")
-    code = raw.get("code")
+    inner: Any = raw.get("error")
+    code: Any = raw.get("code")
     text: Any = raw.get("message")
-    if isinstance(inner, dict):
+    if _is_object(inner):
         code = inner.get("code") or code
         text = inner.get("message") or text
     elif isinstance(inner, str):

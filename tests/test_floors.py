@@ -16,7 +16,7 @@ PACKAGE = Path(grok_video.__file__).parent
 
 FLOORS: list[tuple[str, list[str]]] = [
     ("the name", ["__init__"]),
-    ("0 data", ["_redaction", "_errors", "_models", "_requests", "_wire"]),
+    ("0 data", ["_public", "_redaction", "_errors", "_models", "_requests", "_wire"]),
     ("1 decisions", ["_lifecycle", "_policies", "_experience", "_polling"]),
     (
         "2 edges",

@@ -27,22 +27,23 @@ def test_one_client_works_across_three_runs(
     lane: tuple[str, str], grok_emulator: Emulator, tmp_path: Path
 ) -> None:
     """Made outside any loop, never closed by hand: no warning, no duplicate create."""
-    client = AsyncClient(
-        base_url=grok_emulator.base_url,
-        api_key=grok_emulator.api_key,
-        polling=QUICK,
-        limits=NO_LIMITS,
-        transport=lane[1],
-    )
 
-    async def work(number: int) -> None:
-        await client.generate(
-            "drift", duration=1, resolution="480p", save_to=tmp_path / f"{number}.mp4", timeout=20
+    def use_and_drop() -> None:
+        client = AsyncClient(
+            base_url=grok_emulator.base_url,
+            api_key=grok_emulator.api_key,
+            polling=QUICK,
+            limits=NO_LIMITS,
+            transport=lane[1],
         )
 
-    for number in range(3):
-        asyncio.run(work(number), debug=True)
-    del client
+        async def work(place: Path) -> None:
+            await client.generate("drift", duration=1, resolution="480p", save_to=place, timeout=20)
+
+        for number in range(3):
+            asyncio.run(work(tmp_path / f"{number}.mp4"), debug=True)
+
+    use_and_drop()
     gc.collect()
     assert grok_emulator.accepted == 3
     assert len(list(tmp_path.glob("*.mp4"))) == 3
@@ -127,7 +128,7 @@ async def test_the_guard_sees_a_coroutine_that_blocks(no_blocking: BlockBuster) 
         "exec",
     )
     space = {"__name__": "grok_video.x"}
-    exec(code, space)  # noqa: S102 - a stand-in for a module of the package
+    exec(code, space)
     if trio.lowlevel.in_trio_task():
         await space["hold"]()  # blockbuster guards asyncio loops only
         return

@@ -6,9 +6,9 @@ The tables below are the contract's: one row for each file, and no file left out
 from __future__ import annotations
 
 import json
-from decimal import Decimal
 import threading
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any

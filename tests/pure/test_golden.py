@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from grok_video import APIError, GrokVideoError
-from grok_video import _wire
+from grok_video import APIError, GrokVideoError, _wire
 
 WIRE = Path(__file__).parents[1] / "wire"
 DOCUMENTS: dict[str, dict[str, Any]] = {

@@ -21,8 +21,8 @@ from grok_video import (
     Snapshot,
     UnexpectedResponse,
     VideoRequest,
+    _wire,
 )
-from grok_video import _wire
 
 LINK = "https://vidgen.x.ai/xai-vidgen-bucket/xai-video-1.mp4"
 VIDEO = {"url": LINK, "duration": 6, "respect_moderation": True}

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from grok_video import GrokVideoError, JobStatus, Snapshot
-from grok_video import _wire
+from grok_video import GrokVideoError, JobStatus, Snapshot, _wire
 
 RECORDED = json.loads(
     (Path(__file__).parents[1] / "wire" / "recorded-answers.json").read_text(encoding="utf-8")
