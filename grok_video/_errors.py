@@ -5,6 +5,7 @@
     GrokVideoError
     |- InvalidRequest (also ValueError)         refused here: nothing was sent, nothing was paid
     |- ConfigurationError                       no key, missing extra, closed client
+    |  `- LedgerError                           in use, newer, damaged, or on a full disk
     |- APIConnectionError                       no answer came
     |  `- APITimeoutError (also TimeoutError)
     |- APIError                                 an answer came, and it was not a yes
@@ -37,6 +38,8 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from grok_video._public import publish
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -59,6 +62,7 @@ __all__ = [
     "JobExpired",
     "JobFailed",
     "JobTimeout",
+    "LedgerError",
     "LinkExpired",
     "ModerationRefused",
     "NotAVideo",
@@ -120,6 +124,18 @@ class InvalidRequest(GrokVideoError, ValueError):
 
 class ConfigurationError(GrokVideoError):
     """The client cannot work as it is set up: no key, a missing extra, a closed client."""
+
+
+class LedgerError(ConfigurationError):
+    """The ledger of a batch cannot be used, and nothing is sent without one.
+
+    It is in use by another process, of a newer version, damaged, no ledger at all, or its disk is
+    full. `path` is the file; it was not changed where it could not be opened.
+    """
+
+    def __init__(self, message: str, *, path: Path, request_id: str | None = None) -> None:
+        super().__init__(message, request_id=request_id)
+        self.path = path
 
 
 class APIConnectionError(GrokVideoError):
@@ -339,6 +355,4 @@ class DestinationError(DownloadError):
     """The destination cannot be written: it exists, is a folder, read-only, or on a full disk."""
 
 
-for _name in __all__:
-    globals()[_name].__module__ = "grok_video"
-del _name
+publish(globals(), __all__)
