@@ -208,6 +208,10 @@ class Pacer:
 
     def _observe(self, now: float) -> None:
         """Keep a running estimate of requests per second, for a pace that was never set."""
+        if now < self._seen_at:
+            # Another event loop, with a clock of its own: times of the old one mean nothing.
+            self._next = self.blocked_until = self._seen_at = -math.inf
+            self._slowed_at = self._recovered_at = -math.inf
         gap = now - self._seen_at
         self._seen = self._seen * (math.exp(-gap) if gap < 50 else 0.0) + 1.0
         self._seen_at = now

@@ -152,6 +152,14 @@ def test_a_pace_that_was_never_set_is_learned_from_the_first_429() -> None:
     assert pacer.pace == math.inf
 
 
+def test_the_clock_of_another_loop_starts_a_pacer_anew() -> None:
+    pacer = Pacer(10.0)
+    for _ in range(30):
+        pacer.reserve(1e6)
+    pacer.throttled(1e6, 600.0)
+    assert pacer.reserve(5.0) == 0.0
+
+
 @given(st.lists(st.tuples(st.floats(0, 5), st.booleans(), st.none() | st.floats(0, 30))))
 def test_a_pacer_never_gives_a_place_in_the_past_or_never(events) -> None:
     pacer, now = Pacer(5.0), 0.0
