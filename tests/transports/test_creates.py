@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import socket
 import traceback
@@ -10,11 +9,9 @@ import traceback
 import pytest
 from conftest import (
     KEY,
-    OWN,
     Bytes,
     Lane,
     SceneMaker,
-    lanes,
     make_client,
     make_config,
     make_transport,
@@ -227,21 +224,6 @@ async def test_no_traceback_no_cause_and_no_log_shows_the_key(
     for text in (printed, caplog.text):
         assert KEY not in text
         assert "secret-of-a-gateway" not in text
-
-
-@lanes(*OWN)
-async def test_no_log_shows_the_signature_of_a_link(
-    scene: SceneMaker, caplog: pytest.LogCaptureFixture
-):
-    caplog.set_level(logging.DEBUG)
-    async with scene(leaves_after(None, "reset"), ok(), ok()) as play:
-        for _ in range(2):
-            with contextlib.suppress(APIConnectionError):
-                url = f"{play.base}/clip.mp4?X-Signature=canary"
-                async with play.transport.stream(url, {}, public_only=False) as file:
-                    assert [chunk async for chunk in file.chunks()]
-        del play.server.parts[len(play.server.visits) :]  # aiohttp sends the first one twice
-    assert "canary" not in caplog.text
 
 
 async def test_the_callers_own_pending_exception_keeps_its_traceback(scene: SceneMaker):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from typing import Any
 
@@ -159,6 +160,24 @@ async def test_a_foreign_port_is_a_foreign_origin(scene: SceneMaker):
         async with scene() as play:
             await read(play.transport, f"http://127.0.0.1:{foreign.port}/v1/videos/job-1")
     assert KEY.encode() not in foreign.requests[0]
+
+
+@lanes(*OWN)
+@pytest.mark.parametrize("fails", [False, True])
+async def test_no_log_and_no_error_shows_the_signature_of_a_link(
+    lane: Lane, scene: SceneMaker, caplog: pytest.LogCaptureFixture, fails: bool
+):
+    caplog.set_level(logging.DEBUG)
+    hangs_up = [leaves_after(None, "close")] * (2 if lane.library == "aiohttp" else 1)
+    async with scene(*(hangs_up if fails else [ok()])) as play:
+        url = f"{play.base}/clip.mp4?X-Signature=canary"
+        if fails:
+            with pytest.raises(APIConnectionError) as caught:
+                await read(play.transport, url)
+            assert "canary" not in str(caught.value)
+        else:
+            await read(play.transport, url)
+    assert "canary" not in caplog.text
 
 
 # --- private addresses ---------------------------------------------------------------------------
