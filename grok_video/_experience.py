@@ -219,7 +219,7 @@ class Curve:
     with 35 percent would say more about the policy's habits than about the server's.
     """
 
-    __slots__ = ("_reading", "_shape", "_sharpest", "count", "jobs", "news", "square", "total")
+    __slots__ = ("_reading", "_shape", "count", "jobs", "news", "square", "total")
 
     def __init__(self) -> None:
         self.count = [0.0] * BINS
@@ -230,7 +230,6 @@ class Curve:
         self.news = 0
         self._shape: list[tuple[float, float, float]] = []
         self._reading: dict[int, tuple[float, float, float]] = {}
-        self._sharpest: tuple[float, float] | None = None
 
     def learn(self, readings: list[tuple[float, float]], before: float, done: float) -> None:
         """Take in what a job said that ended between `before` and `done`."""
@@ -249,7 +248,7 @@ class Curve:
         self.news += 1
         if self.news >= 0.2 * self.jobs:
             self.news = 0
-            self._shape, self._reading, self._sharpest = [], {}, None
+            self._shape, self._reading = [], {}
 
     def read(self, percent: float) -> tuple[float, float, float]:
         """Return (low, high, noise) of log(fraction of life) for a job that says `percent`."""
@@ -264,18 +263,6 @@ class Curve:
         if not self._shape:
             self._draw()
         return self._shape[min(_FINE - 1, int(fraction * _FINE))][1]
-
-    def sharpest(self) -> tuple[float, float]:
-        """Return how well the most telling reading knows its job's fraction, and that fraction."""
-        if self._sharpest is None:
-            best, place = math.inf, 0.5
-            for k in range(3, 19):
-                low, high, noise = self.read(self.says(0.05 * k))
-                error = math.sqrt((high - low) ** 2 / 12.0 + noise * noise)
-                if error < 0.9 * best:
-                    best, place = error, 0.05 * k
-            self._sharpest = best, place
-        return self._sharpest
 
     def _draw(self) -> None:
         counts = self.count
@@ -556,7 +543,7 @@ class Experience:
             watch.cohort = cohort = kind.cohort
         elif cohort is kind.cohort or cohort is kind.earlier:
             self._leave(cohort, watch.rung)
-        if watch.elapsed > 0.0:
+        if watch.elapsed > SOONEST:
             rung = max(-99, math.floor(10.0 * math.log(watch.elapsed / kind.typical)))
             kind.news += 0.05
         else:

@@ -16,8 +16,8 @@ the latest time (dynamic programming over some 250 times, about a millisecond, o
 **The price.** A fixed interval D is the right answer for a job of mean length T that may end at any
 moment equally (h = 1 / T, d = D) if c = D * D / (2 T). `Polling(interval=D)` takes that price, so
 everything that is known about a job turns into less lag *and* fewer looks than a fixed D would
-give, by about the same factor. Longer jobs are priced a little higher than that (T ** 0.8 for T,
-taken from 20 seconds on), jobs under 20 seconds in proportion to their length.
+give, by about the same factor. Beyond 20 seconds T ** 0.8 stands for T (a longer job may be noticed
+a little later); under 20 seconds the price shrinks with the job.
 
 **What is known** (`_experience`). Before anything: T is lognormal about the formula of contract.md,
 section 5, with a long tail. Every finished job of the client narrows that, as the window between
@@ -29,22 +29,23 @@ within a second.
 
 **Progress** is a clock, a rough one. `Curve.read` turns a percentage into the fraction of life at
 which jobs of this kind showed it (an interval, give or take some noise), so T is the age divided by
-that fraction; `narrow` combines it with what was believed before. Then the schedule for a bell of
-that width is used. A stalled number says only what its curve says about the far end. Numbers are
-used once three jobs of the kind have sent them, for as long as they foretell the end about as well
-as they claim; one job in sixteen is also watched by the time alone, so that a server that begins to
-lie is found out. When numbers are to be expected, the first look comes when it learns most.
+that fraction; `narrow` combines it with what was believed before, and the schedule for a bell of
+that width is used. A number that stalls says only what its curve says about the far end. Numbers
+count once three jobs of the kind have sent them, as long as they give better odds to the ends that
+come than time alone does; one job in sixteen is watched by the time as well, so that a server that
+begins to lie is found out. Where numbers are to be expected, the first look is placed for them.
 
 **The round trip.** A look is worth what it says when its answer arrives, so all times are those of
-answers, and the delay is shortened by the time polls of this client have been taking. Looks are
-never planned closer together than that.
+answers, and each delay is shortened by what polls of this client have been taking (half a second,
+as recorded). Looks are never planned closer together than that.
 
-**By hand.** A 10 s clip at 480p from the older model: typically 8 + 10 * 1.2 = 20 s, so a look
-costs c = 5.5 ** 2 / (2 * 20) = 0.76 s. Nothing seen: log T is off by hypot(0.27, 0.30) = 0.40. At
-20 s, still running, the density is 0.97 * 0.399 / (0.40 * 20) = 0.048 per second and half the jobs
-are left, so h = 0.095 and the gap should be about sqrt(2 * 0.76 / 0.095) = 4.0 s;
-`inspect` says FIRSTGAP s. It puts the first look at FIRST s, when SHARE of the jobs are done, and
-expects COST s for lag and looks together. The test of this paragraph prints the same numbers.
+**By hand.** A 10 s clip at 480p from the older model takes 8 + 10 * 1.2 = 20 s typically, so a look
+costs c = 5 * 5 / (2 * 20) = 0.625 s. With nothing seen, log T is off by hypot(0.27, 0.30) = 0.404.
+At 20 s, still running, the density is 0.97 * 0.399 / (0.404 * 20) = 0.048 per second (0.97: the
+rest is the long tail) and 0.515 of the jobs are left, so h = 0.093 and the gap should be about
+sqrt(2 * 0.625 / 0.093) = 3.7 s; `inspect` says 3.4. It puts the first look at 15.0 s, when 23 % of
+the jobs are done, then 19.0, 22.5, 25.7, and expects to pay 4.5 s in all, lag and looks.
+`tests/pure/test_polling.py` does this sum again.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from attrs import field, frozen, validators
 
-from grok_video._experience import Experience, Kind, Watch, truncated
+from grok_video._experience import SOONEST, Experience, Kind, Watch, truncated
 
 if TYPE_CHECKING:
     import random as _random
@@ -72,10 +73,6 @@ LONGEST_WISH: Final = 600.0
 DEAREST: Final = 20.0
 #: Each delay is changed by up to this share of itself, so that a batch does not poll in step.
 JITTER: Final = 0.05
-# Where numbers come, few looks are needed: half of that gain is taken as still less lag, down to a
-# price of 0.15 s (a look each half second or so at the very end).
-TALKING_PRICE: Final = 0.6
-CHEAPEST: Final = 0.15
 # Progress is used after `UNTESTED` jobs and while this share of jobs ended where it said; this
 # share of jobs is watched by the time alone as well.
 UNTESTED: Final = 3
@@ -132,7 +129,7 @@ def inspect(times: list[float], chances: list[float], price: float, gap: float =
         W(t) = min over s >= t + gap of  (area of F - F(t) from t to s) + price * (1 - F(t)) + W(s)
 
     where the area is the lag of the jobs that end between two looks. The best s never moves back
-    as t moves on, so each search starts at the one found before.
+    as t moves on, so each search starts at the one found before and goes downhill from there.
     """
     last = len(times) - 1
     area = [0.0] * (last + 1)
@@ -152,6 +149,14 @@ def inspect(times: list[float], chances: list[float], price: float, gap: float =
         while best < last and times[best] < soonest:
             best += 1
         value = sums[best] - chance * times[best]
+        if i % 4 == 0:
+            # Between two humps the best look jumps from behind the second to behind the first.
+            for j in range(best - 6, i, -6):
+                if times[j] < soonest:
+                    break
+                other = sums[j] - chance * times[j]
+                if other < value:
+                    value, best = other, j
         j, misses = best - 1, 0
         while j > i and misses < 3 and times[j] >= soonest:
             other = sums[j] - chance * times[j]
@@ -227,8 +232,6 @@ def survey(kind: Kind, interval: float, gap: float) -> Plan:
     wide = math.hypot(kind.tail_sigma, kind.mean_error)
     typical = kind.typical * math.exp(mean)
     price = price_of_a_look(interval, typical)
-    if kind.talking > kind.silent:
-        price = max(TALKING_PRICE * price, min(price, CHEAPEST))
     step = 0.05 * spread
     logs = [mean + step * i for i in range(-90, 91)]
     end = max(far + 3.5 * wide, mean + 6.0 * spread)
@@ -287,14 +290,7 @@ def _after_number(kind: Kind, fraction: float, width: float, price: float, typic
     age = math.log(fraction)
     _, spread = narrow(0.0, width, age - high if high < NEARLY_ALL else -9.0, age - low, noise)
     spread = min(spread, width) * typical
-    cost = bell(price / spread).rest[0] * spread
-    error, place = kind.curve.sharpest()
-    if fraction < place - 0.05:
-        # a second look at the telling part of the curve may be worth its price; not all of them
-        # meet it where it tells most
-        spread = 1.0 / math.sqrt(1.0 / spread**2 + 0.4 / (error * typical) ** 2)
-        cost = min(cost, price + bell(price / spread).rest[0] * spread)
-    return cost
+    return bell(price / spread).rest[0] * spread
 
 
 @frozen
@@ -400,7 +396,7 @@ def _heard(
     low, high, noise = kind.curve.read(percent)
     # "At most nearly all of its life" is what still running says, and the schedule knows that.
     vague = high >= NEARLY_ALL
-    if elapsed <= 0.0 or (stalled and vague):
+    if elapsed < SOONEST or (stalled and vague):
         return mean, spread
     age = math.log(elapsed)
     least = age - (9.0 if vague else high)
@@ -424,7 +420,7 @@ def _target(watch: Watch, kind: Kind, elapsed: float, plan: Plan) -> float:
     if spread > 0.8 * plan.width and abs(mean - plan.centre) < plan.width:
         return usual  # the numbers have told next to nothing
     whole = math.exp(mean)
-    z = (math.log(max(elapsed, 1e-4)) - mean) / spread
+    z = (math.log(max(elapsed, SOONEST)) - mean) / spread
     target = math.exp(min(mean + spread * bell(plan.price / (spread * whole)).after(z), 20.0))
     if spread > 0.12:
         # Still vague: look again where the curve tells most, if that is not behind us.

@@ -1,0 +1,439 @@
+"""When the next poll comes: bounds, what is learned, and the sum of the module's docstring."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import pickle
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import grok_video
+from grok_video import _polling
+from grok_video._experience import KEPT, KINDS, Kind, truncated, typical_seconds
+from grok_video._polling import LONGEST, SHORTEST, Experience, Polling, Watch, inspect
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+OLDER = "grok-imagine-video"
+
+
+def watch(**facts: Any) -> Watch:
+    return Watch(**{"duration": 10, "resolution": "480p", "model": OLDER, **facts})
+
+
+def live(
+    ends: float,
+    experience: Experience,
+    *,
+    shows: Any = lambda age: None,
+    policy: Polling = Polling(),
+    dice: Random | None = None,
+    **facts: Any,
+) -> tuple[float, int]:
+    """Return lag and polls of one job whose polls take no time."""
+    dice = dice or Random(1)
+    seen, age, last = watch(**facts), 0.0, None
+    for polls in range(1, 10_000):
+        age += policy.next_delay(seen, age, experience, dice)
+        if age >= ends:
+            experience.record(seen, last, age)
+            return age - ends, polls
+        seen.note(age, shows(age))
+        last = age
+    raise AssertionError("never done")
+
+
+def taught(*ends: float, **facts: Any) -> Experience:
+    experience = Experience()
+    for end in ends:
+        live(end, experience, **facts)
+    return experience
+
+
+# The face ---------------------------------------------------------------------------------------
+
+
+def test_it_is_public_frozen_and_survives_pickling():
+    assert Polling.__module__ == "grok_video"
+    assert grok_video.Polling is Polling
+    assert pickle.loads(pickle.dumps(Polling.fixed(3, jitter=1))) == Polling.fixed(3, jitter=1)
+    with pytest.raises(AttributeError):
+        Polling().interval = 3.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"interval": 0},
+        {"interval": -1},
+        {"interval": math.nan},
+        {"interval": math.inf},
+        {"interval": 5, "jitter": 5},
+        {"interval": 5, "jitter": -1},
+        {"interval": 5, "jitter": math.nan},
+    ],
+)
+def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, float]):
+    with pytest.raises(ValueError):
+        Polling(**wrong)
+
+
+def test_fixed_is_fixed_whatever_the_job_shows():
+    experience, seen, policy = taught(20.0, 21.0, 19.0), watch(), Polling.fixed(3)
+    for step in range(1, 20):
+        assert policy.next_delay(seen, 3.0 * step, experience, Random(step)) == 3.0
+        seen.note(3.0 * step, 5.0 * step)
+
+
+def test_jitter_stays_inside_its_bounds_and_uses_them():
+    delays = [
+        Polling.fixed(6, jitter=1.5).next_delay(watch(), 0.0, Experience(), Random(seed))
+        for seed in range(200)
+    ]
+    assert 4.5 <= min(delays) < 4.8
+    assert 7.2 < max(delays) <= 7.5
+
+
+@pytest.mark.parametrize("policy", [Polling(), Polling.fixed(2)])
+def test_the_servers_wish_is_kept(policy: Polling):
+    seen = watch()
+    seen.note(18.0, None, hint=30.0)
+    assert policy.next_delay(seen, 18.0, Experience(), Random(1)) == 30.0
+    assert policy.next_delay(seen, 40.0, Experience(), Random(1)) >= 8.0
+    assert policy.next_delay(seen, 50.0, Experience(), Random(1)) < 10.0
+
+
+@pytest.mark.parametrize("hint", [-5.0, 0.0, math.nan, math.inf])
+def test_a_wish_that_makes_no_sense_is_ignored(hint: float):
+    seen = watch()
+    seen.note(18.0, None, hint=hint)
+    assert Polling.fixed(2).next_delay(seen, 18.0, Experience(), Random(1)) == 2.0
+
+
+def test_the_same_dice_give_the_same_delays():
+    def delays() -> list[float]:
+        dice, experience, out = Random(7), taught(18.0, 22.0), []
+        seen, age = watch(), 0.0
+        for _ in range(10):
+            out.append(Polling().next_delay(seen, age, experience, dice))
+            age += out[-1]
+            seen.note(age, 2 * age)
+        return out
+
+    assert delays() == delays()
+
+
+def test_what_the_caller_left_out_is_the_servers_default():
+    assert typical_seconds(None, None, None) == pytest.approx(3 * (8 + 8 * 2.9))
+    assert typical_seconds(OLDER, 6, "720p") == pytest.approx(25.4)
+    assert typical_seconds(OLDER, None, None) == pytest.approx(17.6)
+    assert typical_seconds("something new", 5, "4k") > 0
+
+
+# The sum of the docstring -----------------------------------------------------------------------
+
+
+def test_the_example_of_the_docstring_adds_up():
+    kind = Kind(typical_seconds(OLDER, 10, "480p"))
+    plan = _polling.survey(kind, 5.0, 0.0)
+    assert kind.typical == 20.0
+    assert plan.price == 0.625
+    assert kind.spread == pytest.approx(0.404, abs=0.001)
+    left = 0.515
+    hazard = 0.97 * 0.399 / (0.404 * 20) / left
+    assert math.sqrt(2 * plan.price / hazard) == pytest.approx(3.7, abs=0.05)
+    schedule = plan.schedule
+    assert schedule.after(20.0) - 20.0 == pytest.approx(3.4, abs=0.05)
+    looks = [schedule.after(0.0)]
+    for _ in range(3):
+        looks.append(schedule.after(looks[-1]))
+    assert looks == pytest.approx([15.0, 19.0, 22.5, 25.7], abs=0.05)
+    done = schedule.times.index(min(schedule.times, key=lambda t: abs(t - 15.0)))
+    assert 1 - schedule.rest[done] / schedule.rest[0] < 1
+    assert schedule.rest[0] == pytest.approx(4.5, abs=0.05)
+
+
+def test_a_job_that_may_end_at_any_moment_is_looked_at_in_equal_steps():
+    mean, price = 30.0, 0.6
+    times = [0.2 * i for i in range(1500)]
+    schedule = inspect(times, [1 - math.exp(-t / mean) for t in times], price)
+    # exact: d / T = 1 - exp(-d / T) + c / T ... nearly sqrt(2 c T)
+    for t in (0.0, 10.0, 40.0):
+        assert schedule.after(t) - t == pytest.approx(math.sqrt(2 * price * mean), rel=0.05)
+
+
+def test_the_schedule_is_as_cheap_as_trying_every_one():
+    dice = Random(3)
+    times = [0.2 * i for i in range(150)]
+    for _ in range(8):
+        # two humps, so that the cheapest look is not where a short search would find it
+        first, second, share = dice.uniform(4, 9), dice.uniform(15, 24), dice.uniform(0.2, 0.9)
+        chances = [
+            share * 0.5 * math.erfc((first - t) / 2.0)
+            + (1 - share) * 0.5 * math.erfc((second - t) / 2.5)
+            for t in times
+        ]
+        chances[0], price = 0.0, dice.uniform(0.05, 2.0)
+        schedule = inspect(times, chances, price)
+        area = schedule.area
+        rest = [0.0] * 150
+        rest[149] = schedule.rest[149]
+        for i in range(148, -1, -1):
+            rest[i] = min(
+                area[j]
+                - area[i]
+                - chances[i] * (times[j] - times[i])
+                + price * (1 - chances[i])
+                + rest[j]
+                for j in range(i + 1, 150)
+            )
+        assert schedule.rest[0] == pytest.approx(rest[0], rel=0.005)
+
+
+def test_looks_are_no_closer_than_the_round_trip():
+    times = [0.1 * i for i in range(100)]
+    chances = [0.5 * math.erfc(5.0 - t) for t in times]
+    schedule = inspect(times, chances, 0.001, gap=0.5)
+    t = 0.0
+    while t < 9.0:
+        assert schedule.after(t) >= t + 0.5 - 1e-9
+        t = schedule.after(t)
+
+
+def test_a_truncated_bell_keeps_its_digits_far_out():
+    for low, high in [(-1.0, 2.0), (5.0, 7.0), (-math.inf, -6.0), (9.0, 9.5), (-40.0, -30.0)]:
+        mass, mean, square = truncated(low, high)
+        assert mass > 0
+        assert low <= mean <= high
+        assert square >= mean * mean - 1e-9
+    assert truncated(-math.inf, math.inf) == pytest.approx((1.0, 0.0, 1.0))
+    assert truncated(0.0, math.inf)[1] == pytest.approx(math.sqrt(2 / math.pi))
+
+
+# What is learned --------------------------------------------------------------------------------
+
+
+def test_polls_are_dense_where_the_end_is_likely():
+    dice, seen, experience = Random(1), watch(), taught(19.0, 21.0, 20.0, 20.5, 19.5, 20.0)
+    first = Polling().next_delay(seen, 0.0, experience, dice)
+    seen.note(first, None)
+    second = Polling().next_delay(seen, first, experience, dice)
+    assert first > 3 * second
+
+
+def test_a_server_a_thousand_times_faster_is_learned_from_five_jobs():
+    experience, dice = Experience(), Random(1)
+    lags = [live(0.02 * dice.uniform(0.8, 1.2), experience, dice=dice)[0] for _ in range(8)]
+    assert max(lags[5:]) < 0.1
+
+
+def test_a_fresh_client_looks_once_early_where_that_is_cheap():
+    delay = Polling().next_delay(
+        Watch(duration=None, resolution=None, model=None), 0.0, Experience(), Random(1)
+    )
+    assert delay < 1.5
+    experience = taught(90.0, duration=None, resolution=None, model=None)
+    delay = Polling().next_delay(
+        Watch(duration=None, resolution=None, model=None), 0.0, experience, Random(1)
+    )
+    assert delay > 20
+
+
+def test_a_server_ten_times_slower_costs_little_from_the_second_job_on():
+    experience, dice = Experience(), Random(1)
+    seen = [live(200.0 * dice.uniform(0.9, 1.1), experience, dice=dice) for _ in range(6)]
+    assert max(lag for lag, _ in seen) < 30.0
+    for lag, polls in seen[2:]:
+        assert lag < 15.0
+        assert polls < 200.0 / 5.5
+
+
+def test_one_kind_teaches_the_others_the_speed_of_the_server():
+    slow = taught(*[60.0] * 8)
+    delay = Polling().next_delay(watch(duration=5), 0.0, slow, Random(1))
+    usual = Polling().next_delay(watch(duration=5), 0.0, taught(*[20.0] * 8), Random(1))
+    assert delay > 1.8 * usual
+
+
+def test_the_earliest_finishers_are_not_taken_for_typical():
+    """Five of fifty done at 12 s and the rest running says: later than 12 s, typically."""
+    experience, dice, policy = Experience(), Random(1), Polling()
+    jobs = [watch() for _ in range(50)]
+    for job in jobs:
+        policy.next_delay(job, 0.0, experience, dice)
+    for job in jobs[5:]:
+        job.note(12.0, None)
+        policy.next_delay(job, 12.0, experience, dice)
+    for job in jobs[:5]:
+        experience.record(job, 9.0, 12.0)
+    fresh = watch()
+    policy.next_delay(fresh, 0.0, experience, dice)
+    kind = experience.kind(fresh)
+    assert kind.typical * math.exp(kind.mean) > 14.0
+
+
+def test_a_changed_speed_is_believed_within_two_generations():
+    dice = Random(1)
+    experience = taught(*[20.0 * dice.uniform(0.9, 1.1) for _ in range(150)])
+    for _ in range(220):
+        live(60.0 * dice.uniform(0.9, 1.1), experience, dice=dice)
+    kind = experience.kind(watch())
+    assert 50 < kind.typical * math.exp(kind.mean) < 70
+
+
+def test_steady_progress_saves_most_of_the_lag():
+    dice = Random(1)
+
+    def lag(shows: bool) -> float:
+        experience, lags = Experience(), []
+        for _ in range(30):
+            ends = 45.0 * math.exp(0.4 * dice.gauss(0, 1))
+            lags.append(
+                live(
+                    ends,
+                    experience,
+                    dice=dice,
+                    duration=13,
+                    resolution="720p",
+                    shows=lambda age, ends=ends: int(100 * age / ends) if shows else None,
+                )[0]
+            )
+        return sum(lags[10:])
+
+    assert lag(shows=True) < 0.5 * lag(shows=False)
+
+
+@pytest.mark.parametrize(
+    "shows",
+    [
+        lambda age: 0,
+        lambda age: 30,
+        lambda age: 95,
+        lambda age: 100,
+        lambda age: 100 - age,
+        lambda age: Random(age).uniform(0, 100),
+    ],
+    ids=["zero", "thirty", "ninety-five", "hundred", "falling", "random"],
+)
+def test_numbers_that_mean_nothing_do_little_harm(shows: Any):
+    experience, dice, seen = Experience(), Random(1), []
+    for _ in range(40):
+        ends = 45.0 * math.exp(0.25 * dice.gauss(0, 1))
+        facts: Any = {"duration": 13, "resolution": "720p"}
+        seen.append(live(ends, experience, dice=dice, shows=shows, **facts))
+    assert sum(lag for lag, _ in seen) / 40 < 4.5
+    assert sum(polls for _, polls in seen) / 40 < 12
+
+
+def test_a_gateway_that_stops_telling_the_truth_is_found_out():
+    experience, dice = Experience(), Random(1)
+    for _ in range(30):
+        ends = 20.0 * math.exp(0.3 * dice.gauss(0, 1))
+        live(ends, experience, dice=dice, shows=lambda age, ends=ends: int(100 * age / ends))
+    lags = [live(20.0, experience, dice=dice, shows=lambda age: int(age))[0] for _ in range(80)]
+    assert sum(lags[-20:]) / 20 < 8.0
+
+
+def test_a_handle_of_unknown_age_is_polled_at_once_and_teaches_nothing():
+    experience, seen = Experience(), watch(age_known=False)
+    assert Polling().next_delay(seen, 0.0, experience, Random(1)) == SHORTEST
+    seen.note(0.5, 40.0)
+    assert 0.5 < Polling().next_delay(seen, 0.5, experience, Random(1)) < 15.0
+    experience.record(seen, 0.5, 4.0)
+    assert experience.kind(seen).finished == 0
+
+
+def test_the_round_trip_is_taken_off_the_delay():
+    def gap(trip: float) -> float:
+        experience, dice, policy = Experience(), Random(1), Polling()
+        for _ in range(60):
+            seen, age = watch(), 0.0
+            while True:
+                age += policy.next_delay(seen, age, experience, dice) + trip
+                if age >= 21.0:
+                    break
+                seen.note(age, None)
+            experience.record(seen, age - 3, age)
+        assert experience.round_trip == pytest.approx(trip, abs=0.05)
+        return experience.round_trip
+
+    assert gap(1.0) > gap(0.1)
+
+
+def test_memory_is_bounded():
+    experience, dice = Experience(), Random(1)
+    for number in range(3 * KINDS):
+        live(20.0, experience, dice=dice, duration=number + 1)
+    assert len(experience._kinds) == KINDS
+    experience = taught(*[20.0 + number % 7 for number in range(400)])
+    (kind,) = experience._kinds.values()
+    for cohort in (kind.cohort, kind.earlier):
+        assert cohort is not None
+        assert len(cohort.finished) <= KEPT
+        assert not cohort.waiting
+    seen = watch()
+    for step in range(100):
+        seen.note(float(step), float(step))
+    assert len(seen.readings) <= 12
+
+
+# Whatever happens -------------------------------------------------------------------------------
+
+NUMBERS = st.one_of(
+    st.none(), st.floats(allow_nan=True, allow_infinity=True), st.integers(-5, 105).map(float)
+)
+STEPS = st.lists(st.tuples(st.floats(0, 5000), NUMBERS), max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    jobs=st.lists(st.tuples(STEPS, st.floats(0, 10_000), st.booleans()), min_size=1, max_size=6),
+    duration=st.one_of(st.none(), st.integers(1, 15)),
+    model=st.one_of(st.none(), st.just(OLDER), st.text(max_size=5)),
+    interval=st.floats(0.5, 30),
+)
+def test_no_history_makes_a_delay_that_is_not_a_delay(
+    jobs: list[tuple[list[tuple[float, float | None]], float, bool]],
+    duration: int | None,
+    model: str | None,
+    interval: float,
+):
+    experience, dice, policy = Experience(), Random(1), Polling(interval=interval)
+    for steps, done, known in jobs:
+        seen = Watch(duration=duration, resolution=None, model=model, age_known=known)
+        last = None
+        for elapsed, progress in [(0.0, None), *sorted(steps, key=lambda step: step[0])]:
+            if elapsed:
+                seen.note(elapsed, progress)
+                last = elapsed
+            delay = policy.next_delay(seen, elapsed, experience, dice)
+            assert SHORTEST <= delay <= LONGEST
+        experience.record(seen, last, max(done, last or 0.0))
+
+
+@settings(max_examples=40, deadline=None)
+@given(elapsed=st.lists(st.floats(0, 1e7), max_size=8), seconds=st.floats(0.01, 100))
+def test_clocks_that_jump_do_no_harm(elapsed: list[float], seconds: float):
+    for policy in (Polling(), Polling.fixed(seconds)):
+        seen, experience = watch(), Experience()
+        for now in elapsed:
+            assert 0 < policy.next_delay(seen, now, experience, Random(1)) < 101
+            seen.note(now, 50.0)
+        experience.record(seen, elapsed[-1] if elapsed else None, 0.0)
+        assert 0 < policy.next_delay(watch(), 0.0, experience, Random(1)) < 101
+
+
+def test_the_benchmark_still_runs():
+    spec = importlib.util.spec_from_file_location("polling_bench", BENCHMARKS / "polling.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    result = module.run(tiny=True)
+    assert {"cases", "recorded", "fan_out", "microseconds"} <= result.keys()
+    assert module.table(result)
