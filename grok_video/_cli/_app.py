@@ -273,7 +273,7 @@ def download(
 
 @app.command(context_settings=_HELP)
 def emulator(
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
     form: Annotated[
         list[str] | None,
         typer.Option(

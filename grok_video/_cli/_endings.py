@@ -39,6 +39,7 @@ STILL_RUNNING: Final = 4
 _SPELLINGS: Final = (
     ("pass overwrite=True", "pass --overwrite"),
     ("pass api_key= or set", "pass --api-key-file or set"),
+    ("seconds above 0, or None", "seconds above 0"),
 )
 
 

@@ -1,0 +1,117 @@
+"""The parts of the command line that need no process: words in, lines out, exit codes."""
+
+from __future__ import annotations
+
+import pytest
+
+from grok_video import (
+    APIConnectionError,
+    AuthenticationError,
+    ConfigurationError,
+    CreateOutcomeUnknown,
+    DestinationError,
+    InvalidRequest,
+    JobExpired,
+    JobFailed,
+    JobTimeout,
+    LinkExpired,
+    ModerationRefused,
+)
+from grok_video._cli import _endings
+from grok_video._cli._console import Console, one_line
+from grok_video._cli._endings import Errand, Interrupted, exit_code
+from grok_video._cli._jobs import picture, read_request
+from grok_video._errors import resume_hint
+
+CODES: list[tuple[BaseException, int]] = [
+    (InvalidRequest("m", field="f"), 2),
+    (ConfigurationError("m"), 2),
+    (CreateOutcomeUnknown("m", fingerprint="f", sent_at=0.0, phase="p"), 3),
+    (JobTimeout("m", request_id="i"), 4),
+    (JobFailed("m", request_id="i"), 1),
+    (ModerationRefused("m", request_id="i"), 1),
+    (JobExpired("m", request_id="i"), 1),
+    (LinkExpired("m", request_id="i"), 1),
+    (DestinationError("m", request_id="i"), 1),
+    (AuthenticationError("m", status=401), 1),
+    (APIConnectionError("m", may_have_been_sent=False), 1),
+    (OSError(28, "No space left on device"), 1),
+    (RuntimeError("m"), 1),
+    (KeyboardInterrupt(), 130),
+    (Interrupted(2), 130),
+    (Interrupted(15), 143),
+]
+
+
+@pytest.mark.parametrize(("error", "code"), CODES)
+def test_every_error_has_its_exit_code(error: BaseException, code: int) -> None:
+    assert exit_code(error) == code
+    assert Errand(Console(json_lines=True)).facts(error)["exit_code"] == code
+
+
+def test_the_command_that_resumes_has_the_options_of_the_one_that_ended() -> None:
+    errand = Errand(
+        Console(json_lines=False),
+        request_id="it's",
+        resume_options=["--base-url", "http://h/v1", "-o", "a b.mp4"],
+    )
+    assert errand.resume == ("""grok-video wait 'it'"'"'s' --base-url http://h/v1 -o 'a b.mp4'""")
+
+
+def test_an_error_names_its_job_once_and_resumes_once() -> None:
+    errand = Errand(Console(json_lines=False))
+    message = f"the link is dead. {resume_hint('i-1')}"
+    facts = errand.facts(LinkExpired(message, request_id="i-1"))
+    assert facts["message"] == "job i-1: the link is dead."
+    assert errand.console.error_line(facts) == (
+        "grok-video: job i-1: the link is dead. Resume with: grok-video wait i-1"
+    )
+
+
+def test_a_bug_after_a_create_still_names_the_job() -> None:
+    errand = Errand(Console(json_lines=False), request_id="i-1")
+    facts = errand.facts(ZeroDivisionError("division by zero"))
+    assert "i-1" in facts["message"]
+    assert "ZeroDivisionError" in facts["message"]
+    assert facts["resume"] == "grok-video wait i-1"
+
+
+def test_an_interruption_says_what_may_have_been_paid() -> None:
+    errand = Errand(Console(json_lines=False))
+    assert errand.facts(Interrupted(2))["message"] == "interrupted; nothing was sent"
+    errand.creating = True
+    assert "may have been accepted and billed" in errand.facts(Interrupted(2))["message"]
+    errand.request_id = "i-1"
+    assert errand.facts(Interrupted(2))["resume"] == "grok-video wait i-1"
+
+
+def test_other_peoples_text_stays_on_one_line_and_moves_no_cursor() -> None:
+    assert one_line(" a\r\n\n  b \x1b[31mred\x07 c\u2028d ") == r"a b \x1b[31mred\x07 c\u2028d"
+    assert one_line("grün 猫") == "grün 猫"
+
+
+def test_the_librarys_sentences_are_spelled_for_a_shell() -> None:
+    # Should the library change its words, these spellings would silently stop to apply.
+    from grok_video._client import find_key
+
+    with pytest.raises(ConfigurationError) as caught:
+        find_key(None)
+    assert "--api-key-file" in _endings.in_shell_words(caught.value.message)
+
+
+def test_a_string_on_the_command_line_is_a_path_unless_it_is_a_url() -> None:
+    assert picture("cat.jpg").kind == "path"
+    assert picture("HTTPS://host/cat.jpg").kind == "url"
+    assert picture("data:image/png;base64,iVBORw0KGgo=").kind == "data"
+
+
+def test_only_what_was_given_is_asked_for() -> None:
+    request = read_request(
+        {"prompt": "x", "duration": "+3", "user": None, "upload_url": "https://h/p"}
+    )
+    assert request.settings() == {
+        "model": request.model,
+        "prompt": "x",
+        "duration": 3,
+        "output": {"upload_url": "https://h/p"},
+    }
