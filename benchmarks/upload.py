@@ -22,12 +22,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Self
 
 import aiohttp
 
 from grok_video import _images
 from grok_video._redaction import Secret
-from grok_video._requests import VideoRequest
+from grok_video._requests import Image, VideoRequest
 from grok_video._transports._aiohttp import AiohttpTransport
 from grok_video._transports._base import TransportConfig
 
@@ -43,7 +44,7 @@ def run(tiny: bool) -> dict:
         photograph = Path(folder, "photograph.jpg")
         photograph.write_bytes(b"\xff\xd8\xff\xe0" + os.urandom(size - 4))
         pin(0)
-        cpu = asyncio.run(compare(port, photograph, rounds))
+        cpu = asyncio.run(compare(port, photograph, photograph.read_bytes(), rounds))
         crowd: dict = {
             way: [in_a_process(way, port, photograph, at_once) for _ in range(1 if tiny else 3)]
             for way in ("url", "path", "path-stdlib", "data", "usual")
@@ -92,10 +93,11 @@ def spread(seen: list[float]) -> dict:
 # --- CPU, one after the other ----------------------------------------------------------------
 
 
-async def compare(port: int, photograph: Path, rounds: int) -> dict[str, list[float]]:
+async def compare(
+    port: int, photograph: Path, content: bytes, rounds: int
+) -> dict[str, list[float]]:
     """Return CPU seconds of each way, taken in turns."""
-    content = photograph.read_bytes()
-    uri = "data:image/jpeg;base64," + base64.b64encode(content).decode()
+    uri = as_data_uri(content)
     requests = {
         "url": VideoRequest(PROMPT, "https://example.com/photograph.jpg"),
         "path": VideoRequest(PROMPT, photograph),
@@ -202,10 +204,8 @@ def in_a_process(way: str, port: int, photograph: Path, at_once: int) -> dict:
 
 async def crowd(way: str, port: int, photograph: Path, at_once: int) -> dict:
     """Send the same picture `at_once` times together; return CPU, peak memory and stall."""
-    data_uri = ""
-    if way == "data":
-        # One string that all share: what is measured is what sending adds to it.
-        data_uri = "data:image/jpeg;base64," + base64.b64encode(photograph.read_bytes()).decode()
+    # One string that all share: what is measured is what sending adds to it.
+    data_uri = as_data_uri(await asyncio.to_thread(photograph.read_bytes)) if way == "data" else ""
     transport = make_transport(port)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
@@ -215,7 +215,8 @@ async def crowd(way: str, port: int, photograph: Path, at_once: int) -> dict:
             elif way == "url":
                 await send(transport, port, VideoRequest(PROMPT, "https://example.com/cat.jpg"))
             elif way == "data":
-                await send(transport, port, VideoRequest(PROMPT, _as_data(data_uri)))
+                # Not `Image.from_url`: its copies belong to making the request.
+                await send(transport, port, VideoRequest(PROMPT, Image("data", data_uri)))
             else:
                 await send(transport, port, VideoRequest(PROMPT, photograph))
 
@@ -256,11 +257,8 @@ def peak_mib(which: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
 
 
-def _as_data(uri: str):
-    # Not `Image.from_url`: its copies belong to making the request, not to sending it.
-    from grok_video import Image
-
-    return Image("data", uri)
+def as_data_uri(content: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
 
 
 class Heart:
@@ -269,7 +267,7 @@ class Heart:
     def __init__(self) -> None:
         self.longest = 0.0
 
-    async def __aenter__(self) -> Heart:
+    async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._beat())
         await asyncio.sleep(0.01)
         self.longest = 0.0
