@@ -31,6 +31,8 @@ _STRETCH: Final = 16 * 2**20
 _MOST_BUFFERS: Final = 512
 #: Longest file name in bytes on every file system in use (ext4, xfs, apfs, ntfs).
 _LONGEST_NAME: Final = 255
+#: Attempts to get hold of a part whose last holder renames or removes it just then.
+_HOLDS: Final = 10
 _RECORD_FORMAT: Final = 1
 
 
@@ -250,7 +252,7 @@ class PartFile:
         """Return a descriptor of the part that only this download has."""
         part = self._place.part
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-        while True:
+        for _ in range(_HOLDS):
             descriptor = os.open(part, flags, 0o666)
             try:
                 problem = _disk.hindrance(descriptor)
@@ -262,6 +264,7 @@ class PartFile:
             os.close(descriptor)
             if problem is not None:
                 raise self._refuse(f"{part.name} {problem}")
+        raise self._refuse(f"{part.name} is renamed or removed by somebody all the time")
 
     def _is_at(self, descriptor: int, part: Path) -> bool:
         """Return whether the locked file still has the part's name, and no other.
