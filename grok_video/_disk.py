@@ -6,6 +6,7 @@ One function for each, with what differs between systems inside it. Everything h
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+@functools.cache
 def boot() -> str | None:
     """Return what names this boot of the machine; None where the system does not say."""
     try:

@@ -89,8 +89,9 @@ async def save(
         failure = error
     finally:
         # Also after a cancellation: what arrived is written down, and nothing stays open.
-        with anyio.CancelScope(shield=True):
-            kept = await to_thread.run_sync(part.close, batch)
+        if not part.saved:
+            with anyio.CancelScope(shield=True):
+                kept = await to_thread.run_sync(part.close, batch)
     if failure is not None:
         raise _with_kept(failure, kept, part)
     return evolve(video, path=part.path, sha256=part.sha256, size=part.size)

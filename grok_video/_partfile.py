@@ -213,15 +213,22 @@ class PartFile:
                 if os.name == "nt":  # an open file cannot be renamed there
                     self._release()
                 self._rename()
-                self.saved = True
-                _disk.sync_folder(self._place.file.parent)
             except FileExistsError as error:
                 problem = "it was made by somebody else meanwhile, and is kept as it is"
                 raise self._refuse(problem) from error
             except OSError as error:
                 raise self._refuse(_disk.words(error)) from error
+            self.saved = self._closed = True
+            self._release()
             with contextlib.suppress(OSError):
                 self._place.record.unlink(missing_ok=True)
+            try:
+                _disk.sync_folder(self._place.file.parent)
+            except OSError as error:
+                problem = (
+                    f"it is there and whole, but may not outlast a power cut ({error.strerror})"
+                )
+                raise self._refuse(problem) from error
 
     def close(self, batch: Batch) -> int:
         """Nothing is open any more. Return how many bytes are kept for the next try.
@@ -233,12 +240,11 @@ class PartFile:
             if self._descriptor < 0:
                 return 0
             with contextlib.suppress(DestinationError, OSError):
-                if not self.saved:
-                    self._store(batch)
-            kept = 0 if self.saved or not self.version.is_provable else self.size
+                self._store(batch)
+            kept = self.size if self.version.is_provable else 0
             if os.name == "nt":  # an open file cannot be removed there
                 self._release()
-            if not kept and not self.saved:
+            if not kept:
                 with contextlib.suppress(OSError):
                     self._place.part.unlink(missing_ok=True)
                 with contextlib.suppress(OSError):

@@ -17,6 +17,7 @@ import os
 import random
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -978,6 +979,35 @@ async def test_a_file_that_appears_meanwhile_is_not_replaced(
     assert len(downloads.server.requests) == 1
 
 
+async def test_a_folder_that_cannot_be_synced_is_told_and_the_file_is_there(
+    downloads: Downloads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(_disk, "sync_folder", refuse)
+    error = await downloads.refused(DestinationError, tmp_path / "cat.mp4")
+    assert "it is there and whole" in str(error)
+    assert (tmp_path / "cat.mp4").read_bytes() == SMALL
+    assert names(tmp_path) == {"cat.mp4"}
+    assert not any(str(tmp_path) in name for name in descriptors())
+
+
+async def test_a_file_is_synced_before_it_has_its_name_and_its_folder_after(
+    downloads: Downloads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, bool]] = []
+    sync = os.fsync
+
+    def watch(descriptor: int) -> None:
+        seen.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), (tmp_path / "cat.mp4").exists()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    await downloads.save(tmp_path / "cat.mp4")
+    assert seen == [(False, False), (True, True)]
+
+
 async def test_no_hard_links_is_no_obstacle(
     downloads: Downloads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1040,6 +1070,9 @@ async def test_a_part_that_is_not_ours_is_left_alone(downloads: Downloads, tmp_p
     part.symlink_to(tmp_path / "victim")
     await downloads.refused(DestinationError, tmp_path / "cat.mp4")
     assert (tmp_path / "victim").read_bytes() == b"kept"
+    (tmp_path / "victim").unlink()
+    await downloads.refused(DestinationError, tmp_path / "cat.mp4")
+    assert not (tmp_path / "victim").exists()
     part.unlink()
     os.mkfifo(part)
     await downloads.refused(DestinationError, tmp_path / "cat.mp4")
