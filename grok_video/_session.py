@@ -408,8 +408,9 @@ def is_passing(error: GrokVideoError, age: float) -> bool:
         case NotFound(code="task_not_exist"):
             return age < _NOT_EXIST_GRACE
         case UnexpectedResponse():
-            # A broken document passes; a redirect or a wrong path stays what it is.
-            return 200 <= error.status < 300
+            # A broken document passes, and so does a 5xx too large to read; a redirect or a wrong
+            # path stays what it is.
+            return 200 <= error.status < 300 or error.status >= 500
         case NotFound():
             return error.status >= 500  # no channel at this moment
         case _:
