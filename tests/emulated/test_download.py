@@ -650,7 +650,18 @@ async def test_a_link_that_is_not_ready_yet_is_waited_for(
     downloads: Downloads, tmp_path: Path
 ) -> None:
     downloads.server.script.extend([Say(404), Say(403), Say(404)])
-    assert is_whole(await downloads.save(tmp_path / "cat.mp4"), tmp_path / "cat.mp4", SMALL)
+    began = anyio.current_time()
+    video = await downloads.save(tmp_path / "cat.mp4", retry=Retry(base=0.1, cap=0.1))
+    assert is_whole(video, tmp_path / "cat.mp4", SMALL)
+    assert anyio.current_time() - began >= 3 * 0.05
+
+
+async def test_a_fresh_link_is_used_at_once(downloads: Downloads, tmp_path: Path) -> None:
+    downloads.server.script.append(Say(403))
+    downloads.job.links = [downloads.server.link("fresh.mp4")]
+    slow = Retry(base=100.0, cap=100.0)  # with which any wait would be past the deadline
+    video = await downloads.save(tmp_path / "cat.mp4", retry=slow)
+    assert is_whole(video, tmp_path / "cat.mp4", SMALL)
 
 
 async def test_links_that_are_all_dead_end_it(downloads: Downloads, tmp_path: Path) -> None:
