@@ -200,9 +200,9 @@ def fan_out(policy: Polling, jobs: list[Job], dice: random.Random, experience: E
                 continue
             seen.note(age, job.shows(asked + HOME) if job.shows else None)
             last = age
-        before = time.perf_counter()
+        before = time.thread_time()
         delay = policy.next_delay(seen, age, experience, dice)
-        spent += time.perf_counter() - before
+        spent += time.thread_time() - before
         calls += 1
         answer = now + delay + ROUND_TRIP
         heapq.heappush(queue, (answer, number, start, job, seen, age + delay, last, polls + 1))
@@ -454,7 +454,7 @@ def ask_fan_out(tiny: bool, policy: Polling) -> list[dict]:
 
 
 def ask_cost(tiny: bool, policy: Polling) -> dict:
-    """Microseconds of `next_delay`, everything it relearns included."""
+    """Microseconds of CPU of `next_delay`, everything it relearns included."""
     out: dict = {}
     for mode in ("none", "extension"):
         for size in (50,) if tiny else (1000, 10_000):

@@ -580,7 +580,7 @@ class Experience:
     @staticmethod
     def _judge(watch: Watch, kind: Kind, before: float, done: float) -> None:
         """Compare what progress foretold with what came, and learn its curve."""
-        if watch.tested and watch.belief is not None:
+        if watch.belief is not None:
             low, high = math.log(max(before, SOONEST)), math.log(done)
             mean, spread = watch.belief
             foretold = truncated((low - mean) / spread, (high - mean) / spread)[0]

@@ -371,17 +371,14 @@ class Polling:
 
 def _take_in(watch: Watch, kind: Kind, plan: Plan, random: _random.Random) -> None:
     """Combine the number of the last poll with what is believed of this job."""
-    if not watch.age_known:
+    if kind.talking < UNTESTED or not watch.age_known:
         return
-    if watch.belief is None:
-        watch.audit = random.random() < AUDITED
-    belief = watch.belief
-    readings = watch.readings[-1:]
+    belief, readings = watch.belief, watch.readings[-1:]
     shown = watch.readings[-2][1] if len(watch.readings) > 1 else None
-    if not watch.tested and kind.talking >= UNTESTED:
-        # By now the curve is the server's own: read all again.
-        watch.tested = True
-        belief, readings, shown = None, watch.readings, None
+    if not watch.tested:
+        # Only now the curve is the server's own: read all numbers from the first.
+        watch.tested, watch.audit = True, random.random() < AUDITED
+        readings, shown = watch.readings, None
     mean, spread = belief or (plan.centre, plan.width)
     for elapsed, percent in readings:
         mean, spread = _heard(mean, spread, kind, elapsed, percent, stalled=percent == shown)
@@ -414,7 +411,7 @@ def _target(watch: Watch, kind: Kind, elapsed: float, plan: Plan) -> float:
     if watch.belief is None and elapsed < 0.5 * plan.first:
         return plan.first
     usual = plan.schedule.after(elapsed)
-    if watch.belief is None or kind.talking < UNTESTED or kind.gain < 0.0:
+    if watch.belief is None or kind.gain < 0.0:
         return usual
     mean, spread = watch.belief
     if spread > 0.8 * plan.width and abs(mean - plan.centre) < plan.width:

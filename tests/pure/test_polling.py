@@ -144,7 +144,17 @@ def test_the_example_of_the_docstring_adds_up():
     assert kind.typical == 20.0
     assert plan.price == 0.625
     assert kind.spread == pytest.approx(0.404, abs=0.001)
-    left = 0.515
+    tail = math.hypot(kind.tail_sigma, kind.mean_error)
+
+    def done_by(seconds: float) -> float:
+        u = math.log(seconds / 20.0)
+        early = 0.5 * math.erfc(-u / kind.spread / math.sqrt(2))
+        late = 0.5 * math.erfc((kind.tail_mean - u) / tail / math.sqrt(2))
+        return 0.97 * early + 0.03 * late
+
+    left = 1.0 - done_by(20.0)
+    assert left == pytest.approx(0.515, abs=0.001)
+    assert done_by(15.0) == pytest.approx(0.23, abs=0.005)
     hazard = 0.97 * 0.399 / (0.404 * 20) / left
     assert math.sqrt(2 * plan.price / hazard) == pytest.approx(3.7, abs=0.05)
     schedule = plan.schedule
@@ -153,8 +163,6 @@ def test_the_example_of_the_docstring_adds_up():
     for _ in range(3):
         looks.append(schedule.after(looks[-1]))
     assert looks == pytest.approx([15.0, 19.0, 22.5, 25.7], abs=0.05)
-    done = schedule.times.index(min(schedule.times, key=lambda t: abs(t - 15.0)))
-    assert 1 - schedule.rest[done] / schedule.rest[0] < 1
     assert schedule.rest[0] == pytest.approx(4.5, abs=0.05)
 
 
