@@ -201,6 +201,15 @@ async def test_no_chunk_is_large(tmp_path):
     assert longest <= LARGE_PIECE * 4 // 3
 
 
+async def test_after_each_large_chunk_comes_a_tiny_one_for_transports_to_keep():
+    """A transport holds its last chunk while it waits; fifty that wait must not hold fifty MiB."""
+    async with create_body(VideoRequest("drift", a_picture(3 * LARGE_PIECE + 1))) as body:
+        sizes = [len(chunk) async for chunk in body.chunks()]
+    large = [place for place, size in enumerate(sizes) if size > SMALL_PIECE * 4 // 3]
+    assert len(large) == 3
+    assert all(sizes[place + 1] <= 8 for place in large)
+
+
 async def test_nothing_prints_the_picture():
     uri = a_data_uri(a_picture(1000))
     async with create_body(VideoRequest("drift", uri)) as body:
