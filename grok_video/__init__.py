@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from grok_video._batch import AsyncBatch
     from grok_video._client import AsyncClient
     from grok_video._errors import (
         APIConnectionError,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         JobExpired,
         JobFailed,
         JobTimeout,
+        LedgerError,
         LinkExpired,
         ModerationRefused,
         NotAVideo,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     )
     from grok_video._job import AsyncJob
     from grok_video._models import JobFailure, JobStatus, Snapshot, Video
+    from grok_video._outcomes import BatchItem, BatchSummary, Outcome, OutcomeState
     from grok_video._policies import Limits, Retry
     from grok_video._polling import Polling
     from grok_video._requests import Image, VideoRequest, frame_size
@@ -49,6 +52,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "_client": ("AsyncClient",),
+    "_batch": ("AsyncBatch",),
     "_errors": (
         "APIConnectionError",
         "APIError",
@@ -67,6 +71,7 @@ _HOMES = {
         "JobFailed",
         "JobTimeout",
         "LinkExpired",
+        "LedgerError",
         "ModerationRefused",
         "NotAVideo",
         "NotFound",
@@ -79,6 +84,7 @@ _HOMES = {
     "_job": ("AsyncJob",),
     "_models": ("JobFailure", "JobStatus", "Snapshot", "Video"),
     "_policies": ("Limits", "Retry"),
+    "_outcomes": ("BatchItem", "BatchSummary", "Outcome", "OutcomeState"),
     "_polling": ("Polling",),
     "_requests": ("Image", "VideoRequest", "frame_size"),
 }
@@ -90,10 +96,14 @@ __all__ = [
     "APITimeoutError",
     "AsyncClient",
     "AsyncJob",
+    "AsyncBatch",
     "AuthenticationError",
     "BadRequest",
     "ConfigurationError",
     "CreateOutcomeUnknown",
+    "BatchItem",
+    "BatchSummary",
+    "Client",
     "DestinationError",
     "DownloadError",
     "GrokVideoError",
@@ -109,11 +119,14 @@ __all__ = [
     "Limits",
     "LinkExpired",
     "ModerationRefused",
+    "LedgerError",
     "NotAVideo",
     "NotFound",
     "PermissionDenied",
     "Polling",
     "RateLimited",
+    "Outcome",
+    "OutcomeState",
     "Retry",
     "ServerError",
     "Snapshot",

@@ -35,9 +35,13 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
     from types import TracebackType
+    from decimal import Decimal
 
     from grok_video._models import Video
+    from grok_video._batch import AsyncBatch
+    from grok_video._manifest import BatchSource
     from grok_video._requests import AspectRatio, ImageInput, Resolution
+    from grok_video._outcomes import BatchSummary
     from grok_video._transports._base import Transport
 
 __all__ = ["AsyncClient"]
@@ -252,6 +256,91 @@ class AsyncClient:
         return Completion(jobs, timeout)
 
     async def _start(
+    def batch(
+        self,
+        requests: BatchSource,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        ledger: str | os.PathLike[str] | None = None,
+        max_in_flight: int = 200,
+        max_cost_usd: Decimal | float | None = None,
+        retry_failed: bool = False,
+        resubmit_in_doubt: bool = False,
+        found_ids: Mapping[str, str] | None = None,
+        name: str = "{key}.mp4",
+        overwrite: bool = False,
+        timeout: float | None = DEFAULT_TIMEOUT,
+    ) -> AsyncBatch:
+        """Return a batch over many requests, to be entered as a context and iterated.
+
+        `requests` is any iterable, read as places come free, of `VideoRequest`, `BatchItem` or
+        (key, request); without a key the request's hash is one. At most `max_in_flight` are under
+        way at once. Finished videos are saved as `out`/`name` (None: not downloaded). `ledger` is
+        an SQLite file: the same call with it goes on where an earlier process ended, however it
+        ended, and nothing is paid for twice. No create is sent that could lead the ledger's whole
+        cost beyond `max_cost_usd`, going by list prices until the provider states its own.
+
+        Items that failed stay failed unless `retry_failed`; items in doubt are told as such and
+        sent again only with `resubmit_in_doubt`. `found_ids` gives, by key, the request_id that a
+        person found for an item in doubt. `timeout` is seconds for the wait of each job, None for
+        no end. Raises `InvalidRequest` if a setting cannot be; entering raises `LedgerError` if
+        the ledger cannot be used.
+        """
+        # Imported here: SQLite and the rest of it are for those who run batches.
+        from grok_video._batch import AsyncBatch, Settings
+
+        settings = Settings.checked(
+            out=out,
+            ledger=ledger,
+            max_in_flight=max_in_flight,
+            max_cost_usd=max_cost_usd,
+            retry_failed=retry_failed,
+            resubmit_in_doubt=resubmit_in_doubt,
+            found_ids=found_ids,
+            name=name,
+            overwrite=overwrite,
+            timeout=timeout,
+        )
+        return AsyncBatch(self._session, requests, settings)
+
+    async def run_batch(
+        self,
+        requests: BatchSource,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        ledger: str | os.PathLike[str] | None = None,
+        max_in_flight: int = 200,
+        max_cost_usd: Decimal | float | None = None,
+        retry_failed: bool = False,
+        resubmit_in_doubt: bool = False,
+        found_ids: Mapping[str, str] | None = None,
+        name: str = "{key}.mp4",
+        overwrite: bool = False,
+        timeout: float | None = DEFAULT_TIMEOUT,
+    ) -> BatchSummary:
+        """Run a batch to its end and return its summary; everything is as with `batch`.
+
+        What went wrong with single items stands in the summary and in the ledger, and is not
+        raised.
+        """
+        batch = self.batch(
+            requests,
+            out=out,
+            ledger=ledger,
+            max_in_flight=max_in_flight,
+            max_cost_usd=max_cost_usd,
+            retry_failed=retry_failed,
+            resubmit_in_doubt=resubmit_in_doubt,
+            found_ids=found_ids,
+            name=name,
+            overwrite=overwrite,
+            timeout=timeout,
+        )
+        async with batch:
+            async for _ in batch:
+                pass
+        return batch.summary
+
         self,
         request: VideoRequest,
         deadline: Deadline | None,

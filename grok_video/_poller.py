@@ -44,7 +44,12 @@ class Poller:
     """What is known of one job, and the way to know more."""
 
     def __init__(
-        self, session: Session, request_id: str, request: VideoRequest | None = None
+        self,
+        session: Session,
+        request_id: str,
+        request: VideoRequest | None = None,
+        *,
+        age: float = 0.0,
     ) -> None:
         self.session = session
         self.request_id = request_id
@@ -73,8 +78,20 @@ class Poller:
         self._lock = anyio.Lock(fast_acquire=True)
         self._changed: anyio.Event | None = None
         if request is not None:
-            self._since = anyio.current_time()
-            self._plan_next_poll(self._since)
+            self._since = current_time() - age
+            if not age:  # a job taken up again may be long over: its first poll is due at once
+                self._plan_next_poll(self._since)
+
+    @property
+    def polls(self) -> int:
+        """How many polls were answered or failed in passing."""
+        return self._polls
+
+    def take_over(self, other: Poller) -> None:
+        """Know what the poller of the same job in a parent process knew at the fork."""
+        self.snapshot, self.state, self.made_here = other.snapshot, other.state, other.made_here
+        self._delivered_elsewhere = other._delivered_elsewhere
+        self._watch, self._since, self._due = other._watch, other._since, other._due
 
     @property
     def is_finished(self) -> bool:

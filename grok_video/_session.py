@@ -209,6 +209,10 @@ class Session:
             self.round_trip += 0.2 * (ended - now - self.round_trip)
             snapshot = _wire.read_poll(
                 answer.status,
+    def creates_blocked_until(self) -> float:
+        """Return the time on the loop's clock before which the server wants no create."""
+        return self._creates.blocked_until
+
                 answer.headers,
                 self.without_key(answer),
                 request_id=request_id,

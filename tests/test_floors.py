@@ -16,8 +16,20 @@ PACKAGE = Path(grok_video.__file__).parent
 
 FLOORS: list[tuple[str, list[str]]] = [
     ("the name", ["__init__"]),
-    ("0 data", ["_public", "_redaction", "_errors", "_models", "_requests", "_wire"]),
-    ("1 decisions", ["_lifecycle", "_policies", "_experience", "_polling"]),
+    ("0 data", ["_public", "_redaction", "_errors", "_models", "_requests", "_outcomes", "_wire"]),
+    (
+        "1 decisions",
+        [
+            "_lifecycle",
+            "_policies",
+            "_experience",
+            "_polling",
+            "_budget",
+            "_gate",
+            "_filenames",
+            "_manifest",
+        ],
+    ),
     (
         "2 edges",
         [
@@ -30,9 +42,12 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_partfile",
             "_transfer",
             "_download",
+            "_lockfile",
+            "_ledgerfile",
+            "_ledger",
         ],
     ),
-    ("3 clients", ["_session", "_poller", "_job", "_completion", "_client"]),
+    ("3 clients", ["_session", "_poller", "_job", "_completion", "_item", "_batch", "_client"]),
     ("4 blocking", ["_portal", "_sync", "_codegen"]),
     ("5 doors", ["_cli", "__main__"]),
 ]

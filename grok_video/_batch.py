@@ -1,0 +1,363 @@
+"""Many jobs through one window: taken lazily, run side by side, told in the order they end.
+
+The batch takes items from the manifest as places come free and owns the tasks that run them; what
+happens to one item is in `_item`. Memory must never grow with the manifest, and there is no `yield`
+in a task group: the tasks live from `async with` to its end, and outcomes come over a stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import anyio
+from anyio import to_thread
+from attrs import frozen
+
+from grok_video._budget import Budget
+from grok_video._errors import (
+    ConfigurationError,
+    CreateOutcomeUnknown,
+    DestinationError,
+    GrokVideoError,
+    InvalidRequest,
+)
+from grok_video._filenames import check_template
+from grok_video._gate import Gate
+from grok_video._item import Course, ItemRun
+from grok_video._ledger import Entry, Journal, Ledger
+from grok_video._lifecycle import Event, State
+from grok_video._manifest import Manifest, Unusable
+from grok_video._models import Video
+from grok_video._outcomes import BatchItem, BatchSummary, Outcome, OutcomeState, Tally
+from grok_video._public import publish
+from grok_video._requests import refuse, require_positive
+from grok_video._session import logger
+
+if TYPE_CHECKING:
+    import os
+    from types import TracebackType
+
+    from anyio.abc import TaskGroup
+
+    from grok_video._manifest import BatchSource
+    from grok_video._session import Session
+
+__all__ = ["AsyncBatch", "Settings"]
+
+
+@frozen
+class Settings:
+    """How a batch is run, checked; `AsyncClient.batch` says what each of them means."""
+
+    out: Path | None
+    ledger: Path | None
+    max_in_flight: int
+    max_cost_usd: Decimal | None
+    retry_failed: bool
+    resubmit_in_doubt: bool
+    found_ids: Mapping[str, str]
+    name: str
+    overwrite: bool
+    timeout: float | None
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        out: str | os.PathLike[str] | None,
+        ledger: str | os.PathLike[str] | None,
+        max_in_flight: int,
+        max_cost_usd: Decimal | float | None,
+        retry_failed: bool,
+        resubmit_in_doubt: bool,
+        found_ids: Mapping[str, str] | None,
+        name: str,
+        overwrite: bool,
+        timeout: float | None,
+    ) -> Self:
+        """Return the settings. Raises `InvalidRequest` naming the first one that cannot be."""
+        if isinstance(max_in_flight, bool) or not isinstance(max_in_flight, int):
+            raise refuse("max_in_flight", max_in_flight, "must be a whole number, 1 or more")
+        if max_in_flight < 1:
+            raise refuse("max_in_flight", max_in_flight, "must be a whole number, 1 or more")
+        if timeout is not None:
+            require_positive("timeout", timeout, "must be a number of seconds above 0, or None")
+        # Absolute: the working directory may change, and the ledger is read from anywhere.
+        return cls(
+            Path(out).absolute() if out is not None else None,
+            Path(ledger).absolute() if ledger is not None else None,
+            max_in_flight,
+            _money(max_cost_usd),
+            retry_failed,
+            resubmit_in_doubt,
+            dict(found_ids or {}),
+            check_template(name),
+            overwrite,
+            timeout,
+        )
+
+
+def _money(value: Decimal | float | None) -> Decimal | None:
+    if value is None:
+        return None
+    try:
+        money = Decimal(str(value))
+    except InvalidOperation:
+        money = Decimal(-1)
+    if isinstance(value, bool) or not money.is_finite() or money < 0:
+        raise refuse("max_cost_usd", value, "must be US dollars, 0 or more, or None")
+    return money
+
+
+class AsyncBatch:
+    """A batch of jobs; made by `AsyncClient.batch`, used as a context manager and an iterator.
+
+    Iterating gives an `Outcome` for each item, in the order in which they end. Leaving the context
+    early sends no more, lets the creates that are on their way be answered and written down, and
+    ends the waiting; the jobs go on at the provider, and the same call with the same ledger goes on
+    with them.
+    """
+
+    def __init__(self, session: Session, requests: BatchSource, settings: Settings) -> None:
+        self._session = session
+        self._settings = settings
+        self._manifest = Manifest(requests)
+        self._tally = Tally()
+        #: Both are made anew on entering: only then there is an event loop.
+        self._tasks: TaskGroup | None = None
+        self._course: Course | None = None
+        self._send, self._receive = anyio.create_memory_object_stream[Outcome](0)
+        #: The keys in flight: the window, and all that is held of the manifest.
+        self._keys: set[str] = set()
+        self._all_taken = False
+
+    # --- from outside ----------------------------------------------------------------------------
+
+    @property
+    def summary(self) -> BatchSummary:
+        """Where the batch stands; at any time, also afterwards."""
+        course = self._course
+        return self._tally.summary(
+            in_flight=len(self._keys),
+            cost_usd=course.budget.spent if course is not None else Decimal(0),
+            open_usd=course.budget.open if course is not None else Decimal(0),
+            stopped=course.gate.stopped if course is not None else None,
+        )
+
+    def stop(self) -> None:
+        """No more creates are sent; what was sent is awaited, and the rest is told as left."""
+        self._entered().stop("stop() was called")
+
+    async def __aenter__(self) -> Self:
+        if self._course is not None:
+            message = "a batch is run once; make another one with the same ledger to go on"
+            raise ConfigurationError(message)
+        settings, session = self._settings, self._session
+        _ = session.transport  # a closed client must say so before a ledger is made
+        if settings.out is not None:
+            await to_thread.run_sync(_make_folder, settings.out)
+        journal = Journal() if settings.ledger is None else await Ledger.open(settings.ledger)
+        try:
+            self._course = Course(
+                session,
+                journal,
+                Budget(settings.max_cost_usd, journal.spent_usd, journal.open_usd),
+                Gate(session.retry, session.random, session.limits.connections),
+                settings.out,
+                settings.name,
+                settings.overwrite,
+                settings.timeout,
+            )
+            tasks = anyio.create_task_group()
+            await tasks.__aenter__()
+        except BaseException:
+            await journal.close()
+            raise
+        self._tasks = tasks
+        self._manifest.start(tasks)
+        tasks.start_soon(self._feed, self._course, tasks)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        tasks, course = self._tasks, self._entered()
+        assert tasks is not None  # noqa: S101 - for the type checker: it was entered
+        # Creates that are on their way have a shield of their own and are let finish.
+        tasks.cancel_scope.cancel()
+        try:
+            # Only a cancellation is the task group's business; it would wrap any other error.
+            if isinstance(error, anyio.get_cancelled_exc_class()):
+                await tasks.__aexit__(kind, error, traceback)
+            else:
+                await tasks.__aexit__(None, None, None)
+        finally:
+            self._manifest.close()
+            self._send.close()
+            self._receive.close()
+            await course.journal.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Outcome:
+        course = self._entered()
+        try:
+            return await self._receive.receive()
+        except (anyio.EndOfStream, anyio.ClosedResourceError):
+            if course.failure is not None:
+                raise course.failure from None
+            raise StopAsyncIteration from None
+
+    def _entered(self) -> Course:
+        if self._course is None:
+            message = "a batch is used inside its context: with client.batch(...) as batch"
+            raise ConfigurationError(message)
+        return self._course
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    async def _feed(self, course: Course, tasks: TaskGroup) -> None:
+        try:
+            while items := await self._manifest.take(await self._free_places(course)):
+                await self._admit(items, course, tasks)
+        except Exception as error:  # noqa: BLE001 - the manifest's own, raised after all outcomes
+            course.fail(error)
+        self._all_taken = True
+        self._end_if_over()
+
+    async def _free_places(self, course: Course) -> int:
+        while (free := self._settings.max_in_flight - len(self._keys)) < 1:
+            await course.news()
+        return free
+
+    async def _admit(
+        self, items: list[BatchItem | Unusable], course: Course, tasks: TaskGroup
+    ) -> None:
+        found = await course.journal.find([i.key for i in items if isinstance(i, BatchItem)])
+        begun: set[str] = set()
+        for item in items:
+            if isinstance(item, Unusable):
+                await self._tell(Outcome(item.key, OutcomeState.FAILED, error=item.error))
+            elif item.key in found.again or item.key in self._keys or item.key in begun:
+                await self._tell(Outcome(item.key, OutcomeState.FAILED, error=_twice(item.key)))
+            else:
+                begun.add(item.key)
+                entry = found.known.get(item.key) or Entry(item.key, item.request.fingerprint())
+                if self._is_over(item, entry, course.journal):
+                    await self._tell(_earlier(entry))
+                else:
+                    self._keys.add(item.key)
+                    tasks.start_soon(self._work, item, entry, course)
+
+    def _is_over(self, item: BatchItem, entry: Entry, journal: Journal) -> bool:
+        """Return whether nothing is to be done for an item; what a person decided is noted."""
+        settings = self._settings
+        if entry.fingerprint != item.request.fingerprint():
+            logger.warning(
+                "item %r was begun with another request; the key counts, and that one goes on",
+                item.key,
+            )
+        match entry.state:
+            case State.SAVED:
+                return True
+            case State.READY:
+                # Without a folder there was, and is, nothing more to do.
+                return settings.out is None
+            case State.FAILED | State.EXPIRED:
+                released = settings.retry_failed
+            case State.IN_DOUBT:
+                found = settings.found_ids.get(item.key)
+                if found is not None:
+                    entry.request_id, entry.accepted_at = found, None
+                    entry.fail(None)
+                    journal.note(entry, Event.ID_FOUND)
+                    return False
+                released = settings.resubmit_in_doubt
+            case _:
+                return False
+        if released:
+            journal.note(entry, Event.RELEASED)
+        return not released
+
+    async def _work(self, item: BatchItem, entry: Entry, course: Course) -> None:
+        try:
+            await self._tell(await ItemRun(course, item, entry).outcome())
+        finally:
+            self._keys.discard(item.key)
+            course.announce()
+            self._end_if_over()
+
+    async def _tell(self, outcome: Outcome) -> None:
+        self._tally.add(outcome)
+        await self._send.send(outcome)
+
+    def _end_if_over(self) -> None:
+        if self._all_taken and not self._keys:
+            self._send.close()
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"the folder {folder} cannot be made: {error.strerror}. Nothing was sent."
+        raise DestinationError(message, request_id=None) from error
+
+
+def _twice(key: str) -> InvalidRequest:
+    return refuse("key", key, "must be given once in a manifest; the first one with it counts")
+
+
+def _earlier(entry: Entry) -> Outcome:
+    """Return the outcome of an item with which an earlier run came to an end."""
+    video = error = None
+    match entry.state:
+        case State.FAILED | State.EXPIRED:
+            state = OutcomeState(entry.state.value)
+            error = GrokVideoError(
+                f"an earlier run ended with {entry.error_type}: {entry.error} It is tried again "
+                "only with retry_failed.",
+                request_id=entry.request_id,
+            )
+        case State.IN_DOUBT:
+            state = OutcomeState.IN_DOUBT
+            error = CreateOutcomeUnknown(
+                "the create may have been accepted and billed, and no request_id is known: "
+                f"{entry.error or 'the process that sent it ended before the answer came.'} Look "
+                "at the account's usage; then give found_ids, or resubmit_in_doubt to send it "
+                "again.",
+                fingerprint=entry.fingerprint,
+                sent_at=entry.sent_at or 0.0,
+                phase="awaiting the answer",
+            )
+        case _:
+            state = OutcomeState.SKIPPED
+            video = Video(
+                entry.request_id or "",
+                None,
+                cost_usd=entry.cost_usd,
+                path=Path(entry.path) if entry.path is not None else None,
+                sha256=entry.sha256,
+                size=entry.size,
+            )
+    return Outcome(
+        entry.key,
+        state,
+        request_id=entry.request_id,
+        video=video,
+        error=error,
+        cost_usd=entry.cost_usd,
+        attempts=entry.attempts,
+        polls=entry.polls,
+        seconds=entry.seconds,
+    )
+
+
+publish(globals(), ("AsyncBatch",))

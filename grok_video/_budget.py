@@ -1,0 +1,86 @@
+"""What creates cost by the list, and whether one more fits under a ceiling.
+
+Plain arithmetic over what was told; nothing here sends or waits. A video costs at most what the
+list says, so what is on its way counts with its list price until the provider has named its own.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final
+
+from attrs import define
+
+if TYPE_CHECKING:
+    from grok_video._requests import VideoRequest
+
+__all__ = ["Budget", "list_price"]
+
+#: US dollars for a second of video by resolution, and for the source picture (contract.md,
+#: section 5: the provider's list; CometAPI's own was not found).
+_PRICES: Final = {
+    "grok-imagine-video": ({"480p": "0.05", "720p": "0.07"}, "0.002"),
+    "grok-imagine-video-1.5": ({"480p": "0.08", "720p": "0.14", "1080p": "0.25"}, "0.01"),
+    "grok-imagine-video-1.5-lite": ({"480p": "0.02", "720p": "0.03", "1080p": "0.14"}, "0"),
+}
+_DEAREST: Final = _PRICES["grok-imagine-video-1.5"]
+#: The server's defaults (the create page; the price of a default job confirms both).
+_DEFAULT_RESOLUTION: Final = "480p"
+_DEFAULT_DURATION: Final = 8
+
+
+def list_price(request: VideoRequest) -> Decimal:
+    """Return what a create costs by the provider's list, in US dollars.
+
+    A model or resolution that is not on the list costs what the dearest does.
+    """
+    seconds, picture = _PRICES.get(request.model, _DEAREST)
+    resolution = request.resolution or _DEFAULT_RESOLUTION
+    rate = seconds.get(resolution) or _DEAREST[0][resolution]
+    length = request.duration if request.duration is not None else _DEFAULT_DURATION
+    return Decimal(rate) * length + (Decimal(picture) if request.image is not None else 0)
+
+
+@define
+class Budget:
+    """The money of a batch, in US dollars."""
+
+    #: No create may lead beyond it; None for none.
+    ceiling: Decimal | None
+    #: What the provider has named.
+    spent: Decimal = Decimal(0)
+    #: List prices of what ended, or may be billed, without anybody naming its price.
+    unstated: Decimal = Decimal(0)
+    #: List prices of what is on its way in this process, and how many these are.
+    _committed: Decimal = Decimal(0)
+    _on_their_way: int = 0
+
+    @property
+    def open(self) -> Decimal:
+        """List prices of all that has no stated price yet."""
+        return self.unstated + self._committed
+
+    @property
+    def may_still_fit(self) -> bool:
+        """True as long as something on its way may turn out cheaper than its list price."""
+        return self._on_their_way > 0
+
+    def fits(self, price: Decimal) -> bool:
+        """Return whether one more create of this price stays under the ceiling."""
+        return self.ceiling is None or self.spent + self.open + price <= self.ceiling
+
+    def commit(self, price: Decimal, *, known: bool = False) -> None:
+        """Count a create that is about to be sent; `known` if an earlier run had sent it."""
+        if known:
+            self.unstated = max(Decimal(0), self.unstated - price)
+        self._committed += price
+        self._on_their_way += 1
+
+    def settle(self, price: Decimal, charged: Decimal | None) -> None:
+        """Count what was committed as charged; None where it may be billed and nobody said so."""
+        self._committed -= price
+        self._on_their_way -= 1
+        if charged is None:
+            self.unstated += price
+        else:
+            self.spent += charged

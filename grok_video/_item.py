@@ -1,0 +1,401 @@
+"""The life of one item of a batch in this process: sent, awaited, fetched, and written down.
+
+Each step asks the gate and the budget, tells the ledger first and does the effect after. What must
+never happen here: a create before its beginning is on disk, a second create for an item that may
+have had one, and an item that ends without an outcome.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import anyio
+from attrs import define, field
+
+from grok_video import _download
+from grok_video._budget import Budget, list_price
+from grok_video._errors import (
+    APIError,
+    AuthenticationError,
+    ConfigurationError,
+    DownloadError,
+    GrokVideoError,
+    InvalidRequest,
+    JobExpired,
+    JobFailed,
+    LedgerError,
+    ModerationRefused,
+)
+from grok_video._filenames import file_name
+from grok_video._gate import Closed, Gate, NotYet, Turn, is_of_the_account, is_passing
+from grok_video._ledger import Journal
+from grok_video._lifecycle import Event, State
+from grok_video._outcomes import Outcome, OutcomeState
+from grok_video._policies import Deadline
+from grok_video._poller import Poller
+from grok_video._session import Session
+
+if TYPE_CHECKING:
+    from grok_video._ledger import Entry
+    from grok_video._models import Video
+    from grok_video._outcomes import BatchItem
+    from grok_video._session import Record
+
+__all__ = ["Course", "ItemRun"]
+
+#: What an item is called whose time in this process is over.
+_CALLED: Final = {
+    State.PLANNED: OutcomeState.LEFT,
+    State.SUBMITTING: OutcomeState.IN_DOUBT,
+    State.PENDING: OutcomeState.PENDING,
+    State.READY: OutcomeState.UNFETCHED,
+    State.FETCHING: OutcomeState.UNFETCHED,
+    State.SAVED: OutcomeState.SAVED,
+    State.FAILED: OutcomeState.FAILED,
+    State.EXPIRED: OutcomeState.EXPIRED,
+    State.IN_DOUBT: OutcomeState.IN_DOUBT,
+}
+
+
+@define(eq=False)
+class Course:
+    """What the items of one batch share."""
+
+    session: Session
+    journal: Journal
+    budget: Budget
+    gate: Gate
+    #: The folder for the files, None for no downloads, and the template of their names.
+    out: Path | None
+    name: str
+    overwrite: bool
+    #: Seconds for each wait, None for no end.
+    timeout: float | None
+    #: Raised when every outcome was told: what ended the batch before its manifest.
+    failure: Exception | None = None
+    _news: anyio.Event = field(factory=anyio.Event)
+
+    def stop(self, reason: str, error: GrokVideoError | None = None) -> None:
+        """No more creates are sent; the first reason stays."""
+        self.gate.stop(reason, error)
+        self.announce()
+
+    def fail(self, error: Exception) -> None:
+        """Stop sending, and raise this when everything else was told; the first one stays."""
+        self.failure = self.failure or error
+        self.stop(str(error), error if isinstance(error, GrokVideoError) else None)
+
+    def announce(self) -> None:
+        """Wake those who wait for news: an item ended, or the batch stopped sending."""
+        self._news.set()
+        self._news = anyio.Event()
+
+    async def news(self) -> None:
+        """Return at the next announcement."""
+        await self._news.wait()
+
+
+class ItemRun:
+    """One item from where the ledger has it to where it can go."""
+
+    def __init__(self, course: Course, item: BatchItem, entry: Entry) -> None:
+        self._course = course
+        self._session = course.session
+        self._journal = course.journal
+        self._gate = course.gate
+        self._item = item
+        self._entry = entry
+        self._price = list_price(item.request)
+        self._committed = False
+        #: What the provider charges for this attempt; None until it says so.
+        self._charged: Decimal | None = None
+        #: True if an earlier run had it accepted: a file of its name is then ours to replace.
+        self._taken_up = entry.state is not State.PLANNED
+        self._polls_before = entry.polls
+        #: The loop's clock at the create.
+        self._began = anyio.current_time()
+        self._video: Video | None = None
+        if not entry.item:
+            entry.describe(item.request, self._price)
+
+    async def outcome(self) -> Outcome:
+        """Return what became of the item. Raises nothing but a cancellation."""
+        entry = self._entry
+        error: Exception | None = None
+        try:
+            if entry.state is State.PLANNED:
+                await self._create()
+            elif entry.state is State.PENDING or entry.cost_usd is None:
+                self._commit(known=True)
+            await self._finish()
+        except Closed:
+            error = self._gate.error
+        except Exception as failure:  # noqa: BLE001 - one failure never ends the batch
+            # Without its traceback, which would keep the frames of this run alive.
+            error = failure.with_traceback(None)
+            await self._note(failure)
+        except BaseException:
+            # Cancelled; a create whose answer did not come in time is one that nobody knows of.
+            if entry.state is State.SUBMITTING:
+                self._journal.note(entry, Event.ANSWER_LOST)
+            raise
+        finally:
+            self._settle(error)
+        done = entry.state is State.READY and error is None
+        return Outcome(
+            entry.key,
+            OutcomeState.DONE if done else _CALLED[entry.state],
+            request_id=entry.request_id,
+            video=self._video,
+            error=error,
+            cost_usd=entry.cost_usd,
+            attempts=entry.attempts,
+            polls=entry.polls,
+            seconds=entry.seconds,
+        )
+
+    # --- sending ---------------------------------------------------------------------------------
+
+    async def _create(self) -> None:
+        """The item is accepted. Raises `Closed` if no more are sent."""
+        if self._course.out is not None:
+            await _download.check_destination(
+                self._place(), overwrite=self._course.overwrite, request_id=None
+            )
+        await self._wait_for_money()
+        while self._entry.state is State.PLANNED:
+            try:
+                async with self._gate.turn() as turn:
+                    await self._try(turn)
+            except NotYet:
+                continue
+
+    async def _wait_for_money(self) -> None:
+        """The price is committed, as soon as it fits. Raises `Closed` if it never will."""
+        course, budget = self._course, self._course.budget
+        while self._gate.stopped is None and not budget.fits(self._price):
+            if budget.may_still_fit:
+                await course.news()
+                continue
+            course.stop(
+                f"one more create (up to {self._price:f} USD) could lead beyond max_cost_usd "
+                f"({budget.ceiling:f} USD): {budget.spent:f} USD are spent, and up to "
+                f"{budget.open:f} USD more may be billed"
+            )
+        if self._gate.stopped is not None:
+            raise Closed
+        self._commit()
+
+    async def _try(self, turn: Turn) -> None:
+        """Send, and tell the gate how it went. A failure that passes leaves the item planned."""
+        try:
+            await self._send(turn)
+        except GrokVideoError as error:
+            self._gate.failed(error, anyio.current_time(), alone=turn.alone)
+            self._course.announce()  # the gate may have stopped
+            if not (is_passing(error) and self._entry.state is State.PLANNED):
+                raise
+        else:
+            self._gate.accepted()
+
+    async def _send(self, turn: Turn) -> None:
+        turn.may_be_called_back(now=True)
+        try:
+            with turn.scope:
+                await self._session.create(self._item.request, record=self._recorder(turn))
+            if turn.scope.cancelled_caught:
+                raise Closed
+        except LedgerError as error:
+            self._course.fail(error)
+            # Accepted, and it could not be written down: it is fetched all the same.
+            if self._entry.state is not State.PENDING:
+                raise
+        finally:
+            turn.may_be_called_back(now=False)
+
+    def _recorder(self, turn: Turn) -> Record:
+        entry, journal = self._entry, self._journal
+
+        async def record(event: Event, request_id: str | None) -> None:
+            if event is Event.SENDING_BEGAN:
+                if entry.state is State.SUBMITTING:
+                    # A create of unknown outcome is sent again: the caller's `Retry` says so.
+                    journal.note(entry, Event.ANSWER_LOST)
+                    journal.note(entry, Event.RELEASED)
+                turn.check()
+                turn.may_be_called_back(now=False)
+                await self._begin_sending(turn)
+            elif event is Event.ACCEPTED:
+                entry.request_id = request_id
+                entry.fail(None)
+                self._began = anyio.current_time()
+                await journal.record(entry, event)
+                if journal.is_low:
+                    self._course.stop("the disk of the ledger is full")
+            elif event is Event.NOT_TAKEN:
+                journal.note(entry, event)
+                turn.may_be_called_back(now=True)
+            # Any other becomes an error in a moment, and is noted with its words.
+
+        return record
+
+    async def _begin_sending(self, turn: Turn) -> None:
+        """The beginning is on disk and the create may go. Raises if not; nothing was sent then."""
+        entry = self._entry
+        try:
+            await self._journal.record(entry, Event.SENDING_BEGAN)
+        except LedgerError:
+            entry.advance(Event.NOT_TAKEN)
+            raise
+        try:
+            # News may have come while the disk was busy.
+            turn.check(blocked_until=self._session.creates_blocked_until())
+        except (Closed, NotYet):
+            self._journal.note(entry, Event.NOT_TAKEN)
+            raise
+
+    # --- waiting and fetching --------------------------------------------------------------------
+
+    async def _finish(self) -> None:
+        """The video is rendered, and saved where there is a folder for it."""
+        entry = self._entry
+        assert entry.request_id is not None  # noqa: S101 - for the type checker: it was accepted
+        age = 0.0
+        if self._taken_up:
+            # Wall clocks of two processes: never nothing, because that means "made just now".
+            age = max(1e-3, time.time() - entry.accepted_at) if entry.accepted_at else 1e-3
+            self._began -= age
+        poller = Poller(self._session, entry.request_id, self._item.request, age=age)
+        try:
+            self._video = video = await poller.wait(
+                Deadline.after(anyio.current_time(), self._course.timeout)
+            )
+            self._note_cost(video.cost_usd)
+            if self._course.out is None or video.url is None:
+                entry.seconds = anyio.current_time() - self._began
+                entry.polls = self._polls_before + poller.polls
+                await self._journal.record(entry, Event.RENDERED)
+            else:
+                self._journal.note(entry, Event.RENDERED)
+                await self._fetch(poller, video)
+        finally:
+            entry.polls = self._polls_before + poller.polls
+
+    async def _fetch(self, poller: Poller, video: Video) -> None:
+        session, entry = self._session, self._entry
+        async with await session.download_slots.get():
+            self._journal.note(entry, Event.FETCHING_BEGAN)
+            self._video = video = await _download.save(
+                session.transport,
+                poller,
+                video,
+                self._place(),
+                overwrite=self._course.overwrite or self._taken_up,
+                deadline=Deadline.after(anyio.current_time(), None),
+                retry=session.retry,
+                api_origin=session.config.origin,
+                random=session.random,
+            )
+        entry.path = str(video.path)
+        entry.size, entry.sha256 = video.size, video.sha256
+        entry.seconds = anyio.current_time() - self._began
+        entry.polls = self._polls_before + poller.polls
+        await self._journal.record(entry, Event.SAVED)
+
+    def _place(self) -> Path:
+        assert self._course.out is not None  # noqa: S101 - asked only where there is one
+        return self._course.out / file_name(self._course.name, self._entry.key)
+
+    # --- what went wrong -------------------------------------------------------------------------
+
+    async def _note(self, failure: Exception) -> None:
+        """Write down what a failure means for the item, with its words."""
+        entry = self._entry
+        if isinstance(failure, JobFailed) and failure.snapshot is not None:
+            reason = failure.snapshot.error
+            self._note_cost(reason.cost_usd if reason is not None else None)
+        if isinstance(failure, AuthenticationError) or _is_full(failure):
+            self._course.stop(str(failure), failure if isinstance(failure, APIError) else None)
+        if isinstance(failure, LedgerError):
+            self._course.fail(failure)
+            return
+        entry.fail(failure)
+        entry.seconds = anyio.current_time() - self._began if entry.request_id else None
+        try:
+            for event in _meaning(failure, entry.state):
+                await self._journal.record(entry, event)
+        except LedgerError as error:
+            self._course.fail(error)
+
+    # --- money -----------------------------------------------------------------------------------
+
+    def _commit(self, *, known: bool = False) -> None:
+        self._course.budget.commit(self._price, known=known)
+        self._committed = True
+
+    def _note_cost(self, cost_usd: Decimal | None) -> None:
+        entry = self._entry
+        # A job taken up when it was ready has named its price in an earlier run.
+        if cost_usd is not None and self._committed and self._charged is None:
+            self._charged = cost_usd
+            entry.cost_usd = cost_usd + (entry.cost_usd or 0)
+
+    def _settle(self, error: Exception | None) -> None:
+        if not self._committed:
+            return
+        charged = self._charged
+        if charged is None and (
+            self._entry.state is State.PLANNED
+            or (self._entry.state is State.FAILED and not isinstance(error, ModerationRefused))
+        ):
+            charged = _NOTHING
+        self._course.budget.settle(self._price, charged)
+
+
+_NOTHING: Final = Decimal(0)
+
+
+def _meaning(failure: Exception, state: State) -> tuple[Event, ...]:
+    """Return what a failure in this state makes of the item; nothing where it can go on later."""
+    match state:
+        case State.PLANNED:
+            passing = isinstance(failure, ConfigurationError)
+            return () if passing else (Event.REFUSED,)
+        case State.SUBMITTING:
+            return (_meaning_of_create(failure),)
+        case State.PENDING | State.READY:
+            return _ending(failure)
+        case State.FETCHING:
+            if isinstance(failure, JobExpired):
+                return (Event.LAPSED,)
+            return (Event.FETCHING_BROKE, *_ending(failure))
+        case _:
+            return ()
+
+
+def _meaning_of_create(failure: Exception) -> Event:
+    if isinstance(failure, InvalidRequest):
+        return Event.REFUSED  # the picture changed while it was sent: the server never had it all
+    if isinstance(failure, APIError) and failure.refused:
+        # Refused because of the account, the item itself may be sent again when that is mended.
+        return Event.NOT_TAKEN if is_of_the_account(failure) else Event.REFUSED
+    return Event.ANSWER_LOST
+
+
+def _ending(failure: Exception) -> tuple[Event, ...]:
+    if isinstance(failure, JobFailed):
+        return (Event.ENDED_WITHOUT_VIDEO,)
+    return (Event.LAPSED,) if isinstance(failure, JobExpired) else ()
+
+
+def _is_full(failure: Exception) -> bool:
+    """Return whether no video at all can be saved any more."""
+    if not isinstance(failure, DownloadError):
+        return False
+    cause = failure.__cause__
+    full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return full or "the disk is full" in failure.message

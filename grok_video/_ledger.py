@@ -1,0 +1,406 @@
+"""The journal of a batch: what happened to each item, on disk before the next step is taken.
+
+One thread writes. It takes whatever waits, puts it into one transaction and then wakes everybody
+who waited for it, so that a hundred items pay for one sync of the disk together. An item's state
+here is always the sum of what was told; nothing here sends, and no key, picture or link comes in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from datetime import datetime
+from decimal import Decimal
+from functools import reduce
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+from attrs import define, field, frozen
+
+from grok_video._errors import LedgerError
+from grok_video._ledgerfile import LedgerFile, iso
+from grok_video._lifecycle import Event, State, advance
+from grok_video._redaction import redact
+from grok_video._transports._loops import running_library, running_loop
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Sequence
+
+    from grok_video._ledgerfile import Facts, Opened
+    from grok_video._requests import VideoRequest
+
+__all__ = ["Entry", "Found", "Journal", "Ledger"]
+
+#: Rows in one transaction at most: 1,000 are about 200 KiB and take some milliseconds.
+_MOST_ROWS: Final = 1000
+#: Characters kept of a prompt and of an error.
+_LONGEST_PROMPT: Final = 8000
+_LONGEST_ERROR: Final = 1000
+
+
+@define(eq=False)
+class Entry:
+    """One item as the ledger knows it: its state, and what was learned on the way."""
+
+    key: str
+    fingerprint: str
+    #: Number of the item's row; 0 as long as it has none.
+    item: int = 0
+    state: State = State.PLANNED
+    request_id: str | None = None
+    #: Unix seconds at which a create was last sent, and was accepted; None before.
+    sent_at: float | None = None
+    accepted_at: float | None = None
+    #: Creates sent, those that were not taken included.
+    attempts: int = 0
+    polls: int = 0
+    #: Seconds from the create to the end of the item.
+    seconds: float | None = None
+    #: What the provider said it charges, over all attempts; None where it said nothing.
+    cost_usd: Decimal | None = None
+    path: str | None = None
+    size: int | None = None
+    sha256: str | None = None
+    error_type: str | None = None
+    error: str | None = None
+    #: The row of `request` that is to be written with the first event.
+    request_row: tuple[Any, ...] | None = field(default=None, repr=False)
+
+    def describe(self, request: VideoRequest, estimate_usd: Decimal) -> None:
+        """Set what a person should read of the request; `output` and `user` may be secrets."""
+        image = request.image
+        self.request_row = (
+            _plain(self.key),
+            self.fingerprint,
+            redact(request.prompt, limit=_LONGEST_PROMPT),
+            _plain(image.describe()) if image is not None else None,
+            request.model,
+            request.duration,
+            request.resolution,
+            request.aspect_ratio,
+            float(estimate_usd),
+        )
+
+    def advance(self, event: Event) -> None:
+        """Take one step in the table of states. Raises `IllegalEvent` if it has no such row."""
+        self.state = advance(self.state, event)
+        if event is Event.SENDING_BEGAN:
+            self.attempts += 1
+            self.sent_at = time.time()
+        elif event is Event.ACCEPTED:
+            self.accepted_at = time.time()
+        elif event is Event.RELEASED:
+            self.request_id = self.accepted_at = self.seconds = None
+            self.path = self.size = self.sha256 = self.error_type = self.error = None
+
+    def fail(self, error: BaseException | None) -> None:
+        """Set what went wrong, or that nothing did."""
+        self.error_type = type(error).__name__ if error is not None else None
+        self.error = _plain(redact(str(error), limit=_LONGEST_ERROR)) if error is not None else None
+
+    def row(self, event: Event) -> tuple[Any, ...]:
+        """Return the event's row, with all that is known now."""
+        return (
+            iso(time.time()),
+            self.item,
+            event,
+            self.state,
+            self.request_id,
+            self.attempts,
+            self.polls,
+            round(self.seconds, 3) if self.seconds is not None else None,
+            float(self.cost_usd) if self.cost_usd is not None else None,
+            self.path,
+            self.size,
+            self.sha256,
+            self.error_type,
+            self.error,
+        )
+
+
+@frozen
+class Found:
+    """What a look into the ledger brought."""
+
+    #: The items that have a history, by key.
+    known: dict[str, Entry]
+    #: Keys that this run asked for before.
+    again: set[str]
+
+
+class Journal:
+    """A journal that keeps nothing, for batches without a ledger."""
+
+    #: Already spent by earlier runs, and what they may still be billed for, in US dollars.
+    spent_usd: Decimal = Decimal(0)
+    open_usd: Decimal = Decimal(0)
+
+    @property
+    def failure(self) -> LedgerError | None:
+        """Why nothing can be written any more, or None."""
+        return None
+
+    @property
+    def is_low(self) -> bool:
+        """True when the disk is full and only the reserve is left."""
+        return False
+
+    async def find(self, keys: list[str]) -> Found:
+        """Return what is known of these keys, and which of them came before in this run."""
+        del keys
+        return Found({}, set())
+
+    def note(self, entry: Entry, event: Event) -> None:
+        """The event has happened; it is written with the next group, and nobody waits for it."""
+        entry.advance(event)
+
+    async def record(self, entry: Entry, event: Event) -> None:
+        """The event has happened and is on disk. Raises `LedgerError` if it cannot be written."""
+        entry.advance(event)
+
+    async def close(self) -> None:
+        """All that was noted is on disk, and the file is whole and free."""
+
+
+class Ledger(Journal):
+    """A journal in a SQLite file, held by this process alone; belongs to one event loop."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._file = LedgerFile(path)
+        self._queue: queue.SimpleQueue[_Row | _Question | _End] = queue.SimpleQueue()
+        self._failure: LedgerError | None = None
+        self._next_item = 1
+        self._call_soon = _caller_of_this_loop()
+
+    @classmethod
+    async def open(cls, path: str | os.PathLike[str]) -> Ledger:
+        """Return the ledger at `path`, made now if there is none.
+
+        Raises `LedgerError` if it is in use, newer, damaged, no ledger, or cannot be written.
+        """
+        ledger = cls(path)
+        opened = _Waiter()
+        # A daemon: a process that ends without closing must end, and the file does not mind.
+        threading.Thread(
+            target=ledger._run, args=(opened,), name="grok-video-ledger", daemon=True
+        ).start()
+        # Shielded: whoever is cancelled here would leave a file open that nobody closes.
+        with anyio.CancelScope(shield=True):
+            ledger._begin(await opened.wait())
+        return ledger
+
+    def _begin(self, opened: Opened) -> None:
+        self._next_item = opened.next_item
+        self.spent_usd = Decimal(str(opened.spent_usd))
+        self.open_usd = Decimal(str(opened.open_usd))
+
+    @property
+    def failure(self) -> LedgerError | None:
+        return self._failure
+
+    @property
+    def is_low(self) -> bool:
+        return self._file.is_low
+
+    async def find(self, keys: list[str]) -> Found:
+        question = _Question([_plain(key) for key in keys])
+        self._queue.put(question)
+        facts, again = await question.waiter.wait()
+        return Found({key: self._entry(key, of_key) for key, of_key in facts.items()}, again)
+
+    def note(self, entry: Entry, event: Event) -> None:
+        self._put(entry, event, None)
+
+    async def record(self, entry: Entry, event: Event) -> None:
+        waiter = _Waiter()
+        self._put(entry, event, waiter)
+        await waiter.wait()
+
+    async def close(self) -> None:
+        end = _End()
+        self._queue.put(end)
+        with anyio.CancelScope(shield=True):
+            await end.waiter.wait()
+
+    def _put(self, entry: Entry, event: Event, waiter: _Waiter | None) -> None:
+        entry.advance(event)
+        request_row = None
+        if not entry.item:
+            entry.item = self._next_item
+            self._next_item += 1
+            assert entry.request_row is not None  # noqa: S101 - described before its first event
+            request_row = (entry.item, *entry.request_row)
+            entry.request_row = None
+        self._queue.put(_Row(entry.row(event), request_row, waiter))
+
+    def _entry(self, key: str, facts: Facts) -> Entry:
+        """Return the item as its events left it: the sum of them, not the last word alone."""
+        state = reduce(advance, facts.events, State.PLANNED)
+        _, item, _, last, request_id, attempts, polls, seconds, cost, path, size, sha256, *rest = (
+            facts.last
+        )
+        if state is not State(last):
+            message = (
+                f"the ledger {self._file.path} contradicts itself: the events of {key!r} lead to "
+                f"{state}, and it says {last}. Nothing was sent for it."
+            )
+            raise LedgerError(message, path=self._file.path)
+        return Entry(
+            key,
+            facts.fingerprint,
+            item=item,
+            state=state,
+            request_id=request_id,
+            sent_at=_unix(facts.sent_at),
+            accepted_at=_unix(facts.accepted_at) if request_id is not None else None,
+            attempts=attempts,
+            polls=polls,
+            seconds=seconds,
+            cost_usd=Decimal(str(cost)) if cost is not None else None,
+            path=path,
+            size=size,
+            sha256=sha256,
+            error_type=rest[0],
+            error=rest[1],
+        )
+
+    # --- in the thread ---------------------------------------------------------------------------
+
+    def _run(self, opened: _Waiter) -> None:
+        try:
+            result = self._file.open()
+        except Exception as error:  # noqa: BLE001 - handed to whoever opens it
+            self._wake([(opened, None, error)])
+            return
+        self._wake([(opened, result, None)])
+        while True:
+            work = self._gather()
+            end = next((one for one in work if isinstance(one, _End)), None)
+            self._wake(self._do(work))
+            if end is not None:
+                self._file.close()
+                self._wake([(end.waiter, None, None)])
+                return
+
+    def _gather(self) -> list[_Row | _Question | _End]:
+        """Return what waits, having waited for the first of it: it becomes one transaction."""
+        work = [self._queue.get()]
+        with contextlib.suppress(queue.Empty):
+            while len(work) < _MOST_ROWS:
+                work.append(self._queue.get_nowait())
+        return work
+
+    def _do(self, work: Sequence[_Row | _Question | _End]) -> list[_News]:
+        news: list[_News] = []
+        rows = [one for one in work if isinstance(one, _Row)]
+        if rows:
+            self._commit(rows)
+            news += [(row.waiter, None, self._failure) for row in rows if row.waiter is not None]
+        questions = [one for one in work if isinstance(one, _Question)]
+        for question in questions:
+            try:
+                news.append((question.waiter, self._file.find(question.keys), None))
+            except Exception as error:  # noqa: BLE001 - handed to whoever asks
+                news.append((question.waiter, None, error))
+        return news
+
+    def _commit(self, rows: list[_Row]) -> None:
+        # After one group that failed none may follow: it could tell of an item whose beginning
+        # was never written.
+        if self._failure is not None:
+            return
+        try:
+            self._file.commit(
+                [row.request for row in rows if row.request is not None],
+                [row.event for row in rows],
+            )
+        except LedgerError as error:
+            self._failure = error
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing can be relied on now
+            self._failure = LedgerError(
+                f"the ledger {self._file.path} cannot be written: {error!r}.", path=self._file.path
+            )
+
+    def _wake(self, news: list[_News]) -> None:
+        if news:
+            # A loop that is over has nobody left who waits.
+            with contextlib.suppress(RuntimeError):
+                self._call_soon(_tell, news)
+
+
+class _Waiter:
+    """Waits in the event loop for what the thread does."""
+
+    __slots__ = ("_error", "_event", "_result")
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+        self._result: Any = None
+        self._error: BaseException | None = None
+
+    def tell(self, result: object, error: BaseException | None) -> None:
+        self._result, self._error = result, error
+        self._event.set()
+
+    async def wait(self) -> Any:  # noqa: ANN401 - whatever the thread answers
+        await self._event.wait()
+        if self._error is not None:
+            raise _fresh(self._error)
+        return self._result
+
+
+@frozen(eq=False)
+class _Row:
+    event: tuple[Any, ...]
+    request: tuple[Any, ...] | None
+    waiter: _Waiter | None
+
+
+@frozen(eq=False)
+class _Question:
+    keys: list[str]
+    waiter: _Waiter = field(factory=_Waiter)
+
+
+@frozen(eq=False)
+class _End:
+    waiter: _Waiter = field(factory=_Waiter)
+
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    #: Whom to wake, with what result or what error.
+    _News: TypeAlias = tuple[_Waiter, object, BaseException | None]
+
+
+def _tell(news: Iterable[_News]) -> None:
+    for waiter, result, error in news:
+        waiter.tell(result, error)
+
+
+def _fresh(error: BaseException) -> BaseException:
+    """Return the same error anew: many may raise it, and a traceback grows with each."""
+    if isinstance(error, LedgerError):
+        return LedgerError(error.message, path=error.path)
+    return error
+
+
+def _caller_of_this_loop() -> Callable[..., object]:
+    """Return what runs a function in the running event loop, called from another thread."""
+    loop = running_loop()
+    if running_library() == "trio":
+        return loop.run_sync_soon  # type: ignore[no-any-return]
+    return loop.call_soon_threadsafe  # type: ignore[no-any-return]
+
+
+def _unix(moment: str | None) -> float | None:
+    return datetime.fromisoformat(moment).timestamp() if moment is not None else None
+
+
+def _plain(text: str) -> str:
+    """Return text that SQLite can hold: a file name may have bytes that are no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,467 @@
+"""The ledger as a file: its tables, how it is opened without harm, and how rows get into it.
+
+Everything here blocks and is called in the ledger's own thread. A file that is not a whole ledger
+of a known version is never written to, and a row of `event` is never changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sqlite3
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from attrs import frozen
+
+from grok_video._errors import LedgerError
+from grok_video._lifecycle import Event, State, advance
+from grok_video._lockfile import Held, LockFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["VERSION", "Facts", "LedgerFile", "Opened"]
+
+#: The version of the tables that this package writes, kept as SQLite's `user_version`.
+VERSION: Final = 1
+#: SQLite's `application_id`: the letters GRKV.
+_APPLICATION: Final = 0x47524B56
+_MAGIC: Final = b"SQLite format 3\0"
+#: Seconds to wait for a reader that holds the file up, where WAL is not to be had.
+_PATIENCE: Final = 30.0
+#: Bytes kept free beside the ledger, so that the creates in flight can still be written down when
+#: the disk is full: 500 of them take about 150 KiB.
+RESERVE: Final = 2**20
+
+_SCHEMA: Final = """
+-- Who wrote here.
+CREATE TABLE run (
+    id INTEGER PRIMARY KEY,
+    started_at TEXT NOT NULL,
+    ended_at TEXT,
+    host TEXT NOT NULL,
+    pid INTEGER NOT NULL
+);
+-- What was asked for, once for each key; pictures are described, never kept.
+CREATE TABLE request (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    fingerprint TEXT NOT NULL,
+    prompt TEXT NOT NULL,
+    image TEXT,
+    model TEXT NOT NULL,
+    duration INTEGER,
+    resolution TEXT,
+    aspect_ratio TEXT,
+    estimate_usd REAL NOT NULL
+);
+-- What happened, in order. Each row also has all that was known of the item after it.
+CREATE TABLE event (
+    id INTEGER PRIMARY KEY,
+    at TEXT NOT NULL,
+    run INTEGER NOT NULL REFERENCES run (id),
+    item INTEGER NOT NULL REFERENCES request (id),
+    event TEXT NOT NULL,
+    state TEXT NOT NULL,
+    request_id TEXT,
+    attempts INTEGER NOT NULL,
+    polls INTEGER NOT NULL,
+    seconds REAL,
+    cost_usd REAL,
+    path TEXT,
+    size INTEGER,
+    sha256 TEXT,
+    error_type TEXT,
+    error TEXT
+);
+CREATE INDEX event_of_item ON event (item);
+CREATE TRIGGER event_is_never_changed BEFORE UPDATE ON event
+BEGIN SELECT RAISE(ABORT, 'events are never changed'); END;
+CREATE TRIGGER event_is_never_removed BEFORE DELETE ON event
+BEGIN SELECT RAISE(ABORT, 'events are never removed'); END;
+-- Where each item stands.
+CREATE VIEW item AS
+SELECT
+    request.key, last.state, last.request_id, last.path, last.cost_usd, last.error_type, last.error,
+    last.attempts, last.polls, last.seconds, last.size, last.sha256,
+    (SELECT at FROM event WHERE item = request.id ORDER BY id LIMIT 1) AS began_at,
+    (SELECT at FROM event WHERE item = request.id AND event = 'accepted' ORDER BY id DESC LIMIT 1)
+        AS accepted_at,
+    last.at AS changed_at,
+    request.prompt, request.image, request.model, request.duration, request.resolution,
+    request.aspect_ratio, request.estimate_usd, request.fingerprint
+FROM request JOIN event AS last
+    ON last.id = (SELECT max(id) FROM event WHERE item = request.id);
+"""
+
+#: What leads from a version to the next one; each runs in one transaction with its new number.
+MIGRATIONS: Final[dict[int, str]] = {}
+
+_EVENT_COLUMNS: Final = (
+    "at, item, event, state, request_id, attempts, polls, seconds, cost_usd, path, size, sha256, "
+    "error_type, error"
+)
+_REQUEST_COLUMNS: Final = (
+    "id, key, fingerprint, prompt, image, model, duration, resolution, aspect_ratio, estimate_usd"
+)
+
+
+def _insertion(table: str, columns: str, *, fixed: str = "", values: str = "") -> str:
+    # All rows in one statement: the interpreter's lock is given up and fought for again at each
+    # step of a statement, which a row at a time costs up to 5 ms beside a busy event loop.
+    picked = ", ".join(f"json_extract(value, '$[{n}]')" for n in range(columns.count(",") + 1))
+    return (
+        f"INSERT INTO {table} ({columns}{fixed}) "  # noqa: S608 - no value is in it
+        f"SELECT {picked}{values} FROM json_each(?1)"
+    )
+
+
+_ADD_EVENTS: Final = _insertion("event", _EVENT_COLUMNS, fixed=", run", values=", ?2")
+_ADD_REQUESTS: Final = _insertion("request", _REQUEST_COLUMNS)
+
+#: The items whose fate a dead process left open, with what the table of states makes of them.
+_CUT_SHORT: Final = {
+    state: advance(state, Event.INTERRUPTED) for state in (State.SUBMITTING, State.FETCHING)
+}
+_INTERRUPT: Final = f"""
+INSERT INTO event ({_EVENT_COLUMNS}, run)
+SELECT ?1, last.item, '{Event.INTERRUPTED}',
+    CASE last.state {" ".join(f"WHEN '{a}' THEN '{b}'" for a, b in _CUT_SHORT.items())} END,
+    last.request_id, last.attempts, last.polls, last.seconds, last.cost_usd, last.path, last.size,
+    last.sha256, last.error_type, last.error, ?2
+FROM request JOIN event AS last ON last.id = (SELECT max(id) FROM event WHERE item = request.id)
+WHERE last.state IN ({", ".join(f"'{state}'" for state in _CUT_SHORT)})
+"""  # noqa: S608 - names of states, no value
+
+#: Spent for certain, and what may be billed without anybody having said how much.
+_TOTALS: Final = """
+SELECT
+    coalesce(sum(cost_usd), 0),
+    coalesce(sum(estimate_usd) FILTER (WHERE
+        state IN ('submitting', 'in_doubt', 'pending')
+        OR cost_usd IS NULL AND (
+            state IN ('ready', 'fetching', 'saved', 'expired')
+            OR error_type = 'ModerationRefused')), 0)
+FROM item
+"""
+
+_FIND: Final = f"""
+SELECT request.key, request.fingerprint, {_EVENT_COLUMNS}
+FROM request JOIN event ON event.item = request.id
+WHERE request.key IN (SELECT value FROM json_each(?1))
+ORDER BY event.id
+"""  # noqa: S608 - names of columns, no value
+
+
+@frozen
+class Opened:
+    """What a ledger says when it is opened."""
+
+    next_item: int
+    spent_usd: float
+    open_usd: float
+
+
+@frozen
+class Facts:
+    """What the ledger has on one key: its events, and the last row's columns."""
+
+    fingerprint: str
+    events: tuple[Event, ...]
+    #: When the last create was sent, and when the last one was accepted; None where none was.
+    sent_at: str | None
+    accepted_at: str | None
+    last: Sequence[Any]
+
+
+class LedgerFile:
+    """One SQLite file, held by this process alone; used from one thread."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(os.path.abspath(os.fspath(path)))  # noqa: PTH100 - links stay as they are
+        self._reserve = self._beside(".reserve")
+        self._lock: LockFile | None = None
+        self._file: sqlite3.Connection | None = None
+        self._run = 0
+        #: True once the disk was full and the reserve has been given up.
+        self.is_low = False
+
+    # --- opening ---------------------------------------------------------------------------------
+
+    def open(self) -> Opened:
+        """Hold the ledger, made now if there is none; return where it stands.
+
+        What a dead process left in the middle is marked as interrupted. Raises `LedgerError` if
+        the file cannot be used; it is as it was then.
+        """
+        try:
+            self._take_lock()
+            try:
+                return self._open()
+            except BaseException:
+                self.close()
+                raise
+        except (OSError, sqlite3.Error) as error:
+            raise self.failure(error) from error
+
+    def _take_lock(self) -> None:
+        if not self.path.parent.is_dir():
+            raise self._refusal(f"its folder {self.path.parent} does not exist")
+        try:
+            self._lock = LockFile.take(self._beside(".lock"))
+        except Held as held:
+            raise self._refusal(
+                f"it is being written by {held}; one ledger has one writer. Wait for that process "
+                "or end it"
+            ) from None
+
+    def _open(self) -> Opened:
+        if self.path.exists():
+            version = self._inspect()
+        else:
+            self._create()
+            version = VERSION
+        self._set_aside()
+        self._file = file = self._connect("rw")
+        # FULL: a commit returns when the disk has it, which is the promise this file is for.
+        file.execute("PRAGMA synchronous = FULL")
+        file.execute("PRAGMA fullfsync = ON")  # macOS answers a plain fsync from a cache
+        file.execute("PRAGMA cache_size = -8000")
+        self._migrate(file, version)
+        file.execute("BEGIN IMMEDIATE")
+        self._run = (
+            file.execute(
+                "INSERT INTO run (started_at, host, pid) VALUES (?, ?, ?)",
+                (iso_now(), socket.gethostname(), os.getpid()),
+            ).lastrowid
+            or 0
+        )
+        file.execute(_INTERRUPT, (iso_now(), self._run))
+        file.execute("COMMIT")
+        # The keys that this run has seen, on disk: a manifest has as many lines as it likes.
+        file.execute("CREATE TEMP TABLE seen (key TEXT PRIMARY KEY) WITHOUT ROWID")
+        (next_item,) = file.execute("SELECT coalesce(max(id), 0) + 1 FROM request").fetchone()
+        spent, open_ = file.execute(_TOTALS).fetchone()
+        return Opened(next_item, round(spent, 6), round(open_, 6))
+
+    def _inspect(self) -> int:
+        """Return the version of a ledger that is there, read and not written."""
+        if not self.path.is_file():
+            raise self._refusal("it is not a file")
+        with self.path.open("rb") as file:
+            head = file.read(len(_MAGIC))
+        if not head:
+            raise self._refusal(
+                "it is empty, and a ledger never is: it was damaged, or is no ledger. If nothing "
+                "was ever sent with it, remove it"
+            )
+        if head != _MAGIC:
+            raise self._refusal("it is not a ledger (not a SQLite database)")
+        with contextlib.closing(self._connect("ro")) as readable:
+            (application,) = readable.execute("PRAGMA application_id").fetchone()
+            (version,) = readable.execute("PRAGMA user_version").fetchone()
+            if application != _APPLICATION:
+                raise self._refusal("it is a SQLite database, but not a ledger of grok_video")
+            if version > VERSION:
+                raise self._refusal(
+                    f"it was written by a newer grok_video (ledger version {version}; this one "
+                    f"knows {VERSION}). Update grok_video"
+                )
+            # 100,000 items with five events each are read in about half a second; a ledger that
+            # forgets would pay for them again.
+            (verdict,) = readable.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise self._damaged(verdict)
+        return int(version)
+
+    def _create(self) -> None:
+        """Put a whole, empty ledger there; a death in between leaves nothing of its name."""
+        if self._beside("-wal").exists():
+            raise self._refusal(
+                f"{self.path.name}-wal is there without it: the ledger was moved or removed alone"
+            )
+        new = self._beside(".new")
+        for name in (new, self._beside(".new-journal"), self._beside(".new-wal")):
+            name.unlink(missing_ok=True)
+        try:
+            with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as made:
+                made.execute(f"PRAGMA application_id = {_APPLICATION}")
+                made.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+                # WAL: whoever looks in while it runs never waits and never holds it up.
+                made.execute("PRAGMA journal_mode = WAL")
+            new.replace(self.path)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
+        _sync_folder(self.path.parent)
+
+    def _migrate(self, file: sqlite3.Connection, version: int) -> None:
+        while version < VERSION:
+            script = MIGRATIONS[version]
+            version += 1
+            file.executescript(
+                f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {version}; COMMIT;"
+            )
+
+    def _set_aside(self) -> None:
+        descriptor = os.open(self._reserve, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            missing = RESERVE - os.fstat(descriptor).st_size
+            if missing > 0:
+                # Written, not `posix_fallocate`: some file systems only pretend to that.
+                os.lseek(descriptor, 0, os.SEEK_END)
+                while missing > 0:
+                    missing -= os.write(descriptor, bytes(missing))
+        except OSError:
+            self._reserve.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
+
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        return sqlite3.connect(
+            f"{self.path.as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=_PATIENCE
+        )
+
+    # --- writing and reading ---------------------------------------------------------------------
+
+    def commit(self, requests: list[Sequence[Any]], events: list[Sequence[Any]]) -> None:
+        """All of it is on the disk, or nothing. Raises `LedgerError` if it cannot be written.
+
+        Where the disk is full, the reserve is given up first and `is_low` is set.
+        """
+        try:
+            self._commit(requests, events)
+        except sqlite3.Error as error:
+            if self.is_low:
+                raise self.failure(error) from error
+            self.is_low = True
+            with contextlib.suppress(OSError):
+                self._reserve.unlink()
+            try:
+                self._commit(requests, events)
+            except sqlite3.Error as again:
+                raise self.failure(again) from again
+
+    def _commit(self, requests: list[Sequence[Any]], events: list[Sequence[Any]]) -> None:
+        file = self._opened()
+        try:
+            if requests:
+                file.execute("BEGIN IMMEDIATE")
+                file.execute(_ADD_REQUESTS, (json.dumps(requests),))
+            file.execute(_ADD_EVENTS, (json.dumps(events), self._run))
+            if requests:
+                file.execute("COMMIT")
+        except sqlite3.Error:
+            if file.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    file.execute("ROLLBACK")
+            raise
+
+    def find(self, keys: Iterable[str]) -> tuple[dict[str, Facts], set[str]]:
+        """Return what is known of these keys, and those of them that this run asked for before."""
+        file, wanted = self._opened(), json.dumps(list(keys))
+        try:
+            again: set[str] = {
+                key
+                for (key,) in file.execute(
+                    "SELECT value FROM json_each(?1) WHERE value IN (SELECT key FROM temp.seen)",
+                    (wanted,),
+                )
+            }
+            file.execute(
+                "INSERT OR IGNORE INTO temp.seen SELECT value FROM json_each(?1)", (wanted,)
+            )
+            rows: dict[str, list[Sequence[Any]]] = {}
+            for row in file.execute(_FIND, (wanted,)):
+                rows.setdefault(row[0], []).append(row)
+        except sqlite3.Error as error:
+            raise self.failure(error) from error
+        return {key: _facts(found) for key, found in rows.items()}, again
+
+    def close(self) -> None:
+        """The file is whole by itself (no -wal beside it) and anybody may hold it."""
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(sqlite3.Error):
+                file.execute("UPDATE run SET ended_at = ? WHERE id = ?", (iso_now(), self._run))
+            with contextlib.suppress(sqlite3.Error):
+                file.close()
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            with contextlib.suppress(OSError):
+                self._reserve.unlink(missing_ok=True)
+            lock.release()
+
+    # --- words -----------------------------------------------------------------------------------
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._file is None:
+            raise self._refusal("it is closed")
+        return self._file
+
+    def _beside(self, ending: str) -> Path:
+        return self.path.with_name(self.path.name + ending)
+
+    def failure(self, error: OSError | sqlite3.Error) -> LedgerError:
+        """Return what an error of the system or of SQLite means for this ledger."""
+        if isinstance(error, OSError):
+            return self._refusal(f"{error.strerror or error}")
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            return self._refusal("the disk is full")
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return self._damaged(str(error))
+        return self._refusal(str(error))
+
+    def _damaged(self, verdict: str) -> LedgerError:
+        return self._refusal(
+            f"it is damaged ({verdict.splitlines()[-1]}); restore it from a copy. A new ledger "
+            "would know nothing of what was already paid for"
+        )
+
+    def _refusal(self, problem: str) -> LedgerError:
+        # Before there is a run nothing can have been sent with it.
+        end = "" if self._run else " Nothing was sent."
+        message = f"the ledger {self.path} cannot be used: {problem}.{end}"
+        return LedgerError(message, path=self.path)
+
+
+def iso(seconds: float) -> str:
+    """Return Unix seconds as ISO 8601 text in UTC, to the millisecond."""
+    moment = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return moment.replace("+00:00", "Z")
+
+
+def iso_now() -> str:
+    """Return this moment, as `iso` writes it."""
+    return iso(datetime.now(UTC).timestamp())
+
+
+def _facts(rows: list[Sequence[Any]]) -> Facts:
+    events = tuple(Event(row[4]) for row in rows)
+    times: dict[Event, str] = {event: row[2] for event, row in zip(events, rows, strict=True)}
+    return Facts(
+        rows[-1][1],
+        events,
+        times.get(Event.SENDING_BEGAN),
+        times.get(Event.ACCEPTED),
+        rows[-1][2:],
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name durable, where the system lets a folder be synced."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

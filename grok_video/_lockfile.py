@@ -1,0 +1,121 @@
+"""A file that says who is writing: held by one process at a time, and let go by its death.
+
+The kernel keeps the lock and releases it when the process ends, however it ends; the words in the
+file only serve the message to the second one. A lock must never be judged by its words alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+__all__ = ["Held", "LockFile"]
+
+#: Bytes read of a lock file: its words are about a hundred.
+_LONGEST: Final = 4096
+
+
+class Held(Exception):
+    """Somebody else holds the lock; the message says who, as far as is known."""
+
+
+class LockFile:
+    """A lock that this process holds until `release`, or until it dies."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+
+    @classmethod
+    def take(cls, path: Path) -> Self:
+        """Return the lock. Raises `Held` if another has it, `OSError` if there can be no file."""
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        while True:
+            descriptor = os.open(path, flags, 0o666)
+            try:
+                _hold(descriptor)
+                # Whoever let it go has removed the file: what was locked may have no name now.
+                if _is_at(descriptor, path):
+                    _sign(descriptor)
+                    return cls(path, descriptor)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+
+    def release(self) -> None:
+        """The file is gone and anybody may take the lock."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor < 0:
+            return
+        if os.name != "nt":  # an open file cannot be removed there; its words stay behind
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+        os.close(descriptor)
+
+
+def _hold(descriptor: int) -> None:
+    if not lock_alone(descriptor):
+        raise Held(_holder(descriptor))
+
+
+def lock_alone(descriptor: int) -> bool:
+    """Return whether the open file is now held by this descriptor alone, until it is closed."""
+    if os.name == "nt":
+        return _lock_on_windows(descriptor)
+    import fcntl
+
+    try:
+        # flock, not lockf: it belongs to the open file, so two ledgers of one process exclude
+        # each other as two processes do.
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def _lock_on_windows(descriptor: int) -> bool:
+    import msvcrt
+
+    locking: Callable[[int, int, int], None] = getattr(msvcrt, "locking")  # noqa: B009
+    try:
+        os.lseek(descriptor, 2**40, os.SEEK_SET)  # far behind the words, which others may read
+        locking(descriptor, getattr(msvcrt, "LK_NBLCK"), 1)  # noqa: B009
+    except OSError:
+        return False
+    return True
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _sign(descriptor: int) -> None:
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    words = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+    os.ftruncate(descriptor, 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.write(descriptor, json.dumps(words).encode() + b"\n")
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        words: Any = json.loads(os.read(descriptor, _LONGEST))
+        return f"process {words['pid']} on {words['host']}, since {words['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"  # which has not signed yet

@@ -1,0 +1,185 @@
+"""What a batch is given and what it tells: items, outcomes, and the summary of them all.
+
+The tally behind the summary counts without remembering: it takes the same memory after a hundred
+items and after a million. Nothing here waits or writes.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import Counter
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Final
+
+from attrs import define, field, frozen
+
+from grok_video._models import Video
+from grok_video._public import publish
+from grok_video._requests import VideoRequest, refuse
+
+__all__ = ["BatchItem", "BatchSummary", "Outcome", "OutcomeState"]
+
+#: Characters of a key at most: long enough for any path.
+LONGEST_KEY: Final = 1000
+#: Keys that a summary names of those in doubt, and of those left; the counts know all of them.
+NAMED: Final = 1000
+#: Width of the buckets in which latencies are counted: quantiles are right to 2 percent.
+_STEP: Final = math.log(1.02)
+
+
+class OutcomeState(enum.StrEnum):
+    """What became of one item of a batch."""
+
+    SAVED = "saved"  #: its file is here, whole
+    DONE = "done"  #: the video exists at its link; nothing was to be downloaded
+    SKIPPED = "skipped"  #: an earlier run had saved it, or was done with it
+    FAILED = "failed"  #: refused, or ended without a video
+    EXPIRED = "expired"  #: the provider dropped it before it was fetched
+    IN_DOUBT = "in_doubt"  #: may have been accepted and billed; no id is known
+    PENDING = "pending"  #: accepted, and the wait for it ended; the same call goes on with it
+    UNFETCHED = "unfetched"  #: done and paid, its file is not here yet; the same call fetches it
+    LEFT = "left"  #: not sent, because the batch had stopped sending; the same call sends it
+
+
+@frozen
+class BatchItem:
+    """One line of a manifest: a key of the caller's, and what is asked for.
+
+    The key is the item's identity in the ledger and the name of its file. Raises `InvalidRequest`
+    if it is blank, too long or not printable.
+    """
+
+    key: str
+    request: VideoRequest
+
+    def __attrs_post_init__(self) -> None:
+        if (
+            not isinstance(self.key, str)
+            or not self.key.strip()
+            or len(self.key) > LONGEST_KEY
+            or not self.key.isprintable()  # which a lone surrogate is not either
+        ):
+            limit = f"must be a printable str of 1 to {LONGEST_KEY} characters that is not blank"
+            raise refuse("key", self.key, limit)
+        if not isinstance(self.request, VideoRequest):
+            raise refuse("request", self.request, "must be a VideoRequest")
+
+
+@frozen
+class Outcome:
+    """What became of one item, told once; `error` is an exception that was not raised."""
+
+    key: str
+    state: OutcomeState
+    request_id: str | None = None
+    #: Set where there is a video: saved, done, skipped or unfetched.
+    video: Video | None = None
+    error: Exception | None = None
+    #: What the provider said it charges for the item, in US dollars; None where it said nothing.
+    cost_usd: Decimal | None = None
+    #: Creates sent for it, those included that were not taken.
+    attempts: int = 0
+    polls: int = 0
+    #: Seconds from the accepted create to the end; None where there was no accepted create.
+    seconds: float | None = None
+
+    @property
+    def is_ok(self) -> bool:
+        """True where the video is there: saved, done or skipped."""
+        return self.state in _OK
+
+
+_OK: Final = frozenset({OutcomeState.SAVED, OutcomeState.DONE, OutcomeState.SKIPPED})
+
+
+@frozen
+class BatchSummary:
+    """Where a batch stands; taken while it runs, or of all of it afterwards."""
+
+    #: Outcomes by state; states that did not occur are missing.
+    counts: Mapping[OutcomeState, int]
+    #: Items that are being sent, awaited or fetched at this moment.
+    in_flight: int
+    #: What the provider said it charges, in US dollars; with a ledger, earlier runs included.
+    cost_usd: Decimal
+    #: List prices of what was accepted, or may have been, and nobody has stated the price of.
+    open_usd: Decimal
+    #: Seconds from the create to the end of the videos of this run; None where there were none.
+    median_seconds: float | None
+    p90_seconds: float | None
+    p99_seconds: float | None
+    #: Polls for each video of this run; None where there were none.
+    polls_per_job: float | None
+    #: Keys of items in doubt, the first 1,000; `counts` knows all.
+    in_doubt: tuple[str, ...]
+    #: Keys of items that were not sent, the first 1,000; `counts` knows all.
+    left: tuple[str, ...]
+    #: Why no more creates are sent; None where nothing stopped them.
+    stopped: str | None
+
+    @property
+    def total(self) -> int:
+        """Number of outcomes."""
+        return sum(self.counts.values())
+
+    @property
+    def is_complete(self) -> bool:
+        """True where every item has its video."""
+        return all(state in _OK for state in self.counts)
+
+
+@define
+class Tally:
+    """The running counts of a batch."""
+
+    counts: Counter[OutcomeState] = field(factory=Counter[OutcomeState])
+    cost_usd: Decimal = Decimal(0)
+    in_doubt: list[str] = field(factory=list[str])
+    left: list[str] = field(factory=list[str])
+    _polls: int = 0
+    _latencies: Counter[int] = field(factory=Counter[int])
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one outcome."""
+        self.counts[outcome.state] += 1
+        if outcome.state is OutcomeState.IN_DOUBT and len(self.in_doubt) < NAMED:
+            self.in_doubt.append(outcome.key)
+        elif outcome.state is OutcomeState.LEFT and len(self.left) < NAMED:
+            self.left.append(outcome.key)
+        elif outcome.state in (OutcomeState.SAVED, OutcomeState.DONE):
+            self._polls += outcome.polls
+            if outcome.seconds is not None:
+                self._latencies[math.floor(math.log(max(outcome.seconds, 1e-3)) / _STEP)] += 1
+
+    def quantile(self, share: float) -> float | None:
+        """Return the seconds within which this share of the videos came."""
+        rank = math.ceil(share * self._latencies.total())
+        for bucket in sorted(self._latencies):
+            rank -= self._latencies[bucket]
+            if rank <= 0:
+                return math.exp((bucket + 0.5) * _STEP)
+        return None
+
+    def summary(
+        self, *, in_flight: int, cost_usd: Decimal, open_usd: Decimal, stopped: str | None
+    ) -> BatchSummary:
+        """Return where it stands."""
+        videos = self.counts[OutcomeState.SAVED] + self.counts[OutcomeState.DONE]
+        return BatchSummary(
+            counts={state: count for state, count in self.counts.items() if count},
+            in_flight=in_flight,
+            cost_usd=cost_usd,
+            open_usd=open_usd,
+            median_seconds=self.quantile(0.5),
+            p90_seconds=self.quantile(0.9),
+            p99_seconds=self.quantile(0.99),
+            polls_per_job=self._polls / videos if videos else None,
+            in_doubt=tuple(self.in_doubt),
+            left=tuple(self.left),
+            stopped=stopped,
+        )
+
+
+publish(globals(), __all__)
