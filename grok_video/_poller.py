@@ -78,7 +78,7 @@ class Poller:
         self._lock = anyio.Lock(fast_acquire=True)
         self._changed: anyio.Event | None = None
         if request is not None:
-            self._since = current_time() - age
+            self._since = anyio.current_time() - age
             if not age:  # a job taken up again may be long over: its first poll is due at once
                 self._plan_next_poll(self._since)
 
