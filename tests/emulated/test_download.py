@@ -403,6 +403,13 @@ async def test_the_event_loop_is_never_blocked(downloads: Downloads, tmp_path: P
     assert is_whole(video, tmp_path / "cat.mp4", MEDIUM)
 
 
+async def test_a_disk_that_takes_little_at_a_time_gets_it_all(
+    downloads: Downloads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_disk, "write", lambda file, chunks: os.write(file, chunks[0][:1000]))
+    assert is_whole(await downloads.save(tmp_path / "cat.mp4"), tmp_path / "cat.mp4", SMALL)
+
+
 async def test_a_name_of_the_greatest_length_can_be_used(
     downloads: Downloads, tmp_path: Path
 ) -> None:
@@ -762,6 +769,27 @@ async def test_a_redirect_elsewhere_is_refused(
     error = await downloads.refused(DownloadError, tmp_path / "cat.mp4")
     assert "not followed" in str(error)
     assert len(downloads.server.requests) == 1
+
+
+@frozen
+class Elsewhere:
+    """A transport whose every answer is a redirect to http, as over TLS."""
+
+    status: int = 302
+    headers: dict[str, str] = field(factory=lambda: {"location": "http://files.example/v.mp4"})
+
+    @contextlib.asynccontextmanager
+    async def stream(self, *_: object, **__: object) -> AsyncIterator[Elsewhere]:
+        yield self
+
+
+async def test_a_redirect_from_https_to_http_is_refused(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    downloads.transport = Elsewhere()
+    link = "https://files.example/v.mp4?signature=canary"
+    error = await downloads.refused(DownloadError, tmp_path / "cat.mp4", url=link)
+    assert "it leads from https to http" in str(error)
 
 
 async def test_a_private_link_of_a_public_api_is_refused(
