@@ -27,6 +27,7 @@ from grok_video._lifecycle import Event, State, advance
 from grok_video._models import JobStatus, Snapshot, Video
 from grok_video._polling import Watch
 from grok_video._session import is_passing, logger
+from grok_video._transports._loops import Bell, current_time
 
 if TYPE_CHECKING:
     from grok_video._policies import Deadline
@@ -51,6 +52,7 @@ class Poller:
         *,
         age: float = 0.0,
     ) -> None:
+        """See the class; `age` is seconds since the create, for a job that is taken up again."""
         self.session = session
         self.request_id = request_id
         #: What the last poll said; None before the first.
@@ -75,10 +77,11 @@ class Poller:
         self._polls = 0
         self._failures = 0
         self._passing_error: GrokVideoError | None = None
-        self._lock = anyio.Lock(fast_acquire=True)
-        self._changed: anyio.Event | None = None
+        #: True while someone polls; the others wait for the news.
+        self._asking = False
+        self._news = Bell()
         if request is not None:
-            self._since = anyio.current_time() - age
+            self._since = current_time() - age
             if not age:  # a job taken up again may be long over: its first poll is due at once
                 self._plan_next_poll(self._since)
 
@@ -113,10 +116,11 @@ class Poller:
 
     async def refresh(self) -> Snapshot:
         """Return what the API says now, from exactly one GET."""
-        async with self._lock:
-            now = anyio.current_time()
-            self._follow_clock(now)
-            return await self._poll(now)
+        while self._asking:
+            await self._news.wait_until(math.inf)
+        now = current_time()
+        self._follow_clock(now)
+        return await self._poll(now, self.session.place_for_poll(now))
 
     async def fresh_video(self) -> Video:
         """Return the video with a fresh link, from exactly one GET; for links that died."""
@@ -138,32 +142,38 @@ class Poller:
         """
         seen = self._polls
         while self._polls == seen:
-            now = anyio.current_time()
+            now = current_time()
             self._follow_clock(now)
             blocked_until = self._blocked_until()
             if blocked_until > deadline.at:
                 raise self._timeout(deadline, wish=blocked_until - now)
+            if now >= deadline.at:
+                raise self._timeout(deadline)
+            if self._asking:
+                await self._news.wait_until(deadline.at)
+                continue
             last = deadline.last_poll_at(self.session.round_trip)
-            if now >= deadline.at or self._polled_at >= last:
+            if self._polled_at >= last:
                 raise self._timeout(deadline)
             due = max(min(self._due, last), blocked_until)
             if now < due:
-                with anyio.CancelScope(deadline=due):
-                    await self._wait_for_change()
+                await self._news.wait_until(due)
+                continue
+            place = self.session.place_for_poll(now)
+            if now + place + self.session.config.timeout < deadline.at:
+                await self._poll_in_passing(now, place)
                 continue
             with anyio.CancelScope(deadline=deadline.at) as scope:
-                async with self._lock:
-                    if self._polls == seen:
-                        await self._poll_in_passing(now)
+                await self._poll_in_passing(now, place)
             if scope.cancelled_caught:
                 raise self._timeout(deadline)
 
-    async def _poll_in_passing(self, now: float) -> None:
+    async def _poll_in_passing(self, now: float, place: float) -> None:
         """Poll, and take a failure that says nothing about the job as one more reason to wait."""
         try:
-            await self._poll(now)
+            await self._poll(now, place)
         except GrokVideoError as error:
-            now = anyio.current_time()
+            now = current_time()
             if not is_passing(error, now - (self._since or now)):
                 error.message = f"{error.message} {resume_hint(self.request_id)}"
                 error.args = (error.message,)
@@ -176,15 +186,21 @@ class Poller:
             if isinstance(error, APIError) and error.retry_after is not None:
                 self._not_before = now + error.retry_after
             logger.info("poll of job %s failed in passing: %s", self.request_id, error)
-            self._announce()
+            self._polls += 1
 
-    async def _poll(self, now: float) -> Snapshot:
-        """Poll once; the lock is held by the caller."""
+    async def _poll(self, now: float, place: float) -> Snapshot:
+        """Poll once, after `place` seconds; nobody else does meanwhile."""
+        self._asking = True
         self._polled_at = now
-        snapshot, ended = await self.session.poll(
-            self.request_id, now, delivered_elsewhere=self._delivered_elsewhere
-        )
-        self._accept(snapshot, ended)
+        try:
+            snapshot, ended = await self.session.poll(
+                self.request_id, now, place, delivered_elsewhere=self._delivered_elsewhere
+            )
+            self._accept(snapshot, ended)
+        finally:
+            # However it ended: the others go on, and if this task was cancelled, one takes over.
+            self._asking = False
+            self._news.ring()
         return snapshot
 
     def _accept(self, snapshot: Snapshot, now: float) -> None:
@@ -202,7 +218,7 @@ class Poller:
             self.state = advance(self.state, event)
             if event is Event.RENDERED:
                 self.session.experience.record(self._watch, self._last_pending, elapsed)
-        self._announce()
+        self._polls += 1
 
     def _plan_next_poll(self, now: float) -> None:
         elapsed = max(0.0, now - (self._since if self._since is not None else now))
@@ -210,23 +226,11 @@ class Poller:
             self._watch, elapsed, self.session.experience, self.session.random
         )
 
-    def _announce(self) -> None:
-        self._polls += 1
-        if self._changed is not None:
-            self._changed.set()
-            self._changed = None
-
-    async def _wait_for_change(self) -> None:
-        if self._changed is None:
-            self._changed = anyio.Event()
-        await self._changed.wait()
-
     def _follow_clock(self, now: float) -> None:
         """Start counting at the first use, and again in a loop whose clock is another one."""
         if self._since is None or now < self._polled_at or now < self._since:
             self._since = now
             self._due = self._not_before = self._polled_at = -math.inf
-            self._changed = None
 
     def _blocked_until(self) -> float:
         """Before this the server wants no poll: of this job, or of any."""

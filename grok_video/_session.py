@@ -36,7 +36,7 @@ from grok_video._lifecycle import Event, State, advance
 from grok_video._policies import Deadline, Pacer
 from grok_video._polling import Experience
 from grok_video._transports._base import Transport
-from grok_video._transports._loops import LoopLocal, running_library
+from grok_video._transports._loops import LoopLocal, current_time, running_library
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -97,6 +97,28 @@ class Session:
             # Imported here and not at the first request: inside a coroutine it would hold the
             # event loop for a fifth of a second.
             import_module("grok_video._transports._aiohttp")
+
+    def renewed(self) -> Session:
+        """Return a session that is set up like this one and shares no connection with it.
+
+        Raises `ConfigurationError` if the connections were given by the caller.
+        """
+        if isinstance(self._wanted, Transport) or self._http_client is not None:
+            message = (
+                "this client was used before the fork, and the transport or http_client that it "
+                "was given shares its connections with the parent process: make a new one here"
+            )
+            raise ConfigurationError(message)
+        new = Session(
+            self.config,
+            retry=self.retry,
+            polling=self.polling,
+            limits=self.limits,
+            transport=self._wanted,
+            http_client=None,
+        )
+        new._closed = self._closed
+        return new
 
     # --- connections -----------------------------------------------------------------------------
 
@@ -187,32 +209,36 @@ class Session:
                 raise _too_long(delay, until)
             await anyio.sleep(delay)
 
-    # --- poll ------------------------------------------------------------------------------------
-
-    async def poll(
-        self, request_id: str, now: float, *, delivered_elsewhere: bool
-    ) -> tuple[Snapshot, float]:
-        """Return what the API says of one job, from exactly one GET, and when it said so.
-
-        `now` and the time returned are on the loop's clock. Raises `APIError` or
-        `APIConnectionError`, each with the `request_id`.
-        """
-        transport = self.transport
-        delay = self._polls.reserve(now)
-        if delay > 0:
-            await anyio.sleep(delay)
-            now = anyio.current_time()
-        url = f"{self.config.base_url}{_wire.POLL_PATH}{quote(request_id, safe='')}"
-        try:
-            answer = await transport.get(url)
-            ended = anyio.current_time()
-            self.round_trip += 0.2 * (ended - now - self.round_trip)
-            snapshot = _wire.read_poll(
-                answer.status,
     def creates_blocked_until(self) -> float:
         """Return the time on the loop's clock before which the server wants no create."""
         return self._creates.blocked_until
 
+    # --- poll ------------------------------------------------------------------------------------
+
+    def place_for_poll(self, now: float) -> float:
+        """Return the seconds until the client's budget has a place for a poll; it is taken."""
+        return self._polls.reserve(now)
+
+    async def poll(
+        self, request_id: str, now: float, place: float, *, delivered_elsewhere: bool
+    ) -> tuple[Snapshot, float]:
+        """Return what the API says of one job, from exactly one GET, and when it said so.
+
+        `place` is the wait for its place in the budget; `now` and the time returned are on the
+        loop's clock. Raises `APIError` or
+        `APIConnectionError`, each with the `request_id`.
+        """
+        transport = self.transport
+        if place > 0:
+            await anyio.sleep(place)
+            now = current_time()
+        url = f"{self.config.base_url}{_wire.POLL_PATH}{quote(request_id, safe='')}"
+        try:
+            answer = await transport.get(url)
+            ended = current_time()
+            self.round_trip += 0.2 * (ended - now - self.round_trip)
+            snapshot = _wire.read_poll(
+                answer.status,
                 answer.headers,
                 self.without_key(answer),
                 request_id=request_id,

@@ -68,7 +68,7 @@ class AiohttpTransport(Transport):
         self._sessions = LoopLocal(lambda: _Sessions(config), _Sessions.aclose)
 
     async def post(self, url: str, body: Body) -> Answer:
-        sessions = await self._sessions.get()
+        sessions = self._sessions.held() or await self._sessions.get()
         outer = sys.exception()
         sent = _Sent()
         async with sessions.create_slots:
@@ -90,7 +90,7 @@ class AiohttpTransport(Transport):
                 raise without_frames(error, outer)  # noqa: B904
 
     async def get(self, url: str) -> Answer:
-        sessions = await self._sessions.get()
+        sessions = self._sessions.held() or await self._sessions.get()
         outer = sys.exception()
         async with sessions.poll_slots:
             try:
@@ -112,7 +112,7 @@ class AiohttpTransport(Transport):
     async def stream(
         self, url: str, headers: Mapping[str, str], *, public_only: bool
     ) -> AsyncGenerator[StreamedAnswer]:
-        sessions = await self._sessions.get()
+        sessions = self._sessions.held() or await self._sessions.get()
         outer = sys.exception()
         try:
             # The head of the answer has the time of a whole exchange; its body has no total.
@@ -329,13 +329,10 @@ async def _read(response: aiohttp.ClientResponse) -> Answer:
     if length is not None and length <= ANSWER_LIMIT:
         body = await response.read()
     else:
-        try:
-            body = await read_bounded(
-                response.status, headers.get("Content-Length"), response.content.iter_any()
-            )
-        except BaseException:
-            response.close()
-            raise
+        # What is left unread closes the connection when the response is given back.
+        body = await read_bounded(
+            response.status, headers.get("Content-Length"), response.content.iter_any()
+        )
     if "Content-Encoding" in headers:
         body = decode_body(response.status, {"content-encoding": headers["Content-Encoding"]}, body)
     return Answer(response.status, headers, body)

@@ -1,4 +1,4 @@
-"""One thing for each event loop: made at first use inside it, closed inside it before it ends.
+"""What belongs to an event loop: its clock, its alarms, and things that live as long as it does.
 
 A client may be made at import time and used across several `asyncio.run` calls, so what belongs to
 a loop (sessions, semaphores) must follow the loop's life, not the client's. asyncio and trio both
@@ -9,6 +9,7 @@ generator that holds the thing is therefore told in time. Nothing here knows wha
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -33,6 +34,64 @@ def running_loop() -> Any:  # noqa: ANN401 - an asyncio loop or a trio token
     return asyncio.get_running_loop()
 
 
+def current_time() -> float:
+    """Return the running loop's clock, in seconds.
+
+    What `anyio.current_time` says at a tenth of its price: it is asked several times for each
+    poll.
+    """
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_task():
+        return trio.current_time()  # type: ignore[no-any-return]
+    return asyncio.get_running_loop().time()
+
+
+class Bell:
+    """Wakes whoever waits for it: at a time, or when it is rung before.
+
+    An anyio event inside a cancel scope does the same and costs three times as much on asyncio,
+    which counts where 10,000 jobs wait.
+    """
+
+    __slots__ = ("_event", "_futures")
+
+    def __init__(self) -> None:
+        self._futures: list[asyncio.Future[None]] = []
+        self._event: anyio.Event | None = None
+
+    async def wait_until(self, when: float) -> None:
+        """Return at `when` on the loop's clock, or when the bell is rung."""
+        if running_library() == "trio":
+            if self._event is None:
+                self._event = anyio.Event()
+            with anyio.CancelScope(deadline=when):
+                await self._event.wait()
+            return
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        self._futures.append(future)
+        timer = loop.call_at(when, _wake, future) if when < math.inf else None
+        try:
+            await future
+        finally:
+            self._futures.remove(future)
+            if timer is not None:
+                timer.cancel()
+
+    def ring(self) -> None:
+        """Wake everyone who waits now."""
+        for future in self._futures:
+            _wake(future)
+        if self._event is not None:
+            self._event.set()
+            self._event = None
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
 class LoopLocal(Generic[T]):
     """Holds one value for each event loop that asks."""
 
@@ -40,6 +99,11 @@ class LoopLocal(Generic[T]):
         self._make = make
         self._close = close
         self._values: dict[Any, tuple[T, AsyncGenerator[T, None]]] = {}
+
+    def held(self) -> T | None:
+        """Return the running loop's value if it has one: the quick way of `get`."""
+        held = self._values.get(running_loop())
+        return held[0] if held is not None else None
 
     async def get(self) -> T:
         """Return the running loop's value, made now if it has none."""

@@ -1,0 +1,243 @@
+"""What does a job cost this client? Against a hand-written aiohttp loop, in one run.
+
+A job is one create, five polls and a download of 64 KiB. The server is a process of its own on
+another processor and speaks just enough HTTP. The hand-written loop pools all its connections and
+does nothing that is not needed: it is the practical limit in Python. Each way runs in turns, CPU of
+this process counts, ratios are taken pair by pair.
+
+    python benchmarks/jobs.py [--tiny]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import aiohttp
+
+from grok_video import AsyncClient, Limits, Polling
+
+POLLS = 5
+FILE = b"\0\0\0\x18ftypmp42" + bytes(2**16 - 12)
+#: Connections of either way.
+POOL = 200
+#: Seconds between polls: long enough that many jobs are in flight at once.
+INTERVAL = 0.2
+
+
+def run(tiny: bool) -> dict:
+    """Return the figures of one run; `ratios` are what must hold on any machine."""
+    rounds = 1 if tiny else 9
+    crowds = {1: 10, 200: 50} if tiny else {1: 100, 200: 1000}
+    found: dict = {"question": f"CPU of a job: a create, {POLLS} polls, 64 KiB", "runs": rounds}
+    with serving() as port:
+        pin(0)
+        for at_once, jobs in crowds.items():
+            interval = 0.0 if at_once == 1 else INTERVAL
+            seen: dict[str, list[float]] = {"raw": [], "ours": []}
+            for number in range(rounds + 1):  # the first warms up
+                for way in ("raw", "ours") if number % 2 else ("ours", "raw"):
+                    cost = asyncio.run(crowd(way, port, jobs, at_once, interval))
+                    if number or tiny:
+                        seen[way].append(cost * 1e3)
+            ratios = [ours / raw for ours, raw in zip(seen["ours"], seen["raw"], strict=True)]
+            found[f"at once: {at_once}"] = {
+                "raw_ms": spread(seen["raw"]),
+                "ours_ms": spread(seen["ours"]),
+                "ratio": spread(ratios),
+            }
+        if not tiny:
+            found["in flight"] = {
+                count: {way: fresh(way, port, count) for way in ("raw", "ours")}
+                for count in (1000, 10_000)
+            }
+    return found
+
+
+def spread(seen: list[float]) -> dict:
+    return {
+        "median": round(statistics.median(seen), 3),
+        "min": round(min(seen), 3),
+        "max": round(max(seen), 3),
+    }
+
+
+async def crowd(way: str, port: int, jobs: int, at_once: int, interval: float) -> float:
+    """Run the jobs, so many at once; return the CPU seconds of one."""
+    base = f"http://127.0.0.1:{port}/grok/v1"
+    async with contextlib.AsyncExitStack() as stack:
+        if way == "raw":
+            connector = aiohttp.TCPConnector(limit=POOL)
+            session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+
+            async def one() -> None:
+                await raw_job(session, base, interval)
+
+        else:
+            client = await stack.enter_async_context(
+                AsyncClient(
+                    "key",
+                    base_url=base,
+                    polling=Polling.fixed(interval or 0.001),
+                    limits=Limits(
+                        polls_per_second=None, connections=POOL, concurrent_downloads=POOL
+                    ),
+                )
+            )
+
+            async def one() -> None:
+                job = await client.submit("drift", image="https://example.com/a.jpg")
+                if interval == 0:
+                    while not job.is_finished:
+                        await job.refresh()
+                size = 0
+                async for chunk in job.stream():
+                    size += len(chunk)
+                assert size == len(FILE)
+
+        left = iter(range(jobs))
+
+        async def worker() -> None:
+            for _ in left:
+                await one()
+
+        await one()
+        gc.collect()
+        began = time.process_time()
+        await asyncio.gather(*[worker() for _ in range(at_once)])
+        return (time.process_time() - began) / jobs
+
+
+async def raw_job(session: aiohttp.ClientSession, base: str, interval: float) -> None:
+    headers = {"Authorization": "Bearer key"}
+    body = {"model": "m", "prompt": "drift", "image": {"url": "https://example.com/a.jpg"}}
+    async with session.post(f"{base}/videos/generations", json=body, headers=headers) as answer:
+        name = (await answer.json())["request_id"]
+    while True:
+        await asyncio.sleep(interval)
+        async with session.get(f"{base}/videos/{name}", headers=headers) as answer:
+            document = await answer.json()
+        if document["status"] == "done":
+            break
+    size = 0
+    async with session.get(document["video"]["url"]) as answer:
+        async for chunk in answer.content.iter_any():
+            size += len(chunk)
+    assert size == len(FILE)
+
+
+def fresh(way: str, port: int, count: int) -> dict:
+    """Run so many jobs, all in flight, in a new process: CPU of a job and peak memory."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--fresh", way, str(port), str(count)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    return json.loads(done.stdout)
+
+
+# --- the server ----------------------------------------------------------------------------------
+
+
+class Server(asyncio.Protocol):
+    """Just enough HTTP/1.1: requests come whole or in pieces, never pipelined."""
+
+    seen: dict[bytes, int]
+    port: int
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.held = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.held += data
+        head, end, rest = self.held.partition(b"\r\n\r\n")
+        if not end:
+            return
+        length = 0
+        if head.startswith(b"POST"):
+            lower = head.lower()
+            at = lower.index(b"content-length:") + 15
+            length = int(lower[at:].split(b"\r\n", 1)[0])
+        if len(rest) < length:
+            return
+        self.held = b""
+        path = head.split(b" ", 2)[1]
+        if head.startswith(b"POST"):
+            name = b"%016x" % len(self.seen)
+            self.seen[name] = 0
+            self.answer(b'{"request_id":"%s"}' % name)
+        elif path.startswith(b"/files/"):
+            self.answer(FILE, b"video/mp4")
+        else:
+            name = path.rsplit(b"/", 1)[1]
+            self.seen[name] += 1
+            if self.seen[name] < POLLS:
+                self.answer(b'{"status":"pending","progress":35}')
+            else:
+                self.answer(
+                    b'{"status":"done","video":{"url":"http://127.0.0.1:%d/files/%s.mp4",'
+                    b'"duration":6,"respect_moderation":true},"model":"grok-imagine-video",'
+                    b'"usage":{"cost_in_usd_ticks":4220000000},"progress":100}' % (self.port, name)
+                )
+
+    def answer(self, body: bytes, kind: bytes = b"application/json") -> None:
+        self.transport.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n" % (kind, len(body))
+            + body
+        )
+
+
+async def serve() -> None:
+    Server.seen = {}
+    server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", 0, backlog=20_000)
+    Server.port = server.sockets[0].getsockname()[1]
+    print(Server.port, flush=True)
+    pin(1)
+    # Ends with the process that started it: its pipe closes.
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+
+@contextlib.contextmanager
+def serving():
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        yield int(process.stdout.readline())
+    finally:
+        process.stdin.close()
+        process.wait(20)
+
+
+def pin(processor: int) -> None:
+    """Keep client and server apart, where the system lets us."""
+    with contextlib.suppress(AttributeError, OSError):
+        os.sched_setaffinity(0, {processor % (os.cpu_count() or 1)})
+
+
+def main() -> None:
+    if "--serve" in sys.argv:
+        asyncio.run(serve())
+    elif "--fresh" in sys.argv:
+        way, port, count = sys.argv[-3], int(sys.argv[-2]), int(sys.argv[-1])
+        pin(0)
+        cost = asyncio.run(crowd(way, port, count, count, INTERVAL))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({"ms": round(cost * 1e3, 3), "peak_mib": round(peak, 1)}))
+    else:
+        print(json.dumps(run("--tiny" in sys.argv), indent=1))
+
+
+if __name__ == "__main__":
+    main()
