@@ -192,6 +192,16 @@ async def test_a_create_is_one_request_with_its_length_and_key(scene: SceneMaker
     assert body.closed == 1
 
 
+async def test_the_callers_headers_replace_and_do_not_double(scene: SceneMaker):
+    headers = {"accept-encoding": "gzip", "user-agent": "mine/1", "X-gateway": "word"}
+    async with scene(ok(), headers=headers) as play:
+        await play.transport.post(play.create_url, Bytes())
+    lines = play.server.requests[0].lower().split(b"\r\n")
+    for name, value in ((b"accept-encoding", b"identity"), (b"user-agent", b"mine/1")):
+        found = [line for line in lines if line.startswith(name)]
+        assert found == [name + b": " + value]
+
+
 async def test_an_answer_before_the_body_was_read_is_an_answer(scene: SceneMaker):
     def part(visit: Visit) -> None:
         visit.head()

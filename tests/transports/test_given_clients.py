@@ -200,6 +200,16 @@ async def test_the_time_of_an_exchange_begins_with_its_connection(scene: SceneMa
 
 
 @lanes(*GIVEN)
+async def test_patience_with_the_clients_pool_is_no_patience_with_the_server(
+    scene: SceneMaker, lane: Lane
+):
+    client = {"timeout": lane.family.Timeout(None, pool=60.0)}
+    async with scene(leaves_after(None, "wait"), timeout=0.1, client=client) as play:
+        with pytest.raises(APITimeoutError, match="no answer from"), anyio.fail_after(3):
+            await play.transport.post(play.create_url, Bytes())
+
+
+@lanes(*GIVEN)
 async def test_a_user_agent_of_the_callers_choice_is_kept(scene: SceneMaker):
     async with scene(ok(), client={"headers": {"User-Agent": "mine/1"}}) as play:
         await play.transport.get(play.poll_url)
