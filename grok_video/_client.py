@@ -6,6 +6,7 @@ It checks what it is set up with, makes jobs, and owns the connections. Money is
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 import re
@@ -34,14 +35,14 @@ from grok_video._transports._base import Origin, TransportConfig
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-    from types import TracebackType
     from decimal import Decimal
+    from types import TracebackType
 
-    from grok_video._models import Video
     from grok_video._batch import AsyncBatch
     from grok_video._manifest import BatchSource
-    from grok_video._requests import AspectRatio, ImageInput, Resolution
+    from grok_video._models import Video
     from grok_video._outcomes import BatchSummary
+    from grok_video._requests import AspectRatio, ImageInput, Resolution
     from grok_video._transports._base import Transport
 
 __all__ = ["AsyncClient"]
@@ -255,7 +256,6 @@ class AsyncClient:
         """
         return Completion(jobs, timeout)
 
-    async def _start(
     def batch(
         self,
         requests: BatchSource,
@@ -341,6 +341,7 @@ class AsyncClient:
                 pass
         return batch.summary
 
+    async def _start(
         self,
         request: VideoRequest,
         deadline: Deadline | None,
@@ -359,6 +360,16 @@ class AsyncClient:
 
         await self._session.create(request, deadline=deadline, record=record)
         return started[0]
+
+
+def renewed(client: AsyncClient) -> AsyncClient:
+    """Return a client that is set up like this one and shares no connection with it.
+
+    For a forked child. Raises `ConfigurationError` if the connections were given by the caller.
+    """
+    new = copy.copy(client)
+    new._session = client._session.renewed()  # noqa: SLF001 - a constructor beside the class
+    return new
 
 
 def _as_request(

@@ -1,0 +1,375 @@
+"""Calls on their way from a plain thread to the loop and back, each as data.
+
+A crossing's work is done by one task; what comes of it, a value or a failure, is fetched by the
+thread that waits. An exception is raised fresh for each thread, never the same object in two. What
+interrupts a waiting thread (Ctrl-C) cancels its call. Threads and loops are made in `_portal`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import queue
+import sys
+import time
+from concurrent.futures import Future
+from contextvars import ContextVar, copy_context
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+
+import anyio
+
+from grok_video._errors import ConfigurationError, GrokVideoError
+from grok_video._session import CANCEL_GRACE, logger
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from contextvars import Context
+
+    from grok_video._portal import Line
+
+T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
+
+#: Seconds between two looks of a waiting thread: Windows cannot interrupt a wait without a limit.
+BEAT: Final = 0.5
+#: Seconds an interrupted thread waits for its call to end: the grace of a create, and its farewell.
+GRACE: Final = CANCEL_GRACE + 1.0
+#: Seconds after which such a wait is explained: anything but a create ends in milliseconds.
+_SILENCE: Final = 0.25
+
+CLOSED: Final = (
+    "this client was closed while the call was on its way; jobs that were accepted go on at the "
+    "provider"
+)
+
+#: The call that the running task belongs to.
+_current: ContextVar[Crossing[Any]] = ContextVar("grok_video_crossing")
+
+
+async def in_caller(function: Callable[[], object]) -> None:
+    """The function was called in the plain thread that waits for the running call.
+
+    Raises what it raised. Does nothing where that thread has been interrupted and is gone.
+    """
+    await _current.get().ask(function)
+
+
+def fresh(error: E) -> E:
+    """Return an exception like this one that no thread has raised yet.
+
+    This package's own come without the frames of the loop; a stranger keeps its traceback, which
+    is all there is to find out where it came from.
+    """
+    try:
+        twin = copy.copy(error)
+    except Exception:  # noqa: BLE001 - whatever a class does that cannot be copied
+        twin = error
+    if type(twin) is not type(error) or twin is error:
+        twin = type(error).__new__(type(error), *error.args)
+        twin.args = error.args
+        twin.__dict__.update(error.__dict__)
+    if notes := getattr(error, "__notes__", None):
+        twin.__notes__ = list(notes)
+    twin.__cause__ = error.__cause__
+    twin.__context__ = error.__context__
+    twin.__suppress_context__ = error.__suppress_context__
+    return twin.with_traceback(None if isinstance(error, GrokVideoError) else error.__traceback__)
+
+
+class Crossing(Generic[T]):
+    """The loop's half of a call."""
+
+    def __init__(self, line: Line, work: Callable[[], Awaitable[T]]) -> None:
+        self.line = line
+        self.task: asyncio.Task[None] | None = None
+        #: True once the loop has nothing more to do with it.
+        self.is_over = False
+        self._work: Callable[[], Awaitable[T]] | None = work
+        self._scope: anyio.CancelScope | None = None
+        self._withdrawn = False
+
+    def send(self) -> None:
+        """Hand the call to the loop. Raises `ConfigurationError` if the loop has ended."""
+        self.line.crossings.add(self)
+        try:
+            # Asked after the line was told: either this sees that the loop has ended, or the
+            # loop's last act sees this call. Neither leaves anybody waiting.
+            if self.line.ended:
+                raise RuntimeError  # noqa: TRY301 - as the loop itself does
+            self.line.loop.call_soon_threadsafe(self._start, copy_context())
+        except RuntimeError:
+            self.line.crossings.discard(self)
+            self.is_over = True
+            raise ConfigurationError(CLOSED) from None
+
+    def cancel_soon(self) -> None:
+        """The call is cancelled, from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and the call with it
+            self.line.loop.call_soon_threadsafe(self.cancel)
+
+    def cancel(self) -> None:
+        """Cancel the call, in the loop's thread."""
+        self._withdrawn = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def end(self, value: T | None = None, failure: BaseException | None = None) -> None:
+        """Note what came of it; only the first time counts."""
+        if not (self.is_over or self.line.leaving):
+            self.line.crossings.discard(self)
+            self.report(value, failure)
+
+    def report(self, value: T | None, failure: BaseException | None) -> None:
+        """Tell whoever waits, and be over."""
+        raise NotImplementedError
+
+    async def ask(self, function: Callable[[], object]) -> None:
+        """The function was called in the thread that waits."""
+        raise NotImplementedError
+
+    def _start(self, context: Context) -> None:
+        self.task = self.line.loop.create_task(self._run(), context=context)
+
+    async def _run(self) -> None:
+        sniffio = sys.modules.get("sniffio")
+        if sniffio is not None:
+            # The context is the caller's, who may live in a loop of another kind.
+            sniffio.current_async_library_cvar.set("asyncio")
+        _current.set(self)
+        work, self._work = self._work, None
+        assert work is not None  # noqa: S101 - for the type checker: run once
+        try:
+            with anyio.CancelScope() as scope:
+                self._scope = scope
+                if self._withdrawn or self.line.stopping:
+                    scope.cancel()
+                self.end(await work())
+        except asyncio.CancelledError:
+            pass
+        except BaseException as error:  # noqa: BLE001 - raised on the other side of the door
+            self.end(failure=error)
+        finally:
+            self._scope = None
+            self.end(failure=ConfigurationError(CLOSED))  # cancelled, if it is not over
+
+
+class Call(Crossing[T]):
+    """A call for which a thread waits."""
+
+    def __init__(self, line: Line, work: Callable[[], Awaitable[T]]) -> None:
+        super().__init__(line, work)
+        #: Questions to the waiting thread; None says that there is news.
+        self._inbox: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
+        self._gone = False
+        self._value: T | None = None
+        self._failure: BaseException | None = None
+
+    def run(self) -> T:
+        """Send the call and return what comes of it.
+
+        An exception that a signal handler raises here (KeyboardInterrupt) cancels the call, waits
+        for it to end, bounded, and is raised then; a second one is raised at once.
+        """
+        try:
+            self.send()
+            while not self.is_over:
+                self._listen()
+        except BaseException:
+            self.withdraw()
+            raise
+        return self._outcome()
+
+    def withdraw(self) -> None:
+        """Nothing of the call goes on, or it had its time to end."""
+        if self.is_over:
+            return
+        self.cancel_soon()
+        began = time.monotonic()
+        try:
+            if not self._settles(began + _SILENCE):
+                logger.warning(
+                    "interrupted; waiting at most %g s for what is on its way (the id of a create "
+                    "may already be paid for). Interrupt again to leave at once.",
+                    CANCEL_GRACE,
+                )
+                self._settles(began + GRACE)
+        except BaseException:
+            self.line.hurried = True
+            raise
+        finally:
+            self._gone = True
+
+    def report(self, value: T | None, failure: BaseException | None) -> None:
+        self._value, self._failure = value, failure
+        self.is_over = True
+        self._inbox.put(None)
+
+    async def ask(self, function: Callable[[], object]) -> None:
+        if not self._gone:
+            question = _Question(function, self.line.loop)
+            self._inbox.put(question)
+            await question.reply
+
+    def _listen(self, until: float | None = None) -> bool:
+        """Return True at the next news and False at `until`, answering questions meanwhile."""
+        while True:
+            wait = BEAT if until is None else min(BEAT, until - time.monotonic())
+            if wait <= 0:
+                return False
+            try:
+                question = self._inbox.get(timeout=wait)
+            except queue.Empty:
+                continue
+            if question is None:
+                return True
+            question.answer()
+
+    def _settles(self, until: float) -> bool:
+        while not self.is_over:
+            if not self._listen(until):
+                return False
+        return True
+
+    def _outcome(self) -> T:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise fresh(failure)
+        return cast("T", self._value)
+
+
+class _Question:
+    """Something to be done in the thread that waits, while the loop waits for it."""
+
+    def __init__(self, function: Callable[[], object], loop: asyncio.AbstractEventLoop) -> None:
+        self._function = function
+        self._loop = loop
+        self.reply: asyncio.Future[None] = loop.create_future()
+
+    def answer(self) -> None:
+        failure: Exception | None = None
+        try:
+            self._function()
+        except Exception as error:  # noqa: BLE001 - raised on the other side of the door
+            failure = fresh(error)
+        finally:
+            # Also for what is no Exception: the loop must not wait for a thread that leaves.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._settle, failure)
+
+    def _settle(self, failure: Exception | None) -> None:
+        if self.reply.done():
+            return
+        if failure is None:
+            self.reply.set_result(None)
+        elif isinstance(failure, StopIteration):
+            # No future takes one, and no coroutine may raise one.
+            self.reply.set_exception(RuntimeError("on_submitted raised StopIteration"))
+        else:
+            self.reply.set_exception(failure)
+
+
+class Pump(Call[None]):
+    """A call that gives many values: one task owns an asynchronous iterator to its end."""
+
+    def __init__(self, line: Line, values: AsyncIterator[Any]) -> None:
+        super().__init__(line, self._feed)
+        self._source = values
+        self._wanted = asyncio.Event()
+        self._closing = False
+        self._sent = False
+        self._given: list[Any] = []
+
+    def next_comes(self) -> bool:
+        """Return whether there is a next value, for `take`. Raises what the iterator raised."""
+        try:
+            if self._sent:
+                self._wake()
+            else:
+                self._sent = True
+                self.send()
+            while not (self._given or self.is_over):
+                self._listen()
+        except BaseException:
+            self.withdraw()
+            raise
+        if not self._given:
+            self._outcome()
+        return bool(self._given)
+
+    def take(self) -> Any:  # noqa: ANN401 - what the iterator gives
+        """Return the value that has come."""
+        return self._given.pop()
+
+    def close_soon(self) -> None:
+        """The iterator will be closed by its own task, which ends."""
+        self._closing = True
+        self._wake()
+
+    def close(self) -> None:
+        """The iterator is closed, or had its time to be."""
+        self.close_soon()
+        self._settles(time.monotonic() + GRACE)
+
+    def _wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and the task with it
+            self.line.loop.call_soon_threadsafe(self._wanted.set)
+
+    async def _feed(self) -> None:
+        try:
+            async for value in self._source:
+                self._given.append(value)
+                del value
+                self._inbox.put(None)
+                await self._wanted.wait()
+                self._wanted.clear()
+                if self._closing:
+                    break
+        finally:
+            aclose = getattr(self._source, "aclose", None)
+            if aclose is not None:
+                await aclose()
+
+
+class Promise(Crossing[T]):
+    """A call for which nobody waits: what comes of it is in a future."""
+
+    def __init__(
+        self, line: Line, work: Callable[[], Awaitable[T]], future: FreshFuture[T]
+    ) -> None:
+        super().__init__(line, work)
+        self._future = future
+        future.add_done_callback(self._on_done)
+
+    def report(self, value: T | None, failure: BaseException | None) -> None:
+        self.is_over = True
+        if self._future.set_running_or_notify_cancel():
+            if failure is None:
+                self._future.set_result(cast("T", value))
+            else:
+                self._future.set_exception(failure)
+
+    def _on_done(self, future: Future[T]) -> None:
+        if future.cancelled():
+            self.cancel_soon()
+
+
+class FreshFuture(Future[T]):
+    """A future that raises a new exception for each thread that asks.
+
+    `keeper` is what the work needs to go on, such as the client.
+    """
+
+    def __init__(self, keeper: object) -> None:
+        super().__init__()
+        self._keeper: object = keeper
+
+    def result(self, timeout: float | None = None) -> T:
+        failure = super().exception(timeout)
+        if failure is not None:
+            raise fresh(failure)
+        return super().result()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        failure = super().exception(timeout)
+        return None if failure is None else fresh(failure)

@@ -1,0 +1,284 @@
+"""The door between plain threads and one event loop, which runs in a daemon thread of its own.
+
+The thread starts with the first call and ends with `close`, with the last reference to the door,
+or with the interpreter. A forked child starts with a door of its own. How a call crosses is in
+`_crossing`; what is called, and by whom, is the business of `_twins` and `_sync`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+
+from grok_video import _fork
+from grok_video._crossing import BEAT, CLOSED, GRACE, Call, FreshFuture, Promise, Pump
+from grok_video._errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from concurrent.futures import Future
+
+    from grok_video._crossing import Crossing
+
+T = TypeVar("T")
+
+#: Seconds the end of the interpreter waits for connections that nobody closed, and the same after
+#: somebody interrupted twice.
+_LAST_WAIT: Final = 1.0
+_HURRIED_WAIT: Final = 0.1
+
+_OWN_THREAD: Final = (
+    "a blocking call was made in the client's own thread (from a callback of a future, say), where "
+    "it would wait for itself for ever. Make it in another thread, or use AsyncClient"
+)
+_OTHER_PROCESS: Final = (
+    "this iterator was made before the fork and goes on in the parent process only; make a new "
+    "one here"
+)
+
+
+class Portal:
+    """A door to an event loop whose thread starts with the first call and ends with `close`."""
+
+    def __init__(self) -> None:
+        #: Counts the processes this door has been in: it grows by one in a forked child.
+        self.generation = 0
+        self._closed = False
+        self._lock = threading.Lock()
+        self._line: Line | None = None
+        _portals.add(self)
+
+    def call(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Return what the coroutine function returns, run in the loop; raise what it raises."""
+        return Call(self.enter(), work).run()
+
+    def promise(self, work: Callable[[], Awaitable[T]]) -> Future[T]:
+        """Return the future of a coroutine function that runs in the loop from now on."""
+        future: FreshFuture[T] = FreshFuture(self)
+        Promise(self.enter(), work, future).send()
+        return future
+
+    def close(self) -> None:
+        """Cancel what waits, say the loop's farewell and end its thread, if there is one.
+
+        A call after it starts the loop again, which says farewell before it takes the call.
+        """
+        self._closed = True
+        line = self._line
+        if line is not None:
+            line.refuse_own_thread()
+            line.stop()
+
+    def farewell(self) -> Callable[[], Awaitable[object]]:
+        """Return what is awaited in the loop before it ends; it must not hold this door."""
+        return _nothing
+
+    def forget(self) -> None:
+        """Be as if nothing had been started: called in a forked child, whose threads are gone."""
+        self._lock = threading.Lock()
+        self.generation += 1
+        line, self._line = self._line, None
+        if line is not None:
+            line.disown()
+
+    def enter(self) -> Line:
+        """Return the loop and its thread, started if need be.
+
+        Raises `ConfigurationError` in that thread itself.
+        """
+        line = self._line
+        if line is None or line.stopping:
+            with self._lock:
+                line = self._line
+                if line is None or line.stopping:
+                    line = self._line = Line(self.farewell(), closed=self._closed)
+        line.refuse_own_thread()
+        return line
+
+    @property
+    def line(self) -> Line | None:
+        """The loop and thread of the last call; None before the first."""
+        return self._line
+
+    def __del__(self) -> None:
+        line = getattr(self, "_line", None)
+        if line is not None:
+            line.stop_soon()
+
+
+async def _nothing() -> None:
+    """Do nothing."""
+
+
+class Line:
+    """One event loop in one daemon thread, from its first call to its last."""
+
+    def __init__(self, farewell: Callable[[], Awaitable[object]], *, closed: bool) -> None:
+        #: Every call that is not over; a call is in here before the loop hears of it.
+        self.crossings: set[Crossing[Any]] = set()
+        #: True from the moment in which calls that wait are cancelled.
+        self.stopping = False
+        #: True when the loop takes nothing any more, whatever is still in `crossings`.
+        self.ended = False
+        #: True at the end of the interpreter: who waits in a daemon thread hears nothing any more.
+        self.leaving = False
+        #: True when somebody interrupted a second time, and nobody shall wait any more.
+        self.hurried = False
+        self._farewell = farewell
+        self._closed = closed
+        self._stop = asyncio.Event()
+        self._over = threading.Event()
+        self.loop = _fork.make_loop()
+        self.thread = threading.Thread(target=self._run, name="grok-video", daemon=True)
+        self.thread.start()
+
+    def refuse_own_thread(self) -> None:
+        """Raise `ConfigurationError` in the loop's own thread."""
+        if threading.get_ident() == self.thread.ident:
+            raise ConfigurationError(_OWN_THREAD)
+
+    def stop_soon(self) -> None:
+        """The loop is told to end, from any thread; nothing is waited for."""
+        with contextlib.suppress(RuntimeError):  # it has ended
+            self.loop.call_soon_threadsafe(self._stop.set)
+
+    def stop(self) -> None:
+        """The loop has ended and its thread is gone, or it had its time."""
+        self.stop_soon()
+        try:
+            if self.is_over_within(GRACE + 1.0):
+                self.thread.join(BEAT)
+        except BaseException:
+            self.hurried = True
+            raise
+
+    def is_over_within(self, seconds: float) -> bool:
+        """Return True as soon as the loop has ended, False if it has not in so many seconds."""
+        until = time.monotonic() + seconds
+        while not self._over.wait(min(BEAT, max(0.0, until - time.monotonic()))):
+            if time.monotonic() >= until:
+                return False
+        return True
+
+    def disown(self) -> None:
+        """Leave this to the parent process: nothing of it is run, closed or freed here."""
+        _fork.disown(self.loop)
+        _fork.keep_for_ever(self)
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
+                runner.run(self._serve())
+        finally:
+            self.stopping = self.ended = True
+            for crossing in list(self.crossings):
+                crossing.end(failure=ConfigurationError(CLOSED))
+            self._over.set()
+
+    async def _serve(self) -> None:
+        if self._closed:
+            # Closed before it was opened: the client must know before the first call asks it.
+            await self._farewell()
+        await self._stop.wait()
+        self.stopping = True
+        for crossing in list(self.crossings):
+            crossing.cancel()
+        tasks = [crossing.task for crossing in self.crossings if crossing.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=GRACE)
+        await self._farewell()
+
+
+class BlockingIterator(Generic[T]):
+    """A plain iterator over what an asynchronous one gives, all of it in one task of the loop.
+
+    Begun by the first `next`; several threads may draw from it in turn. `close()`, or dropping it,
+    ends what it does. `give` makes what is given from each value; `interrupted` is told of a
+    KeyboardInterrupt before it goes on.
+    """
+
+    def __init__(
+        self,
+        portal: Portal,
+        values: AsyncIterator[Any],
+        give: Callable[[Any], T],
+        interrupted: Callable[[KeyboardInterrupt], None],
+    ) -> None:
+        self._portal = portal
+        self._generation = portal.generation
+        self._source: AsyncIterator[Any] | None = values
+        self._give = give
+        self._interrupted = interrupted
+        self._pump: Pump | None = None
+        self._turn = threading.Lock()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        if self._generation != self._portal.generation:
+            raise ConfigurationError(_OTHER_PROCESS)
+        with self._turn:
+            if self._source is None:
+                raise StopIteration
+            if self._pump is None:
+                self._pump = Pump(self._portal.enter(), self._source)
+            self._pump.line.refuse_own_thread()
+            more = False
+            try:
+                more = self._pump.next_comes()
+            except KeyboardInterrupt as interrupt:
+                self._interrupted(interrupt)
+                raise
+            finally:
+                if not more:
+                    self._source = None
+            if not more:
+                raise StopIteration
+            return self._give(self._pump.take())
+
+    def close(self) -> None:
+        """The iteration is over, and what it held is closed."""
+        self._source = None
+        pump = self._pump
+        if pump is not None and self._generation == self._portal.generation:
+            pump.line.refuse_own_thread()
+            pump.close()
+
+    def __del__(self) -> None:
+        pump = getattr(self, "_pump", None)
+        if pump is not None and self._generation == self._portal.generation:
+            pump.close_soon()
+
+
+_portals: weakref.WeakSet[Portal] = weakref.WeakSet()
+
+
+def _forget_the_parent() -> None:
+    for portal in list(_portals):
+        portal.forget()
+
+
+def _close_the_rest() -> None:
+    """What nobody closed is closed while the interpreter still works, and quietly."""
+    lines = [line for portal in list(_portals) if (line := portal.line) is not None]
+    hurried = any(line.hurried for line in lines)
+    until = time.monotonic() + (_HURRIED_WAIT if hurried else _LAST_WAIT)
+    for line in lines:
+        line.leaving = True
+        line.stop_soon()
+    for line in lines:
+        if not line.is_over_within(max(0.0, until - time.monotonic())):
+            _fork.mute(line.loop)
+            _fork.keep_for_ever(line)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_the_parent)
+atexit.register(_close_the_rest)

@@ -1,0 +1,284 @@
+"""What the blocking twins have in common; the twins themselves are generated, in `_sync`.
+
+A client and its jobs share one core: the asynchronous client, the door to its loop, and the jobs
+that were accepted and are not known to be finished. Whoever interrupts is told of those.
+"""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+
+from grok_video._client import AsyncClient, renewed
+from grok_video._crossing import in_caller
+from grok_video._errors import ConfigurationError
+from grok_video._job import DEFAULT_TIMEOUT, AsyncJob, poller_of
+from grok_video._portal import BlockingIterator, Portal
+from grok_video._requests import refuse
+
+if TYPE_CHECKING:
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Iterable,
+        Iterator,
+    )
+    from concurrent.futures import Future
+
+    from grok_video._batch import AsyncBatch
+    from grok_video._models import Video
+    from grok_video._outcomes import Outcome
+
+T = TypeVar("T")
+H = TypeVar("H")
+J = TypeVar("J", bound="JobTwin")
+
+#: Jobs that are remembered for an interrupt: the newest, at about 2 KB each.
+_REMEMBERED: Final = 10_000
+
+
+class Core(Portal):
+    """What a blocking client and its jobs share."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        super().__init__()
+        self._client = client
+        self._is_the_parents = False
+        #: Accepted jobs by id, oldest first; the finished ones are swept out now and then.
+        self._accepted: dict[str, AsyncJob] = {}
+        self._sweep_at = 64
+        #: The twin of each handle, so that one job stays one object.
+        self._twins: weakref.WeakValueDictionary[int, JobTwin] = weakref.WeakValueDictionary()
+
+    @property
+    def client(self) -> AsyncClient:
+        """The asynchronous client; another one in a forked child.
+
+        Raises `ConfigurationError` in a child whose parent has used connections that were given.
+        """
+        if self._is_the_parents:
+            self._client = renewed(self._client)
+            self._is_the_parents = False
+        return self._client
+
+    def farewell(self) -> Callable[[], Awaitable[object]]:
+        return self.client.aclose
+
+    def forget(self) -> None:
+        # A client that was never used has nothing that must not be shared.
+        self._is_the_parents = self._is_the_parents or self.line is not None
+        super().forget()
+        self._accepted = {}
+        self._twins = weakref.WeakValueDictionary()
+
+    # --- jobs ------------------------------------------------------------------------------------
+
+    def twin(self, kind: type[J], handle: AsyncJob) -> J:
+        """Return the twin of a handle: the same object as long as anybody has it."""
+        known = self._twins.get(id(handle))
+        return known if isinstance(known, kind) else kind(self, handle)
+
+    def remember(self, twin: JobTwin, handle: AsyncJob) -> None:
+        """The twin is the one of this handle from now on."""
+        self._twins[id(handle)] = twin
+
+    def accept(self, handle: AsyncJob) -> None:
+        """The job is told of when somebody interrupts before it is finished."""
+        self._accepted[handle.request_id] = handle
+        if len(self._accepted) >= self._sweep_at:
+            running = [job for job in list(self._accepted.values()) if not job.is_finished]
+            self._accepted = {job.request_id: job for job in running[-_REMEMBERED:]}
+            self._sweep_at = 2 * len(self._accepted) + 64
+
+    def tell(self, interrupt: KeyboardInterrupt) -> None:
+        """Note on the exception which jobs go on, and how to come back to them."""
+        ids = [job.request_id for job in list(self._accepted.values()) if not job.is_finished]
+        if ids:
+            note = _note(ids)
+            if note not in getattr(interrupt, "__notes__", ()):
+                interrupt.add_note(note)
+
+
+def _note(ids: list[str]) -> str:
+    jobs = "1 job goes" if len(ids) == 1 else f"{len(ids)} jobs go"
+    lines = [f"  grok-video wait {shlex.quote(request_id)}" for request_id in ids]
+    return "\n".join(
+        [f"{jobs} on at the provider and may be billed. Resume with client.job(ID), or:", *lines]
+    )
+
+
+async def _awaitable(function: Callable[..., T], *args: object) -> T:
+    return function(*args)
+
+
+class Twin(Generic[H]):
+    """The blocking twin of one asynchronous object, the handle."""
+
+    def __init__(self, core: Core, handle: H) -> None:
+        self._core = core
+        self._own_handle = handle
+
+    @property
+    def _handle(self) -> H:
+        return self._own_handle
+
+    def __repr__(self) -> str:
+        handle = self._handle
+        return repr(handle).replace(type(handle).__name__, type(self).__name__, 1)
+
+    def _call(
+        self,
+        function: Callable[..., Awaitable[T]],
+        /,
+        *args: Any,  # noqa: ANN401 - whatever the function takes
+        **words: Any,  # noqa: ANN401
+    ) -> T:
+        """Return what the method of the handle returns; this thread waits for it."""
+        try:
+            return self._core.call(partial(function, *args, **words))
+        except KeyboardInterrupt as interrupt:
+            self._tell(interrupt)
+            raise
+
+    def _iterate(self, values: AsyncIterator[T]) -> Iterator[T]:
+        """Return a plain iterator over what a method of the handle gives."""
+        return BlockingIterator(self._core, values, _as_it_is, self._tell)
+
+    def _tell(self, interrupt: KeyboardInterrupt) -> None:
+        self._core.tell(interrupt)
+
+
+class JobTwin(Twin[AsyncJob]):
+    """What `Job` has beside the generated methods."""
+
+    def __init__(self, core: Core, handle: AsyncJob) -> None:
+        super().__init__(core, handle)
+        self._generation = core.generation
+        core.remember(self, handle)
+
+    def future(self, timeout: float | None = DEFAULT_TIMEOUT) -> Future[Video]:
+        """Return a future of the video; the job is waited for in the background from now on.
+
+        For `concurrent.futures.wait` and `as_completed`. It ends as `result(timeout)` would, and
+        cancelling it ends the waiting, not the job. Callbacks added to it are called in the
+        client's own thread: they must be short and must not call the client.
+        """
+        return self._core.promise(partial(self._handle.result, timeout))
+
+    @property
+    def _handle(self) -> AsyncJob:
+        if self._generation != self._core.generation:
+            # In a forked child: the parent's handle may wait for a task that is not here.
+            old = self._own_handle
+            self._own_handle = self._core.client.job(old.request_id)
+            poller_of(self._own_handle).take_over(poller_of(old))
+            self._generation = self._core.generation
+            self._core.remember(self, self._own_handle)
+        return self._own_handle
+
+    def _tell(self, interrupt: KeyboardInterrupt) -> None:
+        # Also where it was made from an id: somebody was waiting for it.
+        self._core.accept(self._handle)
+        self._core.tell(interrupt)
+
+
+class ClientTwin(Twin[AsyncClient]):
+    """What `Client` has beside the generated methods."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        super().__init__(Core(client), client)
+
+    @property
+    def _handle(self) -> AsyncClient:
+        return self._core.client
+
+    def _twin(self, kind: type[J], handle: AsyncJob) -> J:
+        """Return the blocking twin of a job."""
+        return self._core.twin(kind, handle)
+
+    def _iterate_twins(self, kind: type[J], handles: AsyncIterator[AsyncJob]) -> Iterator[J]:
+        """Return a plain iterator over the blocking twins of jobs."""
+        return BlockingIterator(self._core, handles, partial(self._core.twin, kind), self._tell)
+
+    def _handles(self, jobs: Iterable[JobTwin]) -> list[AsyncJob]:
+        """Return the handles of this client's jobs, taken from the iterable in this thread."""
+        handles: list[AsyncJob] = []
+        for job in jobs:
+            if not isinstance(job, JobTwin) or job._core is not self._core:  # noqa: SLF001
+                raise refuse("jobs", job, "must hold jobs of this very client")
+            handles.append(job._handle)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        return handles
+
+    def _hook(
+        self, kind: type[J], hook: Callable[[J], object] | None
+    ) -> Callable[[AsyncJob], Awaitable[None]]:
+        """Return the hook as the asynchronous client takes it; it is called in this thread."""
+        if inspect.iscoroutinefunction(hook):
+            raise refuse("on_submitted", hook, "must be a plain function for a blocking client")
+
+        async def accepted(handle: AsyncJob) -> None:
+            self._core.accept(handle)
+            if hook is not None:
+                await in_caller(partial(hook, self._core.twin(kind, handle)))
+
+        return accepted
+
+    def _leave(self, error: BaseException | None) -> None:
+        """The client is closed; an interrupt on its way out is told which jobs go on."""
+        if isinstance(error, KeyboardInterrupt):
+            self._core.tell(error)
+        self._core.close()
+
+
+class BatchTwin(Twin["AsyncBatch"]):
+    """What `Batch` has beside the generated methods: one task enters, iterates and leaves."""
+
+    def __init__(self, core: Core, handle: AsyncBatch) -> None:
+        super().__init__(core, handle)
+        self._outcomes: BlockingIterator[Outcome] | None = None
+
+    def _enter(self) -> None:
+        outcomes = BlockingIterator(self._core, _from_within(self._handle), _told, self._tell)
+        next(outcomes)  # entered; it raises what entering raises
+        self._outcomes = outcomes
+
+    def _next(self) -> Outcome:
+        if self._outcomes is None:
+            message = "a batch is used inside its context: with client.batch(...) as batch"
+            raise ConfigurationError(message)
+        return next(self._outcomes)
+
+    def _leave(self, error: BaseException | None) -> None:
+        """The batch is left; an interrupt on its way out is told which jobs go on."""
+        if isinstance(error, KeyboardInterrupt):
+            self._tell(error)
+        if self._outcomes is not None:
+            self._outcomes.close()
+
+    def _call_plain(self, function: Callable[[], T]) -> T:
+        """Return what a plain method of the handle returns, called in the loop's thread."""
+        return self._core.call(partial(_awaitable, function))
+
+
+async def _from_within(batch: AsyncBatch) -> AsyncGenerator[Outcome | None, None]:
+    """Yield None once the batch is entered, and then its outcomes.
+
+    A `yield` in a task group is safe here: one task runs this to its end, whoever iterates.
+    """
+    async with batch:
+        yield None
+        async for outcome in batch:
+            yield outcome
+
+
+def _told(outcome: Outcome | None) -> Outcome:
+    return cast("Outcome", outcome)
+
+
+def _as_it_is(value: T) -> T:
+    return value
