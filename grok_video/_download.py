@@ -18,6 +18,7 @@ from grok_video._errors import DownloadError
 from grok_video._partfile import Batch, PartFile, kept_words
 from grok_video._ranges import Version
 from grok_video._transfer import Source, Transfer, closing
+from grok_video._transports._loops import finish
 
 if TYPE_CHECKING:
     import os
@@ -88,10 +89,10 @@ async def save(
     except DownloadError as error:
         failure = error
     finally:
-        # Also after a cancellation: what arrived is written down, and nothing stays open.
+        # Also after a cancellation, and a second one while this is done: what arrived is written
+        # down, and nothing stays open.
         if not part.saved:
-            with anyio.CancelScope(shield=True):
-                kept = await to_thread.run_sync(part.close, batch)
+            kept = await finish(partial(to_thread.run_sync, part.close, batch))
     if failure is not None:
         raise _with_kept(failure, kept, part)
     return evolve(video, path=part.path, sha256=part.sha256, size=part.size)

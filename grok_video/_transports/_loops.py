@@ -92,6 +92,30 @@ def _wake(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
+async def finish(work: Callable[[], Awaitable[T]]) -> T:
+    """Return what the work returns, done to its end however often the caller is cancelled.
+
+    A shield alone does not do that: asyncio's own `task.cancel()` knows nothing of it, so that a
+    second one would break off what cleans up after the first.
+    """
+    results: list[T] = []
+    failures: list[Exception] = []
+
+    async def run() -> None:
+        with anyio.CancelScope(shield=True):
+            try:
+                results.append(await work())
+            except Exception as error:  # noqa: BLE001 - raised by the caller's task as it is
+                failures.append(error)
+
+    # A task that nobody else can cancel; the group waits for it, and goes on waiting.
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+    if failures:
+        raise failures[0]
+    return results[0]
+
+
 class LoopLocal(Generic[T]):
     """Holds one value for each event loop that asks."""
 
