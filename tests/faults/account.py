@@ -28,6 +28,8 @@ class Account:
     phase: str
     door: str
     ending: str = "hung"
+    #: Videos that the caller asked for.
+    wanted: int = 1
     error: BaseException | None = None
     #: Faults planned, and those that happened.
     planned: int = 0
@@ -49,7 +51,7 @@ class Account:
 
     @property
     def extra(self) -> int:
-        return max(0, self.accepted - 1)
+        return max(0, self.accepted - self.wanted)
 
     def problems(self) -> list[str]:
         """Return what must not be, in words; nothing for a case as it should be."""
@@ -87,7 +89,8 @@ def settle(
     accepted = {create.request_id for create in emulator.creates}
     posts = [seen for seen in emulator.requests if seen.method == "POST"]
     account.posts = len(posts)
-    account.resent = sum(post.status not in REFUSALS for post in posts[:-1])
+    refused = sum(post.status in REFUSALS for post in posts)
+    account.resent = max(0, len(posts) - refused - account.wanted)
     account.accepted = emulator.accepted
     account.known = len(accepted & ids)
     account.in_doubt = sum(isinstance(error, CreateOutcomeUnknown) for error in errors)

@@ -163,7 +163,8 @@ def _http() -> Iterator[Case]:
         yield from _each(ALL, f"Answer {status} moved", f"{REFUSED} {RECOVERED} {DELIVERED}", moved)
     for status in (204, 206, 299):
         yield from _each(ALL, f"Answer {status}", taken, Answer(status))
-    for status in (304, 400, 401, 403, 404, 405, 406, 409, 410, 411, 413, 415, 418, 421, 422, 451):
+    yield from _each(ALL, "Answer 304", final, Answer(304))
+    for status in (400, 401, 403, 404, 405, 406, 409, 410, 411, 413, 415, 418, 421, 422, 451):
         yield from _each(ALL, f"Answer {status}", final, Answer(status, {"error": "no"}))
     for status in (408, 500, 502, 504, 520, 521, 522, 523, 524, 525, 526, 529, 599):
         answer = Answer(status, {"message": "upstream trouble"})

@@ -46,7 +46,7 @@ class Door:
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]], *, debug: bool = False) -> T:
         """Return what the work returns. Raises `Hang` if it takes too long."""
-        with _bounded(BOUND):
+        with bounded():
             if self.blocking:
                 return _drive(work())
             if self.loop == "trio":
@@ -102,10 +102,10 @@ def _drive(work: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("work over the blocking client waited for something else")
 
 
-class _bounded:  # noqa: N801 - reads like the function it could be
+class bounded:  # noqa: N801 - reads like the function it could be
     """Raises `Hang` in the main thread after so many seconds, whatever it is doing then."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float = BOUND) -> None:
         self._seconds = seconds
 
     def __enter__(self) -> None:
@@ -125,4 +125,4 @@ class _bounded:  # noqa: N801 - reads like the function it could be
         raise Hang(f"still not over after {self._seconds:g} s")
 
 
-__all__ = ["BOUND", "DEFAULTS", "DOORS", "Door", "Hang"]
+__all__ = ["BOUND", "DEFAULTS", "DOORS", "Door", "Hang", "bounded"]
