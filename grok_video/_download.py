@@ -169,10 +169,13 @@ async def stream(
             # The scope is left before each `yield`: a scope open across one would end up in
             # whatever task goes on with the generator.
             piece = None
-            with anyio.CancelScope(deadline=deadline.at) as scope:
+            if deadline.timeout is None:
                 piece = await anext(pieces, None)
-            if scope.cancelled_caught:
-                raise transfer.too_late()
+            else:
+                with anyio.CancelScope(deadline=deadline.at) as scope:
+                    piece = await anext(pieces, None)
+                if scope.cancelled_caught:
+                    raise transfer.too_late()
             if piece is None:
                 return
             if isinstance(piece, bytes):

@@ -55,6 +55,7 @@ class Poller:
         """See the class; `age` is seconds since the create, for a job that is taken up again."""
         self.session = session
         self.request_id = request_id
+        self._url = session.poll_url(request_id)
         #: What the last poll said; None before the first.
         self.snapshot: Snapshot | None = None
         self.state = State.PENDING
@@ -193,17 +194,21 @@ class Poller:
         self._asking = True
         self._polled_at = now
         try:
-            snapshot, ended = await self.session.poll(
-                self.request_id, now, place, delivered_elsewhere=self._delivered_elsewhere
+            snapshot, ended, hint = await self.session.poll(
+                self._url,
+                self.request_id,
+                now,
+                place,
+                delivered_elsewhere=self._delivered_elsewhere,
             )
-            self._accept(snapshot, ended)
+            self._accept(snapshot, ended, hint)
         finally:
             # However it ended: the others go on, and if this task was cancelled, one takes over.
             self._asking = False
             self._news.ring()
         return snapshot
 
-    def _accept(self, snapshot: Snapshot, now: float) -> None:
+    def _accept(self, snapshot: Snapshot, now: float, hint: float | None) -> None:
         self._failures = 0
         self._passing_error = None
         elapsed = max(0.0, now - (self._since if self._since is not None else now))
@@ -211,7 +216,7 @@ class Poller:
         was_finished = self.is_finished
         self.snapshot = snapshot
         if event is None:
-            self._watch.note(elapsed, snapshot.progress)
+            self._watch.note(elapsed, snapshot.progress, hint)
             self._last_pending = elapsed
             self._plan_next_poll(now)
         elif not was_finished:

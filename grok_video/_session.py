@@ -33,6 +33,7 @@ from grok_video._errors import (
 )
 from grok_video._images import create_body
 from grok_video._lifecycle import Event, State, advance
+from grok_video._models import JobStatus
 from grok_video._policies import Deadline, Pacer
 from grok_video._polling import Experience
 from grok_video._transports._base import Transport
@@ -219,10 +220,16 @@ class Session:
         """Return the seconds until the client's budget has a place for a poll; it is taken."""
         return self._polls.reserve(now)
 
+    def poll_url(self, request_id: str) -> str:
+        """Return where a job is asked about; ids are opaque, so every odd character is encoded."""
+        return f"{self.config.base_url}{_wire.POLL_PATH}{quote(request_id, safe='')}"
+
     async def poll(
-        self, request_id: str, now: float, place: float, *, delivered_elsewhere: bool
-    ) -> tuple[Snapshot, float]:
-        """Return what the API says of one job, from exactly one GET, and when it said so.
+        self, url: str, request_id: str, now: float, place: float, *, delivered_elsewhere: bool
+    ) -> tuple[Snapshot, float, float | None]:
+        """Return what the API says of one job, from exactly one GET, when it said so, and its hint.
+
+        The hint is a Retry-After beside a good answer: seconds until it is worth asking again.
 
         `place` is the wait for its place in the budget; `now` and the time returned are on the
         loop's clock. Raises `APIError` or
@@ -232,7 +239,6 @@ class Session:
         if place > 0:
             await anyio.sleep(place)
             now = current_time()
-        url = f"{self.config.base_url}{_wire.POLL_PATH}{quote(request_id, safe='')}"
         try:
             answer = await transport.get(url)
             ended = current_time()
@@ -252,9 +258,12 @@ class Session:
             error.message = f"job {request_id}: {error.message}"
             error.args = (error.message,)
             raise
-        if not snapshot.status.is_terminal and not _wire.is_known_word(snapshot):
+        if snapshot.status is JobStatus.PROCESSING and not _wire.is_known_word(snapshot):
             logger.warning("job %s has a status this version does not know", request_id)
-        return snapshot, ended
+        hint = None
+        if "retry-after" in answer.headers or "retry-after-ms" in answer.headers:
+            hint = _wire.read_retry_after(answer.headers, now=time.time())
+        return snapshot, ended, hint
 
     def polls_blocked_until(self) -> float:
         """Return the time on the loop's clock before which the server wants no poll."""
@@ -262,10 +271,9 @@ class Session:
 
     def without_key(self, answer: Answer) -> bytes:
         """Return the body with the key masked, should a server ever echo it."""
+        body = answer.body
         key = self.config.api_key.reveal().encode()
-        if len(key) < _LEAST_KEY or key not in answer.body:
-            return answer.body
-        return answer.body.replace(key, b"***")
+        return body.replace(key, b"***") if len(key) >= _LEAST_KEY and key in body else body
 
 
 @frozen

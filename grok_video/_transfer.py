@@ -354,6 +354,7 @@ async def closing(chunks: AsyncIterator[_T]) -> AsyncGenerator[AsyncIterator[_T]
         yield chunks
     finally:
         close = getattr(chunks, "aclose", None)
-        if close is not None:
+        # A generator that came to its end has nothing left to close.
+        if close is not None and getattr(chunks, "ag_frame", chunks) is not None:
             with anyio.CancelScope(shield=True):
                 await close()

@@ -362,6 +362,11 @@ def _read_snapshot(
     http_status: int,
     delivered_elsewhere: bool,
 ) -> Snapshot:
+    if document.data is None and document.status is not None:
+        # Most answers are flat and say that the job goes on: no need to look further.
+        state = _word(document.status) or JobStatus.PROCESSING
+        if not state.is_terminal and document.status.strip():
+            return Snapshot(request_id, state, _progress([document]), None, None, raw)
     # The levels from the outside in; the last one is the provider's own document.
     levels = [document]
     while levels[-1].data is not None:

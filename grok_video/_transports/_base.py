@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import abc
 import enum
+import functools
 import ipaddress
 import os
+import re
 import socket
 import ssl
 import urllib.request
@@ -124,13 +126,8 @@ class Origin:
     @classmethod
     def of(cls, url: str) -> Origin:
         """Return the origin of an absolute http(s) URL. Raises `ValueError` if it has none."""
-        parts = urlsplit(url)
-        scheme = parts.scheme.lower()
-        if scheme not in ("http", "https") or not parts.hostname:
-            message = "not an absolute http(s) URL"
-            raise ValueError(message)
-        port = parts.port or (443 if scheme == "https" else 80)
-        return cls(scheme, parts.hostname.lower().rstrip("."), port)
+        place = _PLACE.match(url)
+        return _origin_of(place[0] if place is not None else url)
 
     @property
     def is_private(self) -> bool:
@@ -140,6 +137,21 @@ class Origin:
             or self.host.endswith(".localhost")
             or (not is_public_address(self.host, unknown=True))
         )
+
+
+#: What stands before the path: the same for all the links of a host, so that it is read once.
+_PLACE: Final = re.compile(r"[A-Za-z]+://[^/?#]+")
+
+
+@functools.lru_cache(maxsize=1024)
+def _origin_of(place: str) -> Origin:
+    parts = urlsplit(place)
+    scheme = parts.scheme.lower()
+    if scheme not in ("http", "https") or not parts.hostname:
+        message = "not an absolute http(s) URL"
+        raise ValueError(message)
+    port = parts.port or (443 if scheme == "https" else 80)
+    return Origin(scheme, parts.hostname.lower().rstrip("."), port)
 
 
 def is_public_address(address: str, *, unknown: bool = False) -> bool:
