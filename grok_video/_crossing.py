@@ -43,6 +43,11 @@ CLOSED: Final = (
     "provider"
 )
 
+_ABANDONED: Final = (
+    "What was on its way was not waited for; if that was a create, it may have been accepted and "
+    "billed."
+)
+
 #: The call that the running task belongs to.
 _current: ContextVar[Crossing[Any]] = ContextVar("grok_video_crossing")
 
@@ -85,6 +90,8 @@ class Crossing(Generic[T]):
         self.task: asyncio.Task[None] | None = None
         #: True once the loop has nothing more to do with it.
         self.is_over = False
+        #: True where somebody interrupted twice: nobody waits for the end of it.
+        self.is_abandoned = False
         self._work: Callable[[], Awaitable[T]] | None = work
         self._scope: anyio.CancelScope | None = None
         self._withdrawn = False
@@ -194,8 +201,9 @@ class Call(Crossing[T]):
                     CANCEL_GRACE,
                 )
                 self._settles(began + GRACE)
-        except BaseException:
-            self.line.hurried = True
+        except BaseException as error:
+            self.is_abandoned = True
+            error.add_note(_ABANDONED)
             raise
         finally:
             self._gone = True

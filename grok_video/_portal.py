@@ -128,8 +128,7 @@ class Line:
         self.ended = False
         #: True at the end of the interpreter: who waits in a daemon thread hears nothing any more.
         self.leaving = False
-        #: True when somebody interrupted a second time, and nobody shall wait any more.
-        self.hurried = False
+        self._hurried = False
         self._farewell = farewell
         self._closed = closed
         self._stop = asyncio.Event()
@@ -152,11 +151,16 @@ class Line:
         """The loop has ended and its thread is gone, or it had its time."""
         self.stop_soon()
         try:
-            if self.is_over_within(GRACE + 1.0):
+            if self.is_over_within(_HURRIED_WAIT if self.is_hurried else GRACE + 1.0):
                 self.thread.join(BEAT)
         except BaseException:
-            self.hurried = True
+            self._hurried = True
             raise
+
+    @property
+    def is_hurried(self) -> bool:
+        """True when somebody interrupted twice, and what goes on is not to be waited for."""
+        return self._hurried or any(crossing.is_abandoned for crossing in list(self.crossings))
 
     def is_over_within(self, seconds: float) -> bool:
         """Return True as soon as the loop has ended, False if it has not in so many seconds."""
@@ -268,7 +272,7 @@ def _forget_the_parent() -> None:
 def _close_the_rest() -> None:
     """What nobody closed is closed while the interpreter still works, and quietly."""
     lines = [line for portal in list(_portals) if (line := portal.line) is not None]
-    hurried = any(line.hurried for line in lines)
+    hurried = any(line.is_hurried for line in lines)
     until = time.monotonic() + (_HURRIED_WAIT if hurried else _LAST_WAIT)
     for line in lines:
         line.leaving = True
