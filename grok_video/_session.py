@@ -25,6 +25,7 @@ from grok_video._errors import (
     ConfigurationError,
     CreateOutcomeUnknown,
     GrokVideoError,
+    InvalidRequest,
     NotFound,
     RateLimited,
     ServerError,
@@ -37,17 +38,18 @@ from grok_video._models import JobStatus
 from grok_video._policies import Deadline, Pacer
 from grok_video._polling import Experience
 from grok_video._transports._base import Transport
-from grok_video._transports._loops import LoopLocal, current_time, running_library
+from grok_video._transports._loops import LoopLocal, current_time, finish, running_library
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import TypeAlias
 
+    from grok_video._images import CreateBody
     from grok_video._models import Snapshot
     from grok_video._policies import Limits, Retry
     from grok_video._polling import Polling
     from grok_video._requests import VideoRequest
-    from grok_video._transports._base import Answer, Body, TransportConfig
+    from grok_video._transports._base import Answer, TransportConfig
 
     #: Told of each step of a create before the next one is taken: (event, request_id).
     Record: TypeAlias = Callable[[Event, str | None], Awaitable[None]]
@@ -305,8 +307,8 @@ class _Outcome:
 class _Attempt:
     """One POST that ends with an answer, or with the knowledge that there is none.
 
-    It runs in a task of its own behind a shield: a cancelled caller waits for the answer, bounded,
-    and then the cancellation goes on. What was learned is recorded before.
+    It runs in a task of its own: a cancelled caller waits for the answer, bounded, and then the
+    cancellation goes on. What was learned is recorded before.
     """
 
     def __init__(
@@ -314,7 +316,7 @@ class _Attempt:
         session: Session,
         transport: Transport,
         request: VideoRequest,
-        body: Body,
+        body: CreateBody,
         record: Record | None,
     ) -> None:
         self._session = session
@@ -323,56 +325,31 @@ class _Attempt:
         self._body = body
         self._record = record
         self._outcome: _Outcome | None = None
-        self._crash: BaseException | None = None
-        self._shield = anyio.CancelScope(shield=True)
 
     async def run(self) -> _Outcome:
-        done = anyio.Event()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._send, done)
-            try:
-                await done.wait()
-            except BaseException:
-                # Cancelled while the create is in flight: its id may already be paid for.
-                self._shield.deadline = min(
-                    self._shield.deadline, anyio.current_time() + CANCEL_GRACE
-                )
-                raise
-        if self._crash is not None:
-            raise self._crash
+        await finish(self._exchange, grace=CANCEL_GRACE)
         assert self._outcome is not None  # noqa: S101 - for the type checker
         return self._outcome
-
-    async def _send(self, done: anyio.Event) -> None:
-        try:
-            with self._shield:
-                await self._exchange()
-            if self._shield.cancelled_caught:
-                logger.error(
-                    "a create was cancelled and its answer did not come within %g s: it may have "
-                    "been accepted and billed (request %s)",
-                    CANCEL_GRACE,
-                    self._request.fingerprint()[:12],
-                )
-        except Exception as error:  # noqa: BLE001 - handed to the caller's task as it is
-            self._crash = error
-        finally:
-            done.set()
 
     async def _exchange(self) -> None:
         await self._note(Event.SENDING_BEGAN, None)
         sent_at = time.time()
         try:
-            answer = await self._transport.post(
-                self._session.config.base_url + _wire.CREATE_PATH, self._body
-            )
-            request_id = _wire.read_create(
-                answer.status, answer.headers, self._session.without_key(answer), now=time.time()
-            )
-        except (APIError, APIConnectionError) as failure:
+            request_id = await self._post()
+        except (APIError, APIConnectionError, InvalidRequest) as failure:
             event = _meaning(failure)
             self._outcome = _Outcome(event, failure=failure, sent_at=sent_at)
             await self._note(event, None)
+        except anyio.get_cancelled_exc_class():
+            logger.error(
+                "a create was cancelled and its answer did not come within %g s: it may have "
+                "been accepted and billed (request %s)",
+                CANCEL_GRACE,
+                self._request.fingerprint()[:12],
+            )
+            with anyio.CancelScope(shield=True):
+                await self._note(Event.ANSWER_LOST, None)
+            raise
         else:
             self._outcome = _Outcome(Event.ACCEPTED, request_id=request_id)
             logger.debug("create accepted: job %s", request_id)
@@ -382,13 +359,30 @@ class _Attempt:
                 error.add_note(f"The job was accepted. {resume_hint(request_id)}")
                 raise
 
+    async def _post(self) -> str:
+        try:
+            answer = await self._transport.post(
+                self._session.config.base_url + _wire.CREATE_PATH, self._body
+            )
+        except APIConnectionError:
+            if self._body.failure is not None:
+                # The picture changed while it was sent: the body was cut short of its length, and
+                # no server can have accepted it.
+                raise self._body.failure from None
+            raise
+        return _wire.read_create(
+            answer.status, answer.headers, self._session.without_key(answer), now=time.time()
+        )
+
     async def _note(self, event: Event, request_id: str | None) -> None:
         if self._record is not None:
             await self._record(event, request_id)
 
 
-def _meaning(failure: APIError | APIConnectionError) -> Event:
+def _meaning(failure: APIError | APIConnectionError | InvalidRequest) -> Event:
     """Tell what a failed create means for its job; the money rule stands in this function."""
+    if isinstance(failure, InvalidRequest):
+        return Event.REFUSED
     if isinstance(failure, APIConnectionError):
         return Event.ANSWER_LOST if failure.may_have_been_sent else Event.NOT_TAKEN
     if not failure.refused:
