@@ -39,6 +39,8 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_transports._aiohttp",
             "_transports._httpx",
             "_images",
+            "_ranges",
+            "_disk",
             "_partfile",
             "_transfer",
             "_download",
