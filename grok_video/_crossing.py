@@ -120,6 +120,9 @@ class Crossing(Generic[T]):
         self._withdrawn = True
         if self._scope is not None:
             self._scope.cancel()
+        elif self.task is None:
+            # The interrupt came between telling the line and telling the loop.
+            self.end(failure=ConfigurationError(CLOSED))
 
     def end(self, value: T | None = None, failure: BaseException | None = None) -> None:
         """Note what came of it; only the first time counts."""
@@ -136,6 +139,8 @@ class Crossing(Generic[T]):
         raise NotImplementedError
 
     def _start(self, context: Context) -> None:
+        if self.is_over:
+            return
         self.task = self.line.loop.create_task(self._run(), context=context)
 
     async def _run(self) -> None:

@@ -135,7 +135,14 @@ class Line:
         self._over = threading.Event()
         self.loop = _fork.make_loop()
         self.thread = threading.Thread(target=self._run, name="grok-video", daemon=True)
-        self.thread.start()
+        try:
+            self.thread.start()
+        except RuntimeError:  # no more threads can be had
+            self.loop.close()
+            raise
+        except BaseException:  # interrupted: a thread that did start ends again
+            self.stop_soon()
+            raise
 
     def refuse_own_thread(self) -> None:
         """Raise `ConfigurationError` in the loop's own thread."""
@@ -257,8 +264,9 @@ class BlockingIterator(Generic[T]):
 
     def __del__(self) -> None:
         pump = getattr(self, "_pump", None)
-        if pump is not None and self._generation == self._portal.generation:
-            pump.close_soon()
+        if pump is None or pump.is_over or self._generation != self._portal.generation:
+            return
+        pump.close_soon()
 
 
 _portals: weakref.WeakSet[Portal] = weakref.WeakSet()

@@ -52,8 +52,11 @@ class Core(Portal):
         #: Accepted jobs by id, oldest first; the finished ones are swept out now and then.
         self._accepted: dict[str, AsyncJob] = {}
         self._sweep_at = 64
-        #: The twin of each handle, so that one job stays one object.
-        self._twins: weakref.WeakValueDictionary[int, JobTwin] = weakref.WeakValueDictionary()
+        #: The twin of each handle by the handle's id, so that one job stays one object. Plain
+        #: references, swept now and then: a Ctrl-C that comes while the callback of a weak
+        #: dictionary runs would be lost.
+        self._twins: dict[int, weakref.ref[JobTwin]] = {}
+        self._sweep_twins_at = 64
 
     @property
     def client(self) -> AsyncClient:
@@ -74,25 +77,36 @@ class Core(Portal):
         self._is_the_parents = self._is_the_parents or self.line is not None
         super().forget()
         self._accepted = {}
-        self._twins = weakref.WeakValueDictionary()
+        self._twins = {}
 
     # --- jobs ------------------------------------------------------------------------------------
 
     def twin(self, kind: type[J], handle: AsyncJob) -> J:
         """Return the twin of a handle: the same object as long as anybody has it."""
         known = self._twins.get(id(handle))
-        return known if isinstance(known, kind) else kind(self, handle)
+        twin = known() if known is not None else None
+        # A dead twin's handle may have left its id to this one; a living twin holds its handle.
+        return twin if isinstance(twin, kind) else kind(self, handle)
 
     def remember(self, twin: JobTwin, handle: AsyncJob) -> None:
         """The twin is the one of this handle from now on."""
-        self._twins[id(handle)] = twin
+        self._twins[id(handle)] = weakref.ref(twin)
+        if len(self._twins) >= self._sweep_twins_at:
+            for key, known in list(self._twins.items()):
+                if known() is None:
+                    self._twins.pop(key, None)
+            self._sweep_twins_at = 2 * len(self._twins) + 64
 
     def accept(self, handle: AsyncJob) -> None:
         """The job is told of when somebody interrupts before it is finished."""
         self._accepted[handle.request_id] = handle
         if len(self._accepted) >= self._sweep_at:
-            running = [job for job in list(self._accepted.values()) if not job.is_finished]
-            self._accepted = {job.request_id: job for job in running[-_REMEMBERED:]}
+            accepted = list(self._accepted.items())
+            for request_id, job in accepted:
+                if job.is_finished:
+                    self._accepted.pop(request_id, None)
+            for request_id, _ in accepted[: len(self._accepted) - _REMEMBERED]:
+                self._accepted.pop(request_id, None)
             self._sweep_at = 2 * len(self._accepted) + 64
 
     def tell(self, interrupt: KeyboardInterrupt) -> None:
