@@ -55,7 +55,7 @@ async def main() -> None:
         print(f"frame   {stream.width}x{stream.height}")
         print(f"length  {length:.2f} s, {stream.frames} frames")
     print(f"size    {video.size} bytes, sha256 {video.sha256}")
-    print(f"cost    {video.cost_usd} USD at the provider, had it been real")
+    print(f"cost    {video.cost_usd:.4f} USD at the provider, had it been real")
     for step, seconds in steps:
         print(f"took    {seconds:6.2f} s to {step}")
 

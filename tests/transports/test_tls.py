@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import ssl
-import subprocess
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+import trustme
 from conftest import KEY, OWN, Bytes, Lane, lanes, make_config, make_transport
 from rawserver import Part, Visit, ok, raw_server
 
 from grok_video import APIConnectionError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class Certificate(NamedTuple):
@@ -25,34 +21,13 @@ class Certificate(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """Make a certificate for files.test; with the command that every system with TLS has."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs the openssl command")
-    folder: Path = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    wanted = [
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=files.test",
-        "-addext",
-        "subjectAltName=DNS:files.test,DNS:*.files.test",
-    ]
-    subprocess.run(
-        [openssl, *wanted, "-keyout", key, "-out", cert], check=True, capture_output=True
-    )
+def certificate() -> Certificate:
+    """Make an authority of our own and a certificate for files.test."""
+    authority = trustme.CA()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(cert, key)
-    client = ssl.create_default_context(cafile=str(cert))
+    authority.issue_cert("files.test", "*.files.test").configure_cert(server)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
     return Certificate(server, client)
 
 
