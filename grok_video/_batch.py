@@ -23,6 +23,7 @@ from grok_video._errors import (
     DestinationError,
     GrokVideoError,
     InvalidRequest,
+    LedgerError,
 )
 from grok_video._filenames import check_template
 from grok_video._gate import Gate
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from anyio.abc import TaskGroup
+    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
     from grok_video._manifest import BatchSource
     from grok_video._session import Session
@@ -126,10 +128,11 @@ class AsyncBatch:
         self._settings = settings
         self._manifest = Manifest(requests)
         self._tally = Tally()
-        #: Both are made anew on entering: only then there is an event loop.
-        self._tasks: TaskGroup | None = None
+        #: Made on entering: only then is there an event loop, and somebody who closes them.
         self._course: Course | None = None
-        self._send, self._receive = anyio.create_memory_object_stream[Outcome](0)
+        self._tasks: TaskGroup
+        self._send: MemoryObjectSendStream[Outcome]
+        self._receive: MemoryObjectReceiveStream[Outcome]
         #: The keys in flight: the window, and all that is held of the manifest.
         self._keys: set[str] = set()
         self._all_taken = False
@@ -177,6 +180,7 @@ class AsyncBatch:
             await journal.close()
             raise
         self._tasks = tasks
+        self._send, self._receive = anyio.create_memory_object_stream[Outcome](0)
         self._manifest.start(tasks)
         tasks.start_soon(self._feed, self._course, tasks)
         return self
@@ -188,7 +192,6 @@ class AsyncBatch:
         traceback: TracebackType | None,
     ) -> None:
         tasks, course = self._tasks, self._entered()
-        assert tasks is not None  # noqa: S101 - for the type checker: it was entered
         # Creates that are on their way have a shield of their own and are let finish.
         tasks.cancel_scope.cancel()
         try:
@@ -227,8 +230,11 @@ class AsyncBatch:
         try:
             while items := await self._manifest.take(await self._free_places(course)):
                 await self._admit(items, course, tasks)
-        except Exception as error:  # noqa: BLE001 - the manifest's own, raised after all outcomes
+        except LedgerError as error:
             course.fail(error)
+        except Exception as error:  # noqa: BLE001 - the manifest's own
+            # What was taken before is done before this is raised.
+            course.failure = error
         self._all_taken = True
         self._end_if_over()
 

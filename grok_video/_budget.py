@@ -24,8 +24,9 @@ _PRICES: Final = {
     "grok-imagine-video-1.5-lite": ({"480p": "0.02", "720p": "0.03", "1080p": "0.14"}, "0"),
 }
 _DEAREST: Final = _PRICES["grok-imagine-video-1.5"]
-#: The server's defaults (the create page; the price of a default job confirms both).
-_DEFAULT_RESOLUTION: Final = "480p"
+#: The server's defaults as the create page has them; other pages name a cheaper resolution, and a
+#: ceiling has to hold in any case.
+_DEFAULT_RESOLUTION: Final = "720p"
 _DEFAULT_DURATION: Final = 8
 
 
