@@ -1,0 +1,100 @@
+"""What a client is set up with is checked when it is made, before anything could be sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from grok_video import AsyncClient, ConfigurationError, InvalidRequest
+from grok_video._client import find_base_url, find_key
+
+KEY = "sk-0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        (None, "no API key: pass api_key= or set COMETAPI_KEY"),
+        ("", "api_key must be a key, and it is blank"),
+        (" \t", "api_key must be a key, and it is blank"),
+        (f"{KEY}\n", "a line break"),
+        (f"{KEY}\r\nX-Evil: 1", "a line break"),
+        (f"{KEY} {KEY}", "without spaces"),
+        ("schl\u00fcssel", "printable ASCII"),
+        (5, "api_key must be a key"),
+    ],
+)
+def test_a_key_that_cannot_be_one_is_refused_without_being_shown(key: Any, words: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        AsyncClient(key)
+    assert words in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
+def test_a_key_comes_from_the_argument_and_then_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COMETAPI_KEY", "from-the-environment")
+    assert find_key(None)[0].reveal() == "from-the-environment"
+    assert find_key(KEY)[0].reveal() == KEY
+    monkeypatch.setenv("COMETAPI_KEY", "two\nlines")
+    with pytest.raises(ConfigurationError, match="COMETAPI_KEY must be printable"):
+        find_key(None)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "api.cometapi.com/grok/v1",
+        "ftp://host/v1",
+        "https://",
+        "//host/v1",
+        "https://host/v1?key=1",
+        "https://host/v1#x",
+        "https://user:password@host/v1",
+        "https://host:notaport/v1",
+        "https://host/a b",
+        "",
+    ],
+)
+def test_a_base_url_that_cannot_be_one_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="base_url must") as caught:
+        AsyncClient(KEY, base_url=url)
+    assert "password" not in str(caught.value)
+
+
+def test_a_base_url_comes_from_the_argument_the_environment_and_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert find_base_url(None) == ("https://api.cometapi.com/grok/v1", "default")
+    # CometAPI's own variable means its OpenAI-style address, and is not read.
+    monkeypatch.setenv("COMETAPI_BASE_URL", "https://api.cometapi.com/v1")
+    assert find_base_url(None)[1] == "default"
+    monkeypatch.setenv("GROK_VIDEO_BASE_URL", "https://api.x.ai/v1/")
+    assert find_base_url(None) == ("https://api.x.ai/v1", "GROK_VIDEO_BASE_URL")
+    assert find_base_url("http://localhost:8080/")[0] == "http://localhost:8080"
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "part"),
+    [
+        ({"timeout": 0}, InvalidRequest, "timeout must be a number of seconds above 0"),
+        ({"timeout": "60"}, InvalidRequest, "timeout"),
+        ({"proxy": "host:3128"}, ConfigurationError, "proxy must be"),
+        ({"headers": {"Authorization": "x"}}, ConfigurationError, "must not hold Authorization"),
+        ({"headers": {"X": "a\r\nB: c"}}, ConfigurationError, "without line breaks"),
+    ],
+)
+def test_other_settings_are_checked_as_well(
+    words: dict[str, Any], error: type[Exception], part: str
+) -> None:
+    with pytest.raises(error, match=part):
+        AsyncClient(KEY, **words)
+
+
+def test_a_client_never_shows_its_key() -> None:
+    client = AsyncClient(KEY, headers={"X-Gateway": "other-secret"})
+    shown = repr(client) + repr(client._session.config) + str(client._session.config.api_key)
+    assert KEY not in shown
+    assert "other-secret" not in shown
