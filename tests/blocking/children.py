@@ -47,6 +47,11 @@ class Child:
         assert line.startswith(word), (line, self._rest())
         return line.strip()
 
+    def types_enter(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)
 
@@ -79,7 +84,7 @@ def running(script: str, emulator: Emulator, *, options: tuple[str, ...] = ()) -
         [sys.executable, *options, "-c", PREFACE + script],
         env=environment(emulator),
         cwd=Path(__file__).parents[2],
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

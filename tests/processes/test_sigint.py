@@ -209,7 +209,12 @@ jobs = [client.submit(f"drift {n}", duration=1) for n in range(100)]
 def nothing_goes_on():
     line = client._core.line
     return not line.crossings and len(asyncio.all_tasks(line.loop)) == 1
-for wait in (jobs[0].result, lambda: list(client.as_completed(jobs)), lambda: list(jobs[1].updates())):
+waits = [
+    jobs[0].result,
+    lambda: list(client.as_completed(jobs)),
+    lambda: list(jobs[1].updates()),
+]
+for wait in waits:
     say("waiting")
     try:
         wait()

@@ -1,0 +1,315 @@
+"""Forked children: they have a thread and connections of their own, and leave the parent's alone.
+
+The children are real (`os.fork`, a multiprocessing pool, gunicorn), made by scripts in processes of
+their own, so that no thread of the test suite is forked.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from grok_video.emulator import Emulator
+from grok_video.emulator.pytest_plugin import EmulatorFactory
+from tests.blocking.children import PREFACE, environment, running, until
+
+#: In a child: says what it has to say and leaves as forked children do.
+FORK = """
+import gc, os, traceback
+def in_child(function):
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            function()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    say("child ended", os.waitpid(pid, 0)[1])
+"""
+
+
+def run(script: str, emulator: Emulator) -> list[str]:
+    with running(FORK + script, emulator) as child:
+        return child.ends_well().splitlines()
+
+
+def test_a_client_used_in_the_parent_works_in_a_forked_child(grok_emulator: Emulator) -> None:
+    lines = run(
+        """
+client = Client(**QUICK)
+parents = client.submit("parent", duration=1)
+say(parents.result().request_id == parents.request_id)
+unfinished = client.submit("unfinished", duration=1)
+def child():
+    say(client.generate("child", duration=1).duration)
+    say(parents.result().url is not None, unfinished.result().duration, unfinished)
+in_child(child)
+say(client.generate("parent again", duration=1).duration)
+say(unfinished.result().duration)
+client.close()
+""",
+        grok_emulator,
+    )
+    told = f"<Job {grok_emulator.creates[1].request_id} done 100 %>"
+    assert lines == ["True", "1", f"True 1 {told}", "child ended 0", "1", "1"]
+
+
+def test_a_child_forked_while_other_threads_wait_works(
+    grok_emulator_factory: EmulatorFactory,
+) -> None:
+    emulator = grok_emulator_factory(time_scale=100.0)
+    script = """
+import threading
+client = Client(**QUICK)
+job = client.submit("parent", duration=1)
+waiter = threading.Thread(target=lambda: say("parent", job.result().duration))
+waiter.start()
+say(job.request_id)
+sys.stdin.readline()
+def child():
+    mine = client.submit("child", duration=1)
+    say(mine.request_id)
+    say("child", mine.result().duration, "and the parent's", job.result().duration)
+in_child(child)
+waiter.join()
+client.close()
+"""
+    with running(FORK + script, emulator) as child:
+        first = child.hears("")
+        until(lambda: emulator.polls > 2)
+        child.types_enter()
+        second = child.hears("")
+        emulator.finish(second)
+        emulator.finish(first)
+        lines = sorted(child.ends_well().splitlines())
+    assert lines == ["child 1 and the parent's 1", "child ended 0", "parent 1"]
+
+
+def test_the_child_shares_no_connection_with_its_parent(grok_emulator: Emulator) -> None:
+    lines = run(
+        """
+def sockets():
+    links = []
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            links.append(os.readlink(f"/proc/self/fd/{number}"))
+        except OSError:
+            pass
+    return {link for link in links if link.startswith(("socket:", "anon_inode:[eventpoll]"))}
+before = sockets()
+client = Client(**QUICK)
+client.generate("parent", duration=1)
+parents = sockets() - before
+say("parent has some:", bool(parents))
+def child():
+    say("shared:", sockets() & parents)
+    client.generate("child", duration=1)
+    client.close()
+    say("shared:", {link for link in sockets() & parents if link.startswith("socket:")})
+in_child(child)
+client.generate("parent", duration=1)
+client.close()
+""",
+        grok_emulator,
+    )
+    assert lines == ["parent has some: True", "shared: set()", "shared: set()", "child ended 0"]
+
+
+def test_a_client_dropped_in_the_child_does_not_hang_and_harms_nobody(
+    grok_emulator: Emulator,
+) -> None:
+    lines = run(
+        """
+client = Client(**QUICK)
+job = client.submit("parent", duration=1)
+job.result()
+stream = job.stream()
+next(stream)
+def child():
+    global client, job, stream
+    del client, job, stream
+    gc.collect()
+    with Client(**QUICK) as another:
+        say(another.generate("child", duration=1).duration)
+in_child(child)
+say(len(b"".join(stream)) > 0, client.generate("parent", duration=1).duration)
+client.close()
+""",
+        grok_emulator,
+    )
+    assert lines == ["1", "child ended 0", "True 1"]
+
+
+def test_a_child_that_ends_like_any_program_is_quiet(grok_emulator: Emulator) -> None:
+    lines = run(
+        """
+client = Client(**QUICK)
+job = client.submit("parent", duration=1)
+stream = job.stream()
+next(stream)
+if os.fork() == 0:
+    sys.exit(0)
+say("child ended", os.wait()[1])
+if os.fork() == 0:
+    say(client.generate("child", duration=1).duration)
+    sys.exit(0)
+say("child ended", os.wait()[1])
+client.close()
+""",
+        grok_emulator,
+    )
+    assert lines == ["child ended 0", "1", "child ended 0"]
+
+
+def test_an_iterator_of_the_parent_says_so_in_the_child(grok_emulator: Emulator) -> None:
+    lines = run(
+        """
+client = Client(**QUICK)
+updates = client.submit("parent", duration=1).updates()
+next(updates)
+def child():
+    try:
+        next(updates)
+    except ConfigurationError as error:
+        say(error)
+in_child(child)
+client.close()
+""",
+        grok_emulator,
+    )
+    assert lines == [
+        "this iterator was made before the fork and goes on in the parent process only; make a "
+        "new one here",
+        "child ended 0",
+    ]
+
+
+def test_connections_that_were_given_are_refused_in_the_child(grok_emulator: Emulator) -> None:
+    lines = run(
+        """
+import httpx
+given = httpx.AsyncClient()
+client = Client(**QUICK, http_client=given)
+client.generate("parent", duration=1)
+def child():
+    try:
+        client.generate("child", duration=1)
+    except ConfigurationError as error:
+        say("shares its connections with the parent process" in str(error))
+in_child(child)
+client._core.call(given.aclose)  # the caller's to close, in the loop that used it
+client.close()
+""",
+        grok_emulator,
+    )
+    assert lines == ["True", "child ended 0"]
+    assert grok_emulator.accepted == 1
+
+
+def test_a_client_made_but_not_used_before_the_fork_works_on_both_sides(
+    grok_emulator: Emulator,
+) -> None:
+    lines = run(
+        """
+client = Client(**QUICK)
+in_child(lambda: say(client.generate("child", duration=1).duration))
+say(client.generate("parent", duration=1).duration)
+client.close()
+in_child(lambda: say(repr(client)[:8]))
+""",
+        grok_emulator,
+    )
+    assert lines == ["1", "child ended 0", "1", "<Client ", "child ended 0"]
+
+
+def test_a_multiprocessing_fork_pool_works(grok_emulator: Emulator) -> None:
+    lines = run(
+        """
+import multiprocessing
+client = Client(**QUICK)
+client.generate("parent", duration=1)
+def work(number):
+    video = client.generate(f"drift {number}", duration=1)
+    return os.getpid(), video.duration
+with multiprocessing.get_context("fork").Pool(4) as pool:
+    found = pool.map(work, range(40), chunksize=1)
+    pool.close()
+    pool.join()
+say(sum(duration for _, duration in found), 1 < len({pid for pid, _ in found}) <= 4)
+say(client.generate("parent", duration=1).duration)
+client.close()
+""",
+        grok_emulator,
+    )
+    assert lines == ["40 True", "1"]
+    assert grok_emulator.accepted == 42
+
+
+# --- gunicorn ------------------------------------------------------------------------------------
+
+APP = """
+import os
+client = Client(**QUICK)
+client.generate("preloaded", duration=1)  # used in the parent, before the workers are forked
+def app(environ, start_response):
+    video = client.generate("request", duration=1)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [f"{os.getpid()} {video.duration}".encode()]
+"""
+
+
+@contextmanager
+def gunicorn(tmp_path: Path, emulator: Emulator) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    (tmp_path / "preloaded.py").write_text(PREFACE + APP)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.set_inheritable(True)
+        host, port = listening.getsockname()
+        bind = f"--bind=fd://{listening.fileno()}"
+        options = ["--preload", "--workers=2", bind]
+        server = subprocess.Popen(
+            [sys.executable, "-m", "gunicorn", *options, "preloaded:app"],
+            cwd=tmp_path,
+            # As it comes: gunicorn itself leaves sockets to the end of the process.
+            env=environment(emulator) | {"PYTHONWARNINGS": "", "HOME": str(tmp_path)},
+            stderr=subprocess.PIPE,
+            pass_fds=[listening.fileno()],
+        )
+    with server:
+        try:
+            yield f"http://{host}:{port}", server
+        finally:
+            server.kill()
+
+
+def test_gunicorn_with_a_preloaded_client_serves_from_two_workers(
+    grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    pids = set()
+    with gunicorn(tmp_path, grok_emulator) as (url, server):
+
+        def ask() -> bool:
+            with urllib.request.urlopen(url, timeout=30) as answer:
+                pid, duration = answer.read().split()
+                assert duration == b"1"
+                pids.add(int(pid))
+            return len(pids) == 2
+
+        until(ask)
+        server.send_signal(signal.SIGTERM)
+        _, err = server.communicate(timeout=30)
+    assert server.returncode == 0, err
+    assert b"Traceback" not in err
+    for word in (b"nclosed", b"never retrieved", b"was destroyed", b"Exception ignored"):
+        assert word not in err, err.decode()
+    assert os.getpid() not in pids
