@@ -221,12 +221,10 @@ class LedgerFile:
             ) from None
 
     def _open(self) -> Opened:
-        if self.path.exists():
-            version = self._inspect()
-        else:
-            self._create()
-            version = VERSION
+        version = self._inspect() if self.path.exists() else VERSION
         self._set_aside()
+        if not self.path.exists():
+            self._create()
         self._file = file = self._connect("rw")
         # FULL: a commit returns when the disk has it, which is the promise this file is for.
         file.execute("PRAGMA synchronous = FULL")
@@ -262,7 +260,9 @@ class LedgerFile:
             )
         if head != _MAGIC:
             raise self._refusal("it is not a ledger (not a SQLite database)")
-        with contextlib.closing(self._connect("ro")) as readable:
+        # Without a log beside it nothing may even be made there to read it.
+        mode = "ro" if self._beside("-wal").exists() else "ro&immutable=1"
+        with contextlib.closing(self._connect(mode)) as readable:
             (application,) = readable.execute("PRAGMA application_id").fetchone()
             (version,) = readable.execute("PRAGMA user_version").fetchone()
             if application != _APPLICATION:
@@ -341,8 +341,7 @@ class LedgerFile:
             if self.is_low:
                 raise self.failure(error) from error
             self.is_low = True
-            with contextlib.suppress(OSError):
-                self._reserve.unlink()
+            self._give_up_reserve()
             try:
                 self._commit(requests, events)
             except sqlite3.Error as again:
@@ -362,6 +361,16 @@ class LedgerFile:
                 with contextlib.suppress(sqlite3.Error):
                     file.execute("ROLLBACK")
             raise
+
+    def _give_up_reserve(self) -> None:
+        file = self._opened()
+        with contextlib.suppress(OSError):
+            self._reserve.unlink()
+        # The log may have as much again: its pages go to their places in the file, most of which
+        # exist, and from now on it is kept short.
+        with contextlib.suppress(sqlite3.Error):
+            file.execute("PRAGMA wal_autocheckpoint = 16")
+            file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def find(self, keys: Iterable[str]) -> tuple[dict[str, Facts], set[str]]:
         """Return what is known of these keys, and those of them that this run asked for before."""

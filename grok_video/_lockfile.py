@@ -107,9 +107,10 @@ def _is_at(descriptor: int, path: Path) -> bool:
 def _sign(descriptor: int) -> None:
     since = datetime.now(UTC).isoformat(timespec="seconds")
     words = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-    os.ftruncate(descriptor, 0)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    os.write(descriptor, json.dumps(words).encode() + b"\n")
+    with contextlib.suppress(OSError):  # a full disk: the lock holds without words
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, json.dumps(words).encode() + b"\n")
 
 
 def _holder(descriptor: int) -> str:
