@@ -53,6 +53,12 @@ def generate(
         if out is not None and request.output is not None:
             message = "-o and --upload-url exclude each other: the provider delivers to the URL."
             raise InvalidRequest(message, field="out", value=out)
+        if connection.emulator and out is None:
+            message = (
+                "--emulator needs -o FILE: the emulator's link ends with this command, and it "
+                "delivers nothing to other places."
+            )
+            raise InvalidRequest(message, field="out")
         with reach(connection) as reached:
             return run(errand, lambda: go(request, reached))
 

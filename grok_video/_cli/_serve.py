@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from grok_video._cli._console import Console
 from grok_video._cli._endings import DONE, Errand, finish
-from grok_video._errors import ConfigurationError, InvalidRequest
+from grok_video._errors import APIConnectionError, ConfigurationError, InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +37,11 @@ def emulator(*, port: int, form: Sequence[str], time_scale: float | None, state:
         except sqlite3.Error as error:
             message = f"--state {state} cannot be used: {error}"
             raise ConfigurationError(message) from None
+        except OSError as error:
+            if error.filename is not None:
+                raise  # a file's, not the socket's
+            message = f"the emulator cannot listen on port {port}: {error.strerror or error}"
+            raise APIConnectionError(message, may_have_been_sent=False) from None
         return 130 if ended is signal.SIGINT else DONE
 
     return finish(Errand(Console(json_lines=False)), work)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
 import sys
 from pathlib import Path
 
@@ -54,8 +55,15 @@ BAD_WORDS: dict[str, tuple[list[str], list[str]]] = {
     "no key file": (["x", "--api-key-file", "FOLDER/gone"], ["--api-key-file", "gone"]),
     "binary key file": (["x", "--api-key-file", str(PHOTO)], ["--api-key-file", "text"]),
     "empty key file": (["x", "--api-key-file", "FOLDER/empty.png"], ["key", "blank"]),
-    "two APIs": (["x", "--emulator", "--base-url", "http://h"], ["--base-url", "--emulator"]),
-    "two keys": (["x", "--emulator", "--api-key-file", "k"], ["--api-key-file", "--emulator"]),
+    "two APIs": (
+        ["x", "--emulator", "-o", "o", "--base-url", "http://h"],
+        ["--base-url", "--emulator"],
+    ),
+    "two keys": (
+        ["x", "--emulator", "-o", "o", "--api-key-file", "k"],
+        ["--api-key-file", "--emulator"],
+    ),
+    "a link that ends": (["x", "--emulator"], ["--emulator", "-o FILE"]),
     "no prompt": ([], ["prompt", "generate --help"]),
     "two prompts": (["x", "y"], ["y", "--help"]),
     "unknown option": (["x", "--loop"], ["--loop", "--help"]),
@@ -173,6 +181,15 @@ def test_other_commands_refuse_in_one_line_too(
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert needle in err
+
+
+def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["emulator", "--port", str(port)]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert f"port {port}" in err
 
 
 @pytest.mark.parametrize("name", ["duration 8x", "GIF", "unknown option"])
