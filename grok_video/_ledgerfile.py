@@ -117,11 +117,11 @@ def _insertion(table: str, columns: str, *, fixed: str = "", values: str = "") -
     picked = ", ".join(f"json_extract(value, '$[{n}]')" for n in range(columns.count(",") + 1))
     return (
         f"INSERT INTO {table} ({columns}{fixed}) "  # noqa: S608 - no value is in it
-        f"SELECT {picked}{values} FROM json_each(?1)"
+        f"SELECT {picked}{values} FROM json_each(:rows)"
     )
 
 
-_ADD_EVENTS: Final = _insertion("event", _EVENT_COLUMNS, fixed=", run", values=", ?2")
+_ADD_EVENTS: Final = _insertion("event", _EVENT_COLUMNS, fixed=", run", values=", :run")
 _ADD_REQUESTS: Final = _insertion("request", _REQUEST_COLUMNS)
 
 #: The items whose fate a dead process left open, with what the table of states makes of them.
@@ -130,10 +130,10 @@ _CUT_SHORT: Final = {
 }
 _INTERRUPT: Final = f"""
 INSERT INTO event ({_EVENT_COLUMNS}, run)
-SELECT ?1, last.item, '{Event.INTERRUPTED}',
+SELECT :now, last.item, '{Event.INTERRUPTED}',
     CASE last.state {" ".join(f"WHEN '{a}' THEN '{b}'" for a, b in _CUT_SHORT.items())} END,
     last.request_id, last.attempts, last.polls, last.seconds, last.cost_usd, last.path, last.size,
-    last.sha256, last.error_type, last.error, ?2
+    last.sha256, last.error_type, last.error, :run
 FROM request JOIN event AS last ON last.id = (SELECT max(id) FROM event WHERE item = request.id)
 WHERE last.state IN ({", ".join(f"'{state}'" for state in _CUT_SHORT)})
 """  # noqa: S608 - names of states, no value
@@ -153,7 +153,7 @@ FROM item
 _FIND: Final = f"""
 SELECT request.key, request.fingerprint, {_EVENT_COLUMNS}
 FROM request JOIN event ON event.item = request.id
-WHERE request.key IN (SELECT value FROM json_each(?1))
+WHERE request.key IN (SELECT value FROM json_each(?))
 ORDER BY event.id
 """  # noqa: S608 - names of columns, no value
 
@@ -239,7 +239,7 @@ class LedgerFile:
             ).lastrowid
             or 0
         )
-        file.execute(_INTERRUPT, (iso_now(), self._run))
+        file.execute(_INTERRUPT, {"now": iso_now(), "run": self._run})
         file.execute("COMMIT")
         # The keys that this run has seen, on disk: a manifest has as many lines as it likes.
         file.execute("CREATE TEMP TABLE seen (key TEXT PRIMARY KEY) WITHOUT ROWID")
@@ -352,8 +352,8 @@ class LedgerFile:
         try:
             if requests:
                 file.execute("BEGIN IMMEDIATE")
-                file.execute(_ADD_REQUESTS, (json.dumps(requests),))
-            file.execute(_ADD_EVENTS, (json.dumps(events), self._run))
+                file.execute(_ADD_REQUESTS, {"rows": json.dumps(requests)})
+            file.execute(_ADD_EVENTS, {"rows": json.dumps(events), "run": self._run})
             if requests:
                 file.execute("COMMIT")
         except sqlite3.Error:
@@ -379,12 +379,12 @@ class LedgerFile:
             again: set[str] = {
                 key
                 for (key,) in file.execute(
-                    "SELECT value FROM json_each(?1) WHERE value IN (SELECT key FROM temp.seen)",
+                    "SELECT value FROM json_each(?) WHERE value IN (SELECT key FROM temp.seen)",
                     (wanted,),
                 )
             }
             file.execute(
-                "INSERT OR IGNORE INTO temp.seen SELECT value FROM json_each(?1)", (wanted,)
+                "INSERT OR IGNORE INTO temp.seen SELECT value FROM json_each(?)", (wanted,)
             )
             rows: dict[str, list[Sequence[Any]]] = {}
             for row in file.execute(_FIND, (wanted,)):
