@@ -98,6 +98,40 @@ def facade(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Run the whole matrix of faults and every cut of a download; the suite runs a sample."""
+    _install(session, "tests")
+    session.run("python", "-m", "pytest", "tests/faults", "--whole", *session.posargs)
+    session.run(
+        "python",
+        "-m",
+        "pytest",
+        "tests/emulated/test_download.py",
+        "-k",
+        "cut_anywhere",
+        env={"GROK_VIDEO_ALL_CUTS": "1"},
+    )
+
+
+@nox.session
+def kills(session: nox.Session) -> None:
+    """Kill a batch of 2,000 thirty times, and its server three times; compare the books."""
+    _install(session, "tests")
+    words = session.posargs or [
+        *("--items", "2000", "--kills", "30", "--forced", "12"),
+        *("--server-kills", "3", "--storm", "60"),
+    ]
+    session.run("python", "-m", "tests.processes.kills", *words)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run the benchmarks; `-- --save NAME` keeps the figures, `-- --compare NAME` shows changes."""
+    _install(session)
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """Build the wheel and run the suite against it, with the sources out of sight."""
     _need_browser(session)
