@@ -89,9 +89,9 @@ class Crossing(Generic[T]):
         self.line = line
         self.task: asyncio.Task[None] | None = None
         #: True once the loop has nothing more to do with it.
-        self.is_over = False
+        self.is_over: bool = False
         #: True where somebody interrupted twice: nobody waits for the end of it.
-        self.is_abandoned = False
+        self.is_abandoned: bool = False
         self._work: Callable[[], Awaitable[T]] | None = work
         self._scope: anyio.CancelScope | None = None
         self._withdrawn = False

@@ -48,7 +48,7 @@ class Portal:
 
     def __init__(self) -> None:
         #: Counts the processes this door has been in: it grows by one in a forked child.
-        self.generation = 0
+        self.generation: int = 0
         self._closed = False
         self._lock = threading.Lock()
         self._line: Line | None = None
@@ -123,18 +123,20 @@ class Line:
         #: Every call that is not over; a call is in here before the loop hears of it.
         self.crossings: set[Crossing[Any]] = set()
         #: True from the moment in which calls that wait are cancelled.
-        self.stopping = False
+        self.stopping: bool = False
         #: True when the loop takes nothing any more, whatever is still in `crossings`.
-        self.ended = False
+        self.ended: bool = False
         #: True at the end of the interpreter: who waits in a daemon thread hears nothing any more.
-        self.leaving = False
+        self.leaving: bool = False
         self._hurried = False
         self._farewell = farewell
         self._closed = closed
         self._stop = asyncio.Event()
         self._over = threading.Event()
-        self.loop = _fork.make_loop()
-        self.thread = threading.Thread(target=self._run, name="grok-video", daemon=True)
+        self.loop: asyncio.AbstractEventLoop = _fork.make_loop()
+        self.thread: threading.Thread = threading.Thread(
+            target=self._run, name="grok-video", daemon=True
+        )
         try:
             self.thread.start()
         except RuntimeError:  # no more threads can be had
@@ -187,7 +189,8 @@ class Line:
             with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
                 runner.run(self._serve())
         finally:
-            self.stopping = self.ended = True
+            self.stopping = True
+            self.ended = True
             for crossing in list(self.crossings):
                 crossing.end(failure=ConfigurationError(CLOSED))
             self._over.set()

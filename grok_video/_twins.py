@@ -70,9 +70,11 @@ class Core(Portal):
         return self._client
 
     def farewell(self) -> Callable[[], Awaitable[object]]:
+        """Return what closes the asynchronous client in the loop that ends."""
         return self.client.aclose
 
     def forget(self) -> None:
+        """Be as if nothing had been called and accepted: called in a forked child."""
         # A client that was never used has nothing that must not be shared.
         self._is_the_parents = self._is_the_parents or self.line is not None
         super().forget()
