@@ -65,7 +65,7 @@ def test_blocking_calls_work_in_a_notebook(notebook: Notebook, slow: Emulator) -
     slow.finish(create.request_id)
     assert notebook.run("print(job.result().duration)") == "1\n"
     assert notebook.run("print([j is job for j in client.as_completed([job])])") == "[True]\n"
-    assert notebook.run("await asyncio.sleep(0); print(job.refresh().status)") == "JobStatus.DONE\n"
+    assert notebook.run("await asyncio.sleep(0); print(job.refresh().status)") == "done\n"
     assert notebook.run("client.close()") == ""
 
 
