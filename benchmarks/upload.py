@@ -26,7 +26,7 @@ from typing import Self
 
 import aiohttp
 
-from grok_video import _images
+from grok_video import _base64, _images
 from grok_video._redaction import Secret
 from grok_video._requests import Image, VideoRequest
 from grok_video._transports._aiohttp import AiohttpTransport
@@ -174,7 +174,7 @@ def without_pybase64():
     """Let the package find only the standard library inside."""
     held = sys.modules.get("pybase64")
     sys.modules["pybase64"] = None  # type: ignore[assignment]
-    _images.forget_codec()
+    _base64.forget_codec()
     try:
         yield
     finally:
@@ -182,7 +182,7 @@ def without_pybase64():
             del sys.modules["pybase64"]
         else:
             sys.modules["pybase64"] = held
-        _images.forget_codec()
+        _base64.forget_codec()
 
 
 # --- memory and stalls, many at once -------------------------------------------------------------

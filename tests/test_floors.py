@@ -38,6 +38,8 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_transports._loops",
             "_transports._aiohttp",
             "_transports._httpx",
+            "_base64",
+            "_pictures",
             "_images",
             "_ranges",
             "_disk",

@@ -22,8 +22,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grok_video import APIConnectionError, Image, InvalidRequest, VideoRequest, _images
-from grok_video._images import LARGE_PIECE, SMALL, SMALL_PIECE, create_body
+from grok_video import (
+    APIConnectionError,
+    Image,
+    InvalidRequest,
+    VideoRequest,
+    _base64,
+    _images,
+    _pictures,
+)
+from grok_video._images import LARGE_PIECE, SMALL_PIECE, create_body
+from grok_video._pictures import SMALL
 
 JPEG = b"\xff\xd8\xff\xe0"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -51,10 +60,10 @@ def codec(request, monkeypatch):
         monkeypatch.setitem(sys.modules, "pybase64", None)
     else:
         assert find_spec("pybase64"), "the extra `speed` is part of the tests"
-    _images.forget_codec()
+    _base64.forget_codec()
     yield request.param
     monkeypatch.undo()
-    _images.forget_codec()
+    _base64.forget_codec()
 
 
 def a_picture(size, magic=JPEG):
@@ -252,7 +261,7 @@ async def test_a_file_is_what_its_methods_say_not_what_its_descriptor_holds(tmp_
 
 
 async def test_a_pipe_with_too_much_in_it_is_refused_in_time(monkeypatch):
-    monkeypatch.setattr(_images, "LARGEST_UNSEEKABLE", 100_000)
+    monkeypatch.setattr(_pictures, "LARGEST_UNSEEKABLE", 100_000)
     assert "must not be over 100000 bytes" in await refusal(Pipe(a_picture(200_000)))
 
 
@@ -414,7 +423,7 @@ async def test_a_data_uri_with_broken_base64_is_refused(spoil, words, codec):
 
 
 async def test_padding_between_two_looks_is_found(codec, monkeypatch):
-    monkeypatch.setattr(_images, "_VALIDATED_AT_ONCE", 16)
+    monkeypatch.setattr(_pictures, "_VALIDATED_AT_ONCE", 16)
     payload = base64.b64encode(a_picture(60)).decode()
     assert "only A-Z" in await refusal(f"data:image/jpeg;base64,{payload[:15]}={payload[16:]}")
 
@@ -604,10 +613,10 @@ async def test_the_first_look_for_pybase64_is_not_made_by_the_event_loop(monkeyp
     monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
     content = a_picture(100)
     for image in (content, a_data_uri(content), io.BytesIO(content)):
-        _images.forget_codec()
+        _base64.forget_codec()
         assert await sent_picture(image) == ("image/jpeg", content)
     monkeypatch.undo()
-    _images.forget_codec()
+    _base64.forget_codec()
     assert len(looked) >= 3
     assert threading.get_ident() not in looked
 

@@ -1,0 +1,387 @@
+"""The sources of a picture that is sent as data: memory, data URI, path, open file, Pillow image.
+
+Each is opened, sniffed and measured here, and then gives any part of itself as base64. Everything
+is plain calls that may wait for a disk or an encoder, and `_images` decides in which thread; what
+must never happen here: a picture that is held a second time, and a file that stays open between
+two pieces (ten thousand waiting creates would need as many descriptors).
+"""
+
+from __future__ import annotations
+
+import binascii
+import io
+import os
+import stat
+import threading
+import weakref
+from itertools import accumulate
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol
+from urllib.parse import unquote_to_bytes
+
+from grok_video._base64 import encode, encoded_size, validator
+from grok_video._errors import InvalidRequest
+from grok_video._requests import SNIFF_LENGTH, refuse, require_picture
+
+if TYPE_CHECKING:
+    from grok_video._requests import Image
+
+__all__ = [
+    "SMALL",
+    "DataPicture",
+    "FilePicture",
+    "MemoryPicture",
+    "PathPicture",
+    "Picture",
+    "can_seek",
+    "encode_pil",
+    "read_to_end",
+]
+
+#: Bytes that are handled without a worker thread: 64 KiB take the slower encoder 0.2 ms.
+SMALL: Final = 64 * 2**10
+#: Bytes of a file that cannot seek, which has to be held in memory to be measured.
+LARGEST_UNSEEKABLE: Final = 128 * 2**20
+#: Characters of base64 that are looked at in one call: the GIL is held for it, here 0.15 ms.
+_VALIDATED_AT_ONCE: Final = 256 * 2**10
+
+
+class Picture(Protocol):
+    """A measured picture; `encoded` may be called again and again, in any order."""
+
+    mime: str
+    #: Bytes of picture, before base64.
+    size: int
+    needs_thread: bool
+
+    def encoded(self, offset: int, *sizes: int) -> list[bytes]:
+        """Return the base64 of neighbouring parts of these sizes, the first from `offset`.
+
+        All but the end of the picture are multiples of 3, so that the parts of the base64 join.
+        Raises `InvalidRequest` if the source no longer has what was measured.
+        """
+        ...
+
+
+class MemoryPicture:
+    """A picture whose bytes are in memory; they are sliced, never copied."""
+
+    __slots__ = ("_view", "mime", "needs_thread", "size")
+
+    def __init__(self, content: bytes | bytearray | memoryview, image: Image) -> None:
+        view = memoryview(content)
+        if view.nbytes:
+            view = view.cast("B") if view.c_contiguous else memoryview(bytes(view))
+        self._view = view
+        self.size = view.nbytes
+        self.mime = require_picture(bytes(view[:SNIFF_LENGTH]), image, self.size)
+        self.needs_thread = self.size > SMALL
+
+    def encoded(self, offset: int, *sizes: int) -> list[bytes]:
+        return encode(self._view[offset : offset + sum(sizes)], sizes)
+
+
+class DataPicture:
+    """A picture that came as base64: validated whole, then sent as it is."""
+
+    __slots__ = ("_base64", "_start", "mime", "needs_thread", "size")
+
+    def __init__(self, image: Image) -> None:
+        self._base64: str | bytes = image.source
+        self._start: int = image.source.index(",") + 1
+        declared: str = image.source[5 : image.source.index(";")]
+        shown = f"{declared} data URI of {len(image.source)} characters"
+        if not self._validate():
+            # Wrapped lines (base64.encodebytes, MIME) and percent-encoding (RFC 2397 asks for it)
+            # are spelling, not content. They cost one more copy, and only where they occur.
+            plain = unquote_to_bytes(image.source[self._start :].encode("utf-8", "replace"))
+            self._base64, self._start = plain.translate(None, b"\n\r\t"), 0
+            if not self._validate():
+                raise refuse(
+                    "image", shown, f"must be a data URI with valid base64 ({self._fault()})"
+                )
+        characters = len(self._base64) - self._start
+        self.size = characters // 4 * 3 - self._slice(characters - 2, 2).count(b"=")
+        # The bytes decide, as everywhere: a JPEG that is declared a PNG is sent as a JPEG.
+        head = binascii.a2b_base64(self._slice(0, encoded_size(SNIFF_LENGTH)))
+        self.mime = require_picture(head, shown, self.size)
+        self.needs_thread = self.size > SMALL
+
+    def encoded(self, offset: int, *sizes: int) -> list[bytes]:
+        starts = accumulate(sizes, initial=offset)
+        return [
+            self._slice(start // 3 * 4, encoded_size(size))
+            for start, size in zip(starts, sizes, strict=False)
+        ]
+
+    def _slice(self, offset: int, size: int) -> bytes:
+        part = self._base64[self._start + offset : self._start + offset + size]
+        return part.encode() if isinstance(part, str) else part
+
+    def _validate(self) -> bool:
+        is_base64 = validator()
+        characters = len(self._base64) - self._start
+        if characters % 4:
+            return False
+        for offset in range(0, characters, _VALIDATED_AT_ONCE):
+            try:
+                part = self._slice(offset, _VALIDATED_AT_ONCE)
+            except UnicodeEncodeError:  # a lone surrogate
+                return False
+            ends_here = offset + _VALIDATED_AT_ONCE >= characters
+            if not is_base64(part) or (part.endswith(b"=") and not ends_here):
+                return False
+        return True
+
+    def _fault(self) -> str:
+        assert isinstance(self._base64, bytes)  # noqa: S101 - for the type checker
+        if b" " in self._base64:
+            return "it has a space in it: was a '+' decoded as a space?"
+        if b"-" in self._base64 or b"_" in self._base64:
+            return "it has '-' or '_' in it: use the standard alphabet, not the one for URLs"
+        if (len(self._base64) - self._start) % 4:
+            return "its length is no multiple of 4: it was cut, or lost its padding"
+        return "only A-Z a-z 0-9 + / and the padding at the end"
+
+
+class PathPicture:
+    """A picture on a disk, opened for each piece anew and never between two."""
+
+    __slots__ = ("_measured", "_path", "mime", "needs_thread", "size")
+
+    def __init__(self, image: Image) -> None:
+        self._path: os.PathLike[str] = image.source
+        try:
+            found = os.stat(self._path)  # noqa: PTH116 - any PathLike
+            _require_regular(found.st_mode, image)
+            with self._file() as file:
+                # Again, of what was really opened.
+                found = os.fstat(file.fileno())
+                _require_regular(found.st_mode, image)
+                head = file.read(SNIFF_LENGTH) or b""
+        except InvalidRequest:
+            raise
+        except FileNotFoundError:
+            raise refuse("image", str(image.source), "must be a file that exists") from None
+        except (OSError, ValueError) as error:
+            raise refuse(
+                "image", str(image.source), f"must be a file that can be read ({_reason(error)})"
+            ) from None
+        self._measured = (found.st_size, found.st_mtime_ns)
+        self.size = found.st_size
+        self.mime = require_picture(head, str(image.source), self.size)
+        self.needs_thread = True
+
+    def encoded(self, offset: int, *sizes: int) -> list[bytes]:
+        size = sum(sizes)
+        try:
+            with self._file() as file:
+                file.seek(offset)
+                piece = _read_exactly(file, size)
+                # After the read, so that the last piece is not sent if anything changed before.
+                found = os.fstat(file.fileno())
+        except (OSError, ValueError) as error:
+            raise _changed(os.fspath(self._path), _reason(error)) from None
+        if len(piece) != size or (found.st_size, found.st_mtime_ns) != self._measured:
+            raise _changed(
+                os.fspath(self._path), f"{self.size} bytes at first, {found.st_size} bytes now"
+            )
+        return encode(memoryview(piece), sizes)
+
+    def _file(self) -> io.FileIO:
+        return io.FileIO(os.fspath(self._path), "rb", opener=_open_without_waiting)
+
+
+class FilePicture:
+    """A picture in an open file of the caller, which is left at the position it was found at."""
+
+    __slots__ = ("_file", "_lock", "_start", "mime", "needs_thread", "size")
+
+    def __init__(self, image: Image) -> None:
+        self._file: Any = image.source
+        self._lock = _lock_of(image.source)
+        try:
+            with self._lock:
+                self._start: int = self._file.tell()
+                try:
+                    self._file.seek(0, os.SEEK_END)
+                    self.size: int = max(0, self._file.tell() - self._start)
+                    self._file.seek(self._start)
+                    head = self._file.read(SNIFF_LENGTH)
+                finally:
+                    self._file.seek(self._start)
+        except Exception as error:  # noqa: BLE001 - any object can stand behind a file's methods
+            raise refuse("image", image, f"must be a readable file ({_reason(error)})") from None
+        _require_bytes(head, image)
+        self.mime = require_picture(bytes(head), image, self.size)
+        self.needs_thread = True
+
+    def encoded(self, offset: int, *sizes: int) -> list[bytes]:
+        size = sum(sizes)
+        try:
+            # Locked and put back each time: two creates may read the same file object, and the
+            # second must find its start where the caller left it.
+            with self._lock:
+                try:
+                    self._file.seek(self._start + offset)
+                    piece = _read_exactly(self._file, size)
+                    if offset + size == self.size and self._file.read(1):
+                        raise _changed(type(self._file).__name__, "it grew")
+                finally:
+                    self._file.seek(self._start)
+        except InvalidRequest:
+            raise
+        except Exception as error:  # noqa: BLE001 - any object can stand behind a file's methods
+            raise _changed(type(self._file).__name__, _reason(error)) from None
+        if len(piece) != size:
+            raise _changed(type(self._file).__name__, f"it ends before its {self.size} bytes")
+        return encode(memoryview(piece), sizes)
+
+
+def encode_pil(image: Image) -> Picture:
+    """Return a Pillow image as PNG if it has transparency or 16 bits, else as JPEG."""
+    with _lock_of(image.source):
+        try:
+            content = _save_pil(image.source)
+        except Exception as error:  # noqa: BLE001 - Pillow's plugins raise what they like
+            raise refuse(
+                "image", image, f"must be a PIL image that can be saved ({_reason(error)})"
+            ) from None
+    return MemoryPicture(content, image)
+
+
+def _save_pil(picture: Any) -> memoryview:  # noqa: ANN401 - Pillow is an extra
+    from PIL import ImageOps
+
+    if picture.getexif().get(0x0112, 1) != 1:
+        # A photograph opened with Pillow lies on its side where its Exif orientation says so;
+        # saving would drop that note and keep the side.
+        picture = ImageOps.exif_transpose(picture)
+    mode = picture.mode
+    options: dict[str, Any] = {"format": "JPEG", "quality": 95}
+    if mode in ("I", "F"):
+        message = f"mode {mode} says nothing about what is white; convert it to L or RGB"
+        raise ValueError(message)
+    if mode.startswith("I;16"):
+        options = {"format": "PNG"}  # 16 bits of grey: a JPEG has eight
+    elif picture.has_transparency_data:
+        # Pillow converts premultiplied grey only by way of plain grey.
+        picture = picture.convert("LA" if mode == "La" else "RGBA").convert("RGBA")
+        if picture.getchannel("A").getextrema()[0] < 255:
+            # Level 1: the default of 6 takes several times as long for a few percent.
+            options = {"format": "PNG", "compress_level": 1}
+        else:
+            picture = picture.convert("RGB")
+    elif mode not in ("L", "RGB"):
+        picture = picture.convert("L" if mode == "1" else "RGB")
+    if mode == picture.mode and "icc_profile" in picture.info:
+        options["icc_profile"] = picture.info["icc_profile"]
+    content = io.BytesIO()
+    picture.save(content, **options)
+    return content.getbuffer()
+
+
+def _require_regular(mode: int, image: Image) -> None:
+    if stat.S_ISDIR(mode):
+        raise refuse("image", str(image.source), "must be a file, and this is a folder")
+    if not stat.S_ISREG(mode):
+        raise refuse("image", str(image.source), "must be a regular file, not a pipe or a device")
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    # O_NONBLOCK: a pipe that took the file's place since it was looked at would wait for a writer.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+
+
+def _read_exactly(file: IO[bytes], size: int) -> bytes:
+    """Return `size` bytes, or fewer if the file ends before."""
+    piece = file.read(size)
+    if len(piece) == size:
+        return piece
+    whole = bytearray(piece)
+    while len(whole) < size and (piece := file.read(size - len(whole))):
+        whole += piece
+    return bytes(whole)
+
+
+def can_seek(image: Image) -> bool:
+    """Return whether the file can be measured without being read."""
+    try:
+        return bool(image.source.seekable())
+    except AttributeError:
+        return False
+    except Exception as error:  # noqa: BLE001 - any object can stand behind a file's methods
+        raise refuse("image", image, f"must be a readable file ({_reason(error)})") from None
+
+
+def read_to_end(image: Image, at_once: int) -> bytearray:
+    """Return all that a file which cannot seek still has, read in pieces of `at_once` bytes."""
+    content = bytearray()
+    while True:
+        try:
+            piece = image.source.read(at_once)
+        except Exception as error:  # noqa: BLE001 - any object can stand behind a file's methods
+            raise refuse("image", image, f"must be a readable file ({_reason(error)})") from None
+        _require_bytes(piece, image)
+        if not piece:
+            return content
+        content += piece
+        if len(content) > LARGEST_UNSEEKABLE:
+            raise refuse(
+                "image",
+                image,
+                f"given as a file that cannot seek must not be over {LARGEST_UNSEEKABLE} bytes",
+            )
+
+
+def _require_bytes(piece: object, image: Image) -> None:
+    if not isinstance(piece, bytes | bytearray | memoryview):
+        raise refuse(
+            "image",
+            image,
+            f"must be a file opened in binary mode: its read() gave {type(piece).__name__}",
+        )
+
+
+def _changed(name: str, what: str) -> InvalidRequest:
+    limit = "must not change while it is being sent"
+    return InvalidRequest(
+        f"image {limit}; {name!r} did ({what}). The connection was cut before the end of the "
+        f"request, so that no job was made and nothing was billed.",
+        field="image",
+        value=name,
+        limit=limit,
+    )
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)[:200] or type(error).__name__
+
+
+# By identity, as files and pictures of strangers need not be hashable; each entry lives as long as
+# a body that uses it, and with it the object, so that the number cannot be given away meanwhile.
+_locks: weakref.WeakValueDictionary[int, _Lock] = weakref.WeakValueDictionary()
+
+
+class _Lock:
+    """A lock that can be weakly held."""
+
+    __slots__ = ("__weakref__", "_lock", "_of")
+
+    def __init__(self, thing: object) -> None:
+        self._lock = threading.Lock()
+        self._of = thing
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def _lock_of(thing: object) -> _Lock:
+    return _locks.setdefault(id(thing), _Lock(thing))
+
+
+if hasattr(os, "register_at_fork"):
+    # A thread that held one of them does not exist in the child.
+    os.register_at_fork(after_in_child=_locks.clear)
