@@ -272,6 +272,109 @@ def download(
 
 
 @app.command(context_settings=_HELP)
+def batch(
+    manifest: Annotated[
+        str,
+        typer.Argument(
+            metavar="MANIFEST",
+            help="CSV or JSON Lines with key, prompt, image and any option; or a folder of "
+            "pictures, with --prompt.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        str,
+        typer.Option("--out", "-o", metavar="DIR", help="Save the videos here, as KEY.mp4."),
+    ],
+    prompt: Annotated[str | None, typer.Option(help="For lines without one.")] = None,
+    duration: Duration = None,
+    resolution: Resolution = None,
+    aspect_ratio: AspectRatio = None,
+    model: Model = None,
+    user: User = None,
+    ledger: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Where it stands; the default is DIR/grok-video.sqlite."),
+    ] = None,
+    max_in_flight: Annotated[
+        int, typer.Option(metavar="N", help="Under way at once, at most.")
+    ] = 200,
+    max_cost: Annotated[
+        str | None,
+        typer.Option(metavar="USD", help="Send nothing that could lead beyond it."),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Send again what failed or expired.")
+    ] = False,
+    resubmit_in_doubt: Annotated[
+        bool,
+        typer.Option(
+            "--resubmit-in-doubt", help="Send again what is in doubt, and perhaps pay twice."
+        ),
+    ] = False,
+    found_id: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=ID", help="The request_id found for an item in doubt."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that no ledger knows.")
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="For the wait of each job.")
+    ] = 600.0,
+    poll_interval: PollInterval = None,
+    emulator: NoEmulator = False,
+    base_url: BaseUrl = None,
+    api_key_file: ApiKeyFile = None,
+    json: Json = False,
+) -> int:
+    """Make many videos. The same command goes on where it ended, and pays for nothing twice."""
+    from grok_video._cli import _batch, _connect, _plan
+
+    connection = _connect.Connection(base_url, api_key_file, poll_interval, emulator)
+    plan = _plan.Plan(
+        manifest,
+        out,
+        {
+            "prompt": prompt,
+            "duration": duration,
+            "resolution": resolution,
+            "aspect_ratio": aspect_ratio,
+            "model": model,
+            "user": user,
+        },
+        ledger=ledger,
+        max_in_flight=max_in_flight,
+        max_cost=max_cost,
+        retry_failed=retry_failed,
+        resubmit_in_doubt=resubmit_in_doubt,
+        found_ids=found_id or (),
+        overwrite=overwrite,
+        timeout=timeout,
+        poll_interval=poll_interval,
+        connection_options=connection.resume_options(),
+    )
+    return _batch.batch(plan, connection, json_lines=json)
+
+
+@app.command(context_settings=_HELP)
+def report(
+    ledger: Annotated[
+        str, typer.Argument(metavar="LEDGER", help="Of a batch, also a running one.")
+    ],
+    out: Annotated[
+        str, typer.Option("--out", "-o", metavar="FILE", help="The page.", show_default=False)
+    ],
+    open_it: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    json: Json = False,
+) -> int:
+    """Make one page of a batch: pictures beside videos, what failed and why, time and cost."""
+    from grok_video._cli import _show
+
+    return _show.report(ledger, out, open_it=open_it, json_lines=json)
+
+
+@app.command(context_settings=_HELP)
 def emulator(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
     form: Annotated[

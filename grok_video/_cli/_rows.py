@@ -1,0 +1,333 @@
+"""The manifest of a batch as a person keeps it: CSV, JSON Lines, or a folder of pictures.
+
+It is read twice and never held: once to check every line before anything is sent, and once to send
+it. What can be told from a line alone stops everything; whether a picture exists and is one is its
+item's own affair, found out when its turn comes.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import re
+import sqlite3
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TextIO, cast
+
+from attrs import define, field, frozen
+
+from grok_video._errors import ConfigurationError, InvalidRequest
+from grok_video._outcomes import BatchItem
+from grok_video._requests import Image, VideoRequest, refuse, refuse_unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
+
+#: Columns of a manifest, in the order in which a message names them.
+COLUMNS: Final = (
+    "key",
+    "prompt",
+    "image",
+    "duration",
+    "resolution",
+    "aspect_ratio",
+    "model",
+    "user",
+    "upload_url",
+)
+#: Bad lines that are remembered with their words; all of them are counted.
+REMEMBERED: Final = 1000
+_PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+#: Characters of one CSV field: a data URI of the largest picture that is accepted (20 MiB), twice.
+_LONGEST_FIELD: Final = 2**26
+_NOTHING_SENT: Final = " Nothing was sent."
+
+
+@frozen
+class BadLine:
+    """A line that cannot be sent, and why."""
+
+    line: int
+    field: str
+    value: str
+    message: str
+
+
+class BadManifest(InvalidRequest):
+    """The manifest has lines that cannot be sent; nothing was."""
+
+    def __init__(self, place: str, bad: list[BadLine], total: int) -> None:
+        lines = "1 line" if total == 1 else f"{total:,} lines"
+        super().__init__(
+            f"{place}: {lines} cannot be used. Nothing was sent.", field="manifest", value=place
+        )
+        self.bad = tuple(bad)
+        self.total = total
+
+
+@define
+class Rows:
+    """A manifest that is open: `check` reads it once, `items` once more."""
+
+    place: str
+    #: What lines leave out, by column.
+    defaults: Mapping[str, str]
+    _file: TextIO | None = None
+    #: The folder of videos, which may lie inside the folder of pictures.
+    out: Path | None = None
+    _is_json: bool = field(default=False, init=False)
+
+    def check(self, wanted: Iterable[str] = ()) -> int:
+        """Return how many items there are, after each line was read and found good.
+
+        `wanted` are keys that must be among them. Raises `BadManifest` with every line that is not
+        good, and `ConfigurationError` if there is nothing to read.
+        """
+        bad: list[BadLine] = []
+        count = total = 0
+        with contextlib.closing(_Seen()) as seen:
+            for line, problem_or_row in self._rows():
+                try:
+                    item = self._item(line, problem_or_row)
+                    seen.add(item.key, line)
+                except InvalidRequest as error:
+                    total += 1
+                    if len(bad) < REMEMBERED:
+                        message = error.message.removesuffix(_NOTHING_SENT)
+                        bad.append(BadLine(line, error.field, error.value, message))
+                count += 1
+            if total:
+                raise BadManifest(self.place, bad, total)
+            if not count:
+                what = "pictures (JPEG, PNG or WebP)" if self._file is None else "lines"
+                message = f"{self.place} has no {what}. Nothing was sent."
+                raise ConfigurationError(message)
+            for key in wanted:
+                if not seen.has(key):
+                    raise refuse("found_id", key, f"must name a key of {self.place}")
+        return count
+
+    def items(self) -> Iterator[BatchItem]:
+        """Give the items, read as they are asked for. Raises if the manifest changed meanwhile."""
+        for line, problem_or_row in self._rows():
+            try:
+                yield self._item(line, problem_or_row)
+            except InvalidRequest as error:
+                message = (
+                    f"{self.place} changed while it was read: line {line}: {error.message} The "
+                    "lines before it were sent."
+                )
+                raise ConfigurationError(message) from None
+
+    # --- from a line to an item ------------------------------------------------------------------
+
+    def _item(self, line: int, row: Mapping[str, Any] | InvalidRequest) -> BatchItem:
+        if isinstance(row, InvalidRequest):
+            raise row
+        given = {name: value for name, value in row.items() if value is not None and value != ""}
+        for name in given:
+            if name not in COLUMNS:
+                raise unknown_column(name)
+        values: dict[str, Any] = {**self.defaults, **given}
+        key: Any = values.pop("key", None)
+        if key is None:
+            # The line's own words, so that the same line has the same key from any folder.
+            words = json.dumps(values, sort_keys=True).encode()
+            key = hashlib.sha256(words).hexdigest()[:20]
+        elif isinstance(key, int) and not isinstance(key, bool):
+            key = str(key)
+        if not values.get("prompt"):
+            raise refuse("prompt", values.get("prompt", ""), "must not be blank, or give --prompt")
+        return BatchItem(key, self._request(values))
+
+    def _request(self, values: dict[str, Any]) -> VideoRequest:
+        duration = values.get("duration")
+        if isinstance(duration, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,9}\s*", duration):
+            values["duration"] = int(duration)  # anything else is refused by name, value and limit
+        upload_url = values.pop("upload_url", None)
+        if upload_url is not None:
+            values["output"] = {"upload_url": upload_url}
+        if "image" in values:
+            values["image"] = self._image(values["image"])
+        return VideoRequest(**values)
+
+    def _image(self, text: object) -> Image:
+        if not isinstance(text, str) or not text.strip():
+            raise refuse("image", text, "must be a path, a URL or a data: URI")
+        if text.lstrip().lower().startswith(("http://", "https://", "data:")):
+            return Image.from_url(text)
+        if "://" in text:
+            raise refuse("image", text, "must be a path, an http(s) URL or a data: URI")
+        if "\0" in text:
+            raise refuse("image", text, "must be a path, and no path has a NUL in it")
+        folder = self.place if self._file is None else os.path.dirname(self.place)  # noqa: PTH120
+        # Absolute: the ledger, and the report made of it, are read from anywhere.
+        return Image.from_path(os.path.abspath(os.path.join(folder, text)))  # noqa: PTH100, PTH118
+
+    # --- from a file to its lines ----------------------------------------------------------------
+
+    def _rows(self) -> Iterator[tuple[int, Mapping[str, Any] | InvalidRequest]]:
+        if self._file is None:
+            return self._pictures()
+        self._file.seek(0)
+        return self._json_lines(self._file) if self._is_json else self._csv(self._file)
+
+    def find_format(self) -> None:
+        """Tell JSON Lines from CSV: by the file's name, or by its first character."""
+        if self._file is None:
+            return
+        ending = Path(self.place).suffix.lower()
+        if ending in (".jsonl", ".ndjson", ".json"):
+            self._is_json = True
+        elif ending not in (".csv", ".tsv"):
+            self._is_json = self._file.read(4096).lstrip().startswith("{")
+
+    def _json_lines(self, file: TextIO) -> Iterator[tuple[int, Mapping[str, Any] | InvalidRequest]]:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                yield number, refuse("line", line.strip()[:80], f"must be JSON ({error})")
+                continue
+            except RecursionError:
+                yield number, refuse("line", line.strip()[:80], "must be a flat JSON object")
+                continue
+            if isinstance(row, dict):
+                yield number, cast("dict[str, Any]", row)
+            else:
+                yield number, refuse("line", row, "must be a JSON object with names and values")
+
+    def _csv(self, file: TextIO) -> Iterator[tuple[int, Mapping[str, Any] | InvalidRequest]]:
+        head = file.readline()
+        file.seek(0)
+        # Spreadsheets of half the world write semicolons; a tab is what a paste leaves.
+        mark = next((m for m in ",;\t" if m in head), ",")
+        reader = csv.reader(file, delimiter=mark, strict=True)
+        names: list[str] | None = None
+        while True:
+            begins = reader.line_num + 1
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                yield begins, refuse("line", begins, f"must be CSV ({error})")
+                continue
+            if cells is None:
+                return
+            if not any(cell.strip() for cell in cells):
+                continue
+            if names is None:
+                names = [cell.strip().lower() for cell in cells]
+                if problem := self._header_problem(names):
+                    yield begins, problem
+                    return
+            elif len(cells) != len(names):
+                limit = f"must have {len(names)} fields, as the header has"
+                yield begins, refuse("line", f"{len(cells)} fields", limit)
+            else:
+                yield begins, dict(zip(names, cells, strict=True))
+
+    def _header_problem(self, names: list[str]) -> InvalidRequest | None:
+        for name in names:
+            if name not in COLUMNS:
+                return unknown_column(name)
+            if names.count(name) > 1:
+                return refuse("header", name, "must name each column once")
+        if "prompt" not in names and "prompt" not in self.defaults:
+            return refuse("header", ", ".join(names), "must have a column prompt, or give --prompt")
+        return None
+
+    def _pictures(self) -> Iterator[tuple[int, Mapping[str, Any] | InvalidRequest]]:
+        number = 0
+        for folder, folders, files in os.walk(self.place):
+            folders[:] = sorted(
+                one
+                for one in folders
+                if not one.startswith(".") and Path(folder, one).absolute() != self.out
+            )
+            for name in sorted(files):
+                stem, ending = os.path.splitext(name)  # noqa: PTH122
+                if name.startswith(".") or ending.lower() not in _PICTURES:
+                    continue
+                number += 1
+                inside = Path(folder).relative_to(self.place)
+                yield number, {"key": (inside / stem).as_posix(), "image": str(inside / name)}
+
+
+class _Seen:
+    """The keys so far and their lines, in a file without a name: memory does not grow with them."""
+
+    def __init__(self) -> None:
+        self._file = sqlite3.connect("", isolation_level=None)
+        self._file.execute("PRAGMA journal_mode = OFF")
+        self._file.execute("PRAGMA cache_size = -8000")
+        self._file.execute("CREATE TABLE seen (key TEXT PRIMARY KEY, line INTEGER) WITHOUT ROWID")
+        # One transaction for all: it is never committed, and goes with the file.
+        self._file.execute("BEGIN")
+
+    def add(self, key: str, line: int) -> None:
+        """Remember a key. Raises `InvalidRequest` if it was there before."""
+        cursor = self._file.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (key, line))
+        if not cursor.rowcount:
+            [(first,)] = self._file.execute("SELECT line FROM seen WHERE key = ?", (key,))
+            raise refuse("key", key, f"must be given once, and line {first} has it")
+
+    def has(self, key: str) -> bool:
+        """Return whether the key was there."""
+        return bool(self._file.execute("SELECT 1 FROM seen WHERE key = ?", (key,)).fetchall())
+
+    def close(self) -> None:
+        """The file is gone."""
+        self._file.close()
+
+
+def unknown_column(name: object) -> InvalidRequest:
+    """Return the refusal of a column, with what to use instead where that is known."""
+    with contextlib.suppress(TypeError):
+        try:
+            refuse_unknown("manifest", {str(name): name})
+        except InvalidRequest as error:
+            return error
+    return refuse("column", name, f"must be one of {', '.join(COLUMNS)}")
+
+
+@contextlib.contextmanager
+def open_rows(place: str, defaults: Mapping[str, str | None], *, out: str) -> Generator[Rows]:
+    """Give the manifest at `place`, open. Raises `ConfigurationError` if it cannot be read."""
+    given = {name: value for name, value in defaults.items() if value is not None}
+    before = csv.field_size_limit(_LONGEST_FIELD)
+    try:
+        mode = os.stat(place).st_mode  # noqa: PTH116
+        if stat.S_ISDIR(mode):
+            if "prompt" not in given:
+                message = f"{place} is a folder of pictures: give one --prompt for all of them."
+                raise ConfigurationError(message)
+            yield Rows(place, given, out=Path(out).absolute())
+            return
+        if not stat.S_ISREG(mode):
+            message = f"{place} must be a file or a folder: it is read twice. Nothing was sent."
+            raise ConfigurationError(message)
+        with open(place, "rb") as raw:  # noqa: PTH123
+            if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                message = f"{place} is UTF-16: save it as UTF-8. Nothing was sent."
+                raise ConfigurationError(message)
+        # One file for both readings: an editor that replaces it changes nothing. Bytes that are
+        # no UTF-8 may be part of a path and nothing else, which is seen where they are used.
+        with open(  # noqa: PTH123
+            place, encoding="utf-8-sig", errors="surrogateescape", newline=""
+        ) as file:
+            rows = Rows(place, given, file)
+            rows.find_format()
+            yield rows
+    except FileNotFoundError as error:
+        message = f"{place} does not exist. Nothing was sent."
+        raise ConfigurationError(message) from error
+    finally:
+        csv.field_size_limit(before)

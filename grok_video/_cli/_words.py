@@ -1,0 +1,164 @@
+"""What is said of a batch: each outcome, the summary, the exit code, and which command goes on.
+
+The same facts in two spellings, objects for --json and lines for people. Nothing is printed here.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any, Final
+
+from grok_video._cli._console import one_line
+from grok_video._cli._endings import (
+    DONE,
+    FAILED,
+    OUTCOME_UNKNOWN,
+    STILL_RUNNING,
+    in_shell_words,
+)
+from grok_video._errors import GrokVideoError, resume_hint
+from grok_video._outcomes import BatchSummary, Outcome, OutcomeState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from grok_video._cli._plan import Plan
+
+#: Bad lines, failures and keys that are told to a person one by one; --json has all of them.
+SHOWN: Final = 20
+#: How a shell spells what the batch's sentences name.
+_OPTIONS: Final = (
+    ("found_ids", "--found-id"),
+    ("resubmit_in_doubt", "--resubmit-in-doubt"),
+    ("retry_failed", "--retry-failed"),
+    ("max_cost_usd", "--max-cost"),
+)
+
+
+def outcome_facts(outcome: Outcome) -> dict[str, Any]:
+    """Return the object of one outcome: the same keys for every state, null where unknown."""
+    video, error = outcome.video, outcome.error
+    return {
+        "key": outcome.key,
+        "state": outcome.state.value,
+        "request_id": outcome.request_id,
+        "path": str(video.path) if video is not None and video.path is not None else None,
+        "url": video.url if video is not None else None,
+        "duration": video.duration if video is not None else None,
+        "size": video.size if video is not None else None,
+        "sha256": video.sha256 if video is not None else None,
+        "error": type(error).__name__ if error is not None else None,
+        "reason": reason_of(error, outcome.request_id) if error is not None else None,
+        "cost_usd": float(outcome.cost_usd) if outcome.cost_usd is not None else None,
+        "attempts": outcome.attempts,
+        "polls": outcome.polls,
+        "seconds": round(outcome.seconds, 3) if outcome.seconds is not None else None,
+    }
+
+
+def reason_of(error: Exception, request_id: str | None) -> str:
+    """Return why, in words of the shell; the way on is told once, at the end."""
+    if not isinstance(error, GrokVideoError):
+        return one_line(f"{type(error).__name__}: {error}")
+    text = error.message
+    if request_id is not None:
+        text = text.replace(resume_hint(request_id), "").strip()
+    return one_line(said(text))
+
+
+def said(text: str) -> str:
+    """Return a sentence of the batch with options in place of arguments."""
+    for python, shell in _OPTIONS:
+        text = text.replace(python, shell)
+    return in_shell_words(text)
+
+
+def left_beside(ledger: Path) -> Path:
+    """Return the file that names the items that were not sent, one key a line."""
+    return ledger.with_name(ledger.name + ".left.txt")
+
+
+def ending(summary: BatchSummary) -> int:
+    """Return the exit code of a batch that came to its end."""
+    states = set(summary.counts)
+    if OutcomeState.IN_DOUBT in states:
+        return OUTCOME_UNKNOWN
+    if summary.is_complete:
+        return DONE
+    waiting = states - {OutcomeState.SAVED, OutcomeState.DONE, OutcomeState.SKIPPED}
+    return STILL_RUNNING if waiting == {OutcomeState.PENDING} else FAILED
+
+
+def headline(summary: BatchSummary) -> str:
+    """Return the counts and the cost in one sentence."""
+    counts = summary.counts
+    words = [
+        f"{count:,} {state.value.replace('_', ' ')}"
+        for state in OutcomeState
+        if (count := counts.get(state, 0))
+    ]
+    cost = f"{summary.cost_usd.normalize():f} USD"
+    if summary.open_usd:
+        cost += f", and up to {summary.open_usd.normalize():f} USD more may be billed"
+    return f"{', '.join(words) or 'nothing ended'}; cost {cost}"
+
+
+def last_words(summary: BatchSummary, plan: Plan) -> list[str]:
+    """Return what a person should know at the end: a line for each thing that waits for them."""
+    counts = summary.counts
+    lines = [headline(summary)]
+    if summary.median_seconds is not None and summary.p90_seconds is not None:
+        polls = summary.polls_per_job or 0.0
+        lines[0] += (
+            f"; half within {summary.median_seconds:.1f} s, 90 % within "
+            f"{summary.p90_seconds:.1f} s, {polls:.1f} polls each"
+        )
+    if summary.stopped is not None:
+        lines.append(f"stopped sending: {said(summary.stopped)}")
+    if left := counts.get(OutcomeState.LEFT, 0):
+        lines.append(
+            f"not sent: {_names(summary.left, left)} (all of them in "
+            f"{left_beside(plan.ledger_path)}). To send them: {plan.command(*_raised(plan))}"
+        )
+    if in_doubt := counts.get(OutcomeState.IN_DOUBT, 0):
+        lines.append(
+            f"in doubt, perhaps accepted and billed: {_names(summary.in_doubt, in_doubt)}. Look at "
+            "the account's usage. With an id from there: "
+            f"{plan.command()} --found-id KEY=REQUEST_ID. To send them again, and perhaps pay "
+            f"twice: {plan.command('--resubmit-in-doubt')}"
+        )
+    if waiting := counts.get(OutcomeState.PENDING, 0) + counts.get(OutcomeState.UNFETCHED, 0):
+        lines.append(f"{waiting:,} were accepted and are not here. To fetch: {plan.command()}")
+    if failed := counts.get(OutcomeState.FAILED, 0) + counts.get(OutcomeState.EXPIRED, 0):
+        lines.append(f"{failed:,} failed. To try them again: {plan.command('--retry-failed')}")
+    ledger = shlex.quote(str(plan.ledger_path))
+    report = shlex.quote(str(plan.ledger_path.with_name("report.html")))
+    lines.append(f"to look at it: grok-video report {ledger} -o {report}")
+    return lines
+
+
+def _raised(plan: Plan) -> tuple[str, ...]:
+    return () if plan.max_cost is None else ("--max-cost", "MORE")
+
+
+def _names(keys: Sequence[str], count: int) -> str:
+    shown = ", ".join(keys[:SHOWN])
+    return f"{shown} and {count - SHOWN:,} more" if count > SHOWN else shown
+
+
+def summary_facts(summary: BatchSummary) -> dict[str, Any]:
+    """Return the summary object of --json."""
+    return {
+        "counts": {state.value: summary.counts.get(state, 0) for state in OutcomeState},
+        "total": summary.total,
+        "cost_usd": float(summary.cost_usd),
+        "open_usd": float(summary.open_usd),
+        "median_seconds": summary.median_seconds,
+        "p90_seconds": summary.p90_seconds,
+        "p99_seconds": summary.p99_seconds,
+        "polls_per_job": summary.polls_per_job,
+        "in_doubt": list(summary.in_doubt),
+        "left": list(summary.left),
+        "stopped": said(summary.stopped) if summary.stopped is not None else None,
+    }

@@ -1,0 +1,107 @@
+"""A ledger as the report reads it: read-only, also while a batch is still writing to it.
+
+Nothing here changes the ledger or holds its writer up; what cannot be read is refused with a reason
+before a page is made of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from attrs import frozen
+
+from grok_video._errors import LedgerError
+from grok_video._ledgerfile import VERSION
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Generator
+
+#: Seconds to wait for the writer, where WAL is not to be had.
+_PATIENCE: Final = 10.0
+
+_ITEMS: Final = """
+SELECT key, state, request_id, prompt, image, model, duration, resolution, aspect_ratio, path, size,
+    seconds, cost_usd, estimate_usd, error_type, error, attempts, polls, began_at, changed_at
+FROM item ORDER BY began_at, key
+"""
+_RUN: Final = "SELECT started_at, ended_at, pid, host FROM run ORDER BY id DESC LIMIT 1"
+
+
+@frozen
+class Contents:
+    """All of a ledger at one moment."""
+
+    path: Path
+    items: list[dict[str, Any]]
+    #: The last run: when it began, and when it ended (None: it is running, or died).
+    run: dict[str, Any] | None
+    runs: int
+    #: The command that made it, where it left its words beside it.
+    command: str | None
+
+
+def read(ledger: str | os.PathLike[str]) -> Contents:
+    """Return what stands in the ledger. Raises `LedgerError` if it cannot be read."""
+    path = Path(ledger).absolute()
+    with _opened(path) as file:
+        file.row_factory = sqlite3.Row
+        # One transaction, one moment: a batch that goes on meanwhile is not seen by half.
+        file.execute("BEGIN")
+        items = [dict(row) for row in file.execute(_ITEMS)]
+        run = file.execute(_RUN).fetchone()
+        (runs,) = file.execute("SELECT count(*) FROM run").fetchone()
+    return Contents(path, items, dict(run) if run is not None else None, runs, _command(path))
+
+
+def count_states(ledger: str | os.PathLike[str]) -> dict[str, int]:
+    """Return how many items are in each state. Raises `LedgerError` if it cannot be read."""
+    with _opened(Path(ledger).absolute()) as file:
+        return dict(file.execute("SELECT state, count(*) FROM item GROUP BY state"))
+
+
+def command_beside(ledger: Path) -> Path:
+    """Return the file in which a batch leaves the command that goes on with it."""
+    return ledger.with_name(ledger.name + ".command")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Generator[sqlite3.Connection]:
+    if not path.is_file():
+        message = f"the ledger {path} cannot be read: there is no such file."
+        raise LedgerError(message, path=path)
+    # Without a log beside it nobody writes, and nothing may even be made there to read it.
+    log = path.with_name(path.name + "-wal")
+    mode = "ro" if log.exists() else "ro&immutable=1"
+    try:
+        with contextlib.closing(
+            sqlite3.connect(
+                f"{path.as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=_PATIENCE
+            )
+        ) as file:
+            (version,) = file.execute("PRAGMA user_version").fetchone()
+            [(known,)] = file.execute(
+                "SELECT count(*) FROM sqlite_master WHERE name IN ('item', 'event', 'run')"
+            )
+            if known != 3:
+                message = f"{path} is a SQLite database, but not a ledger of grok_video."
+                raise LedgerError(message, path=path)
+            if version > VERSION:
+                message = (
+                    f"the ledger {path} was written by a newer grok_video (ledger version "
+                    f"{version}; this one knows {VERSION}). Update grok_video."
+                )
+                raise LedgerError(message, path=path)
+            yield file
+    except (OSError, sqlite3.Error) as error:
+        message = f"the ledger {path} cannot be read: {error}."
+        raise LedgerError(message, path=path) from error
+
+
+def _command(path: Path) -> str | None:
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return command_beside(path).read_text(encoding="utf-8").strip() or None
+    return None
