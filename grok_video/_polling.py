@@ -57,7 +57,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from attrs import field, frozen, validators
 
-from grok_video._experience import SOONEST, Experience, Kind, Watch, truncated
+from grok_video._experience import SOONEST, Experience, Watch
+from grok_video._kinds import Kind, truncated
 
 if TYPE_CHECKING:
     import random as _random

@@ -22,6 +22,8 @@ FLOORS: list[tuple[str, list[str]]] = [
         [
             "_lifecycle",
             "_policies",
+            "_curve",
+            "_kinds",
             "_experience",
             "_polling",
             "_budget",

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 import grok_video
 from grok_video import _polling
-from grok_video._experience import KEPT, KINDS, Kind, truncated, typical_seconds
+from grok_video._experience import KINDS, typical_seconds
+from grok_video._kinds import KEPT, Kind, truncated
 from grok_video._polling import LONGEST, SHORTEST, Experience, Polling, Watch, inspect
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

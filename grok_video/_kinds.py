@@ -1,0 +1,257 @@
+"""What is believed of one kind of job: how long it takes, how sure that is, and its curve.
+
+Here live the sample of finished and running jobs and the fit of two humps to it, by windows: a job
+was still running at one poll and done at the next. Arithmetic in bounded memory: no clock, no I/O,
+and no knowledge of other kinds (`_experience` says what they suggest).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from grok_video._curve import Curve
+
+if TYPE_CHECKING:
+    from random import Random
+
+__all__ = ["Cohort", "Kind", "truncated"]
+
+#: Finished jobs kept per kind and generation: enough for the median to sigma / 8.
+KEPT: Final = 64
+#: How many jobs the generation before the present one counts for.
+CARRIED: Final = 24.0
+
+# How far the formula in contract.md may be off for a server nobody has asked yet (as the standard
+# deviation of a logarithm, heavy-tailed), and how much jobs of one kind differ, held as firmly as
+# `FIRMNESS` jobs would teach it.
+UNKNOWN_SPEED: Final = 0.30
+SPREAD: Final = 0.27
+FIRMNESS: Final = 5.0
+# Some jobs take several times longer: the second hump, before any was seen.
+TAIL_SHARE: Final = 0.03
+TAIL_OFFSET: Final = 1.25
+TAIL_SPREAD: Final = 0.45
+
+#: A job not yet seen running stands on no rung of `Cohort.waiting`.
+NO_RUNG: Final = -1000
+
+_ROOT_HALF: Final = math.sqrt(0.5)
+_PEAK: Final = 1.0 / math.sqrt(2.0 * math.pi)
+
+
+def truncated(low: float, high: float) -> tuple[float, float, float]:
+    """Return mass, mean and mean square of the standard normal between `low` and `high`."""
+    if low > 0.0:  # the mirror image keeps the digits that 1 - tiny would lose
+        mass, mean, square = truncated(-high, -low)
+        return mass, -mean, square
+    if high < -8.0:  # so far out that all of it sits within 1 / |high| of the edge
+        mean = max(low, high + 1.0 / high)
+        return 1e-16 / high**2, mean, mean * mean
+    if low < -8.0:
+        edge_low = weighted_low = tail = 0.0
+    else:
+        edge_low = _PEAK * math.exp(-0.5 * low * low)
+        weighted_low = low * edge_low
+        tail = 0.5 * math.erfc(-low * _ROOT_HALF)
+    if high > 8.0:
+        edge_high = weighted_high = 0.0
+        mass = 1.0 - tail
+    else:
+        edge_high = _PEAK * math.exp(-0.5 * high * high)
+        weighted_high = high * edge_high
+        mass = 0.5 * math.erfc(-high * _ROOT_HALF) - tail
+    if mass < 1e-15:
+        middle = 0.5 * (max(low, high - 1.0) + high)
+        return 1e-16, middle, middle * middle
+    return mass, (edge_low - edge_high) / mass, 1.0 + (weighted_low - weighted_high) / mass
+
+
+class Cohort:
+    """Jobs begun in the same stretch of time: a fair sample of the finished, a count of the rest.
+
+    Learning from the finished alone would take the earliest finishers of a batch for typical; the
+    running ones say "longer than this" (right-censored), counted by rungs of 10 % of their age.
+    """
+
+    __slots__ = ("finished", "seen", "waiting")
+
+    def __init__(self) -> None:
+        self.finished: list[tuple[float, float]] = []
+        self.seen = 0
+        self.waiting: dict[int, int] = {}
+
+    def add(self, low: float, high: float, random: Random) -> None:
+        """Take in one finished job; each seen so far is kept with equal probability."""
+        self.seen += 1
+        if len(self.finished) < KEPT:
+            self.finished.append((low, high))
+        else:
+            place = int(random.random() * self.seen)
+            if place < KEPT:
+                self.finished[place] = (low, high)
+
+    def evidence(self, most: float) -> list[tuple[float, float, float]]:
+        """Return (weight, low, high) windows, together at most as heavy as `most` finished jobs."""
+        scale = min(1.0, most / max(1, self.seen))
+        each = scale * self.seen / max(1, len(self.finished))
+        items = [(each, low, high) for low, high in self.finished]
+        items += [(scale * n, 0.1 * rung, math.inf) for rung, n in self.waiting.items()]
+        return items
+
+
+class _Sums(NamedTuple):
+    slope: float
+    information: float
+    heat: float
+    heat_information: float
+    core_n: float
+    tail_n: float
+    tail_sum: float
+    tail_square: float
+
+
+class Kind:
+    """What is believed of one kind of job: two humps of log(seconds / typical), and its curve."""
+
+    __slots__ = (
+        "cohort",
+        "curve",
+        "earlier",
+        "gain",
+        "mean",
+        "mean_error",
+        "news",
+        "plan",
+        "shown",
+        "sigma",
+        "silent",
+        "spread",
+        "tail_mean",
+        "tail_share",
+        "tail_sigma",
+        "talking",
+        "typical",
+        "version",
+        "weighed",
+    )
+
+    def __init__(self, typical: float) -> None:
+        self.typical = typical
+        self.cohort = Cohort()
+        self.earlier: Cohort | None = None
+        self.curve = Curve()
+        #: Finished jobs that sent useful progress, and those that sent none.
+        self.talking = 0
+        self.silent = 0
+        #: The numbers the last finished job sent.
+        self.shown: frozenset[float] = frozenset()
+        #: How much better progress foretold the ends of late jobs than time alone would have, as
+        #: the mean logarithm of the chances both gave to what then came.
+        self.gain = 0.3
+        self.mean: float = 0.0
+        self.mean_error: float = UNKNOWN_SPEED
+        self.sigma: float = SPREAD
+        #: What one job's logarithm may be off: its own spread and our error about the mean.
+        self.spread = math.hypot(SPREAD, UNKNOWN_SPEED)
+        self.tail_share: float = TAIL_SHARE
+        self.tail_mean: float = TAIL_OFFSET
+        self.tail_sigma: float = TAIL_SPREAD
+        #: Evidence since the last fit (a finished job 1, a poll 0.05), and what the fit rests on.
+        self.news = 1.0
+        self.weighed = 0.0
+        self.version = 0
+        self.plan: object = None
+
+    @property
+    def finished(self) -> int:
+        """How many jobs of this kind were seen to the end, in the generations still remembered."""
+        return self.cohort.seen + (self.earlier.seen if self.earlier else 0)
+
+    def evidence(self) -> list[tuple[float, float, float]]:
+        """Return the windows of both generations."""
+        items = self.cohort.evidence(math.inf)
+        if self.earlier is not None:
+            items += self.earlier.evidence(CARRIED)
+        return items
+
+    def learn(self, before: float, before_error: float) -> None:
+        """Fit both humps to the windows seen, starting from what other kinds suggest.
+
+        Newton steps on the likelihood of censored normals, where mean and variance inside each
+        window give gradient and information (Louis 1982). `before` is a Student-t belief, so that
+        a server a thousand times faster outvotes it with its first jobs.
+        """
+        items = self.evidence()
+        if not self.version:
+            self.mean = before
+        middles = sorted(
+            high - 0.3 if low < -20.0 else 0.5 * (low + high)
+            for _, low, high in items
+            if high < math.inf
+        )
+        middle = middles[len(middles) // 2] if middles else self.mean
+        if abs(middle - self.mean) > 3.0 * self.sigma:
+            # too far for small steps
+            self.mean, self.tail_mean = middle, middle + TAIL_OFFSET
+        for _ in range(4):
+            sums = self._weigh(items)
+            pull = (self.mean - before) / before_error
+            trust = 3.0 / (2.0 + pull * pull) / before_error**2
+            information = sums.information + trust
+            step = (sums.slope - trust * (self.mean - before)) / information
+            self.mean += min(max(step, -0.7), 0.7)
+            firm = (SPREAD / self.sigma) ** 2
+            warmer = (sums.heat + FIRMNESS * (firm - 1.0)) / (
+                sums.heat_information + FIRMNESS * 2.0 * max(firm, 0.5)
+            )
+            self.sigma *= math.exp(min(max(warmer, -0.5), 0.5))
+            self.sigma = min(max(self.sigma, 0.01), 1.5)
+            self.mean_error = 1.0 / math.sqrt(information)
+            self._place_tail(sums)
+            if abs(step) < 0.02 * self.sigma:
+                break
+        self.spread = math.hypot(self.sigma, self.mean_error)
+        self.weighed += self.news
+        self.news = 0.0
+        self.version += 1
+
+    def _weigh(self, items: list[tuple[float, float, float]]) -> _Sums:
+        """Return how the windows pull at mean and spread, and what belongs to the tail."""
+        mean, sigma, far, wide = self.mean, self.sigma, self.tail_mean, self.tail_sigma
+        share = self.tail_share
+        slope = information = heat = heat_information = 0.0
+        core_n = tail_n = tail_sum = tail_square = 0.0
+        for weight, low, high in items:
+            mass, z, zz = truncated((low - mean) / sigma, (high - mean) / sigma)
+            part = weight
+            if high - mean > 1.5 * sigma:
+                tail_mass, zt, zzt = truncated((low - far) / wide, (high - far) / wide)
+                odds = share * tail_mass / (share * tail_mass + (1.0 - share) * mass)
+                part *= 1.0 - odds
+                if high < math.inf:
+                    value = far + wide * zt
+                    tail_n += weight * odds
+                    tail_sum += weight * odds * value
+                    tail_square += weight * odds * (wide * wide * (zzt - zt * zt) + value * value)
+            if high < math.inf:
+                core_n += part
+            # A window much narrower than sigma tells all about its job, an open one hardly any.
+            told = 1.0 - max(0.0, zz - z * z)
+            slope += part * z / sigma
+            information += part * max(told, 0.02) / sigma**2
+            heat += part * (zz - 1.0)
+            heat_information += part * 2.0 * max(told, 0.05)
+        return _Sums(
+            slope, information, heat, heat_information, core_n, tail_n, tail_sum, tail_square
+        )
+
+    def _place_tail(self, sums: _Sums) -> None:
+        """Put the second hump where the late jobs were, held by a few imagined ones."""
+        n, total = sums.tail_n, sums.tail_sum
+        self.tail_share = (25.0 * TAIL_SHARE + n) / (25.0 + sums.core_n + n)
+        start = self.mean + max(TAIL_OFFSET, 2.5 * self.sigma)
+        far = max((3.0 * start + total) / (3.0 + n), self.mean + 2.0 * self.sigma)
+        square = max(sums.tail_square - 2.0 * far * total + n * far * far, 0.0)
+        self.tail_mean = far
+        self.tail_sigma = math.sqrt((3.0 * TAIL_SPREAD * TAIL_SPREAD + square) / (3.0 + n))
