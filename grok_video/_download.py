@@ -92,7 +92,7 @@ async def save(
         # Also after a cancellation, and a second one while this is done: what arrived is written
         # down, and nothing stays open.
         if not part.saved:
-            kept = await finish(partial(to_thread.run_sync, part.close, batch))
+            kept = await finish(lambda: to_thread.run_sync(part.close, batch))
     if failure is not None:
         raise _with_kept(failure, kept, part)
     return evolve(video, path=part.path, sha256=part.sha256, size=part.size)

@@ -141,13 +141,22 @@ async def _finish_in_group(work: Callable[[], Coroutine[Any, Any, T]], grace: fl
         finally:
             done.set()
 
+    interrupt: KeyboardInterrupt | None = None
+    # Ctrl-C is raised in whatever task runs at the moment, unless that is protected: then it is
+    # raised where this one waits.
+    protected = sys.modules["trio"].lowlevel.enable_ki_protection(run)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run)
+        tasks.start_soon(protected)
         try:
             await done.wait()
+        except KeyboardInterrupt as error:
+            scope.deadline = anyio.current_time() + grace
+            interrupt = error  # raised below: here it would come out inside a group
         except BaseException:
             scope.deadline = anyio.current_time() + grace
             raise
+    if interrupt is not None:
+        raise interrupt
     if failures:
         raise failures[0]
     return results[0]
