@@ -10,18 +10,19 @@ import copy
 import inspect
 import os
 import re
+import sys
 from typing import TYPE_CHECKING, Any, Final, Never, Self, overload
 
 import anyio
 
 from grok_video import _download
 from grok_video._completion import Completion
-from grok_video._errors import ConfigurationError, JobTimeout, resume_hint
+from grok_video._errors import ConfigurationError, InvalidRequest, JobTimeout, resume_hint
 from grok_video._job import DEFAULT_TIMEOUT, AsyncJob, poller_of, require_request_id
 from grok_video._lifecycle import Event
 from grok_video._policies import Deadline, Limits, Retry
 from grok_video._polling import Polling
-from grok_video._redaction import Secret, redact_url
+from grok_video._redaction import Secret, lift, redact_url, veil
 from grok_video._requests import (
     DEFAULT_MODEL,
     VideoRequest,
@@ -30,7 +31,7 @@ from grok_video._requests import (
     require_positive,
 )
 from grok_video._session import Session
-from grok_video._transports._base import Origin, TransportConfig
+from grok_video._transports._base import Origin, TransportConfig, without_frames
 
 if TYPE_CHECKING:
     import ssl
@@ -85,15 +86,21 @@ class AsyncClient:
         ssl_context: ssl.SSLContext | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        config = TransportConfig(
-            base_url=find_base_url(base_url)[0],
-            api_key=find_key(api_key)[0],
-            timeout=require_positive("timeout", timeout, "must be a number of seconds above 0"),
-            connections=limits.connections,
-            proxy=_checked_proxy(proxy),
-            ssl_context=ssl_context,
-            headers=_checked_headers(headers),
-        )
+        api_key, proxy, headers = veil(api_key), veil(proxy), veil(headers)
+        outer = sys.exception()
+        try:
+            config = TransportConfig(
+                base_url=find_base_url(base_url)[0],
+                api_key=find_key(lift(api_key))[0],
+                timeout=require_positive("timeout", timeout, "must be a number of seconds above 0"),
+                connections=limits.connections,
+                proxy=_checked_proxy(lift(proxy)),
+                ssl_context=ssl_context,
+                headers=_checked_headers(lift(headers)),
+            )
+        except (ConfigurationError, InvalidRequest) as error:
+            # They hold the key, and a program may print them, or send them to Sentry.
+            raise without_frames(error, outer) from None
         self._session = Session(
             config,
             retry=retry,
@@ -173,6 +180,7 @@ class AsyncClient:
         server refuses it, `APIConnectionError` if the server certainly was not reached, and
         `CreateOutcomeUnknown` if it may have been: then nothing is sent again.
         """
+        image = veil(image)
         request = _as_request(
             prompt,
             {
@@ -211,6 +219,7 @@ class AsyncClient:
         paid for; `overwrite` lets it replace a file. Raises what `submit`, `AsyncJob.result` and
         `AsyncJob.download` raise; every error after the create has the request_id.
         """
+        image = veil(image)
         deadline = Deadline.after(anyio.current_time(), timeout)
         request = _as_request(
             prompt,
@@ -358,7 +367,11 @@ class AsyncClient:
                     if inspect.isawaitable(told):
                         await told
 
-        await self._session.create(request, deadline=deadline, record=record)
+        outer = sys.exception()
+        try:
+            await self._session.create(request, deadline=deadline, record=record)
+        except InvalidRequest as error:
+            raise without_frames(error, outer)  # noqa: B904 - the same error; they hold the picture
         return started[0]
 
 
@@ -381,7 +394,12 @@ def _as_request(
         for name, value in given.items():
             raise refuse(name, value, "belongs inside the VideoRequest that was given")
         return prompt
-    return VideoRequest(prompt, **given, **unknown)
+    outer = sys.exception()
+    try:
+        return VideoRequest(prompt, **given, **unknown)
+    except InvalidRequest as error:
+        # They hold the picture.
+        raise without_frames(error, outer) from None
 
 
 def find_key(api_key: str | None) -> tuple[Secret, str]:

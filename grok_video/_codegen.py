@@ -97,6 +97,9 @@ _TWIN_NAMES: Final = frozenset(twin.name for twin in TWINS.values())
 
 #: Names that change wherever they stand in an annotation.
 NAMES: Final = {"AsyncIterator": "Iterator"} | {name: twin.name for name, twin in TWINS.items()}
+#: Parameters that no traceback with local variables may show; veiled in the twin as they are in the
+#: asynchronous method.
+VEILED = frozenset({"api_key", "headers", "image", "proxy"})
 #: Words of docstrings that change everywhere.
 WORDS: Final = {"aclose": "close"} | {name: twin.name for name, twin in TWINS.items()}
 #: What becomes of the methods of a class whose context and iteration belong to one task: the
@@ -293,6 +296,10 @@ class _Class:
         made.returns = _renamed(item.returns) if item.returns is not None else None
         if decorator:
             made.decorator_list = [ast.Name(decorator, ast.Load())]
+        secrets = [name for name in _parameters(item, all_of_them=True) if name in VEILED]
+        if secrets and body != "...":
+            made.body[:0] = ast.parse("\n".join(f"{name} = veil({name})" for name in secrets)).body
+            self.at_run_time.add("veil")
         if doc:
             text = ast.get_docstring(item, clean=False)
             if text is None:
@@ -333,9 +340,10 @@ def _renamed(node: N) -> N:
     return renamed
 
 
-def _parameters(item: Function) -> list[str]:
+def _parameters(item: Function, *, all_of_them: bool = False) -> list[str]:
     """Return the names of the positional parameters, without `self`."""
-    return [arg.arg for arg in item.args.args[1:]]
+    more = item.args.kwonlyargs if all_of_them else []
+    return [arg.arg for arg in [*item.args.args[1:], *more]]
 
 
 def _names(node: ast.AST) -> set[str]:

@@ -8,8 +8,10 @@ Nothing here knows the API's documents: it sees strings and returns strings.
 from __future__ import annotations
 
 import re
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar, cast
 from urllib.parse import urlsplit, urlunsplit
+
+T = TypeVar("T")
 
 #: Longest text kept of an answer: enough for every recorded error body (the longest is 420
 #: characters), short enough for a log line or a database column.
@@ -17,13 +19,20 @@ BODY_LIMIT: Final = 2000
 _SCAN_LIMIT: Final = 2**16
 
 # A data URI's payload may be megabytes: the type and the length are the only useful facts.
-_DATA_URI = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+=-]+)*),([A-Za-z0-9+/=_%-]*)")
+# A "/" may come as JSON's "\/" and as a URL's "%2F".
+_SLASH = r"(?:\\?/|%2[Ff])"
+_DATA_URI = re.compile(
+    rf"data:([\w.+-]+{_SLASH}[\w.+-]+)?((?:;[\w.+=-]+)*),((?:[A-Za-z0-9+/=_%-]|\\/)*)"
+)
 # Long unbroken base64 outside a data URI (a gateway may echo only the tail of a body).
-_BASE64_RUN = re.compile(r"[A-Za-z0-9+/]{200,}={0,2}")
+# Tried only where a run begins: from each of its characters, a document would take quadratic time.
+_BASE64_RUN = re.compile(r"(?<![A-Za-z0-9+/])(?:[A-Za-z0-9+/]|\\/|%2[BbFf]){200,}+={0,2}")
+# Whether the above is worth asking: a tenth of its price.
+_LONG_RUN = re.compile(rb"(?<![A-Za-z0-9+/\\%])[A-Za-z0-9+/\\%]{200}")
 # Eight characters and more: "invalid bearer token" is a sentence, not a credential.
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}")
 _KEY_LIKE = re.compile(r"\b(sk|xai|comet)-[A-Za-z0-9_\-*.]{6,}")
-_URL = re.compile(r"https?://[^\s\"'<>\\]+")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,20}://[^\s\"'<>\\]+")
 
 
 class Secret:
@@ -66,6 +75,33 @@ class Secret:
         yield "***"
 
 
+class Veiled:
+    """A secret or a picture in an argument, in a form that never shows; see `veil`."""
+
+    __slots__ = ("hidden",)
+
+    def __init__(self, value: object) -> None:
+        self.hidden = value
+
+    def __repr__(self) -> str:
+        return "<veiled>"
+
+
+def veil(value: T) -> T:
+    """Return a `Veiled`, typed as what it holds; None stays None.
+
+    Programs that print tracebacks with local variables print the arguments of every call.
+    """
+    return value if value is None else cast("T", Veiled(value))
+
+
+def lift(value: T) -> T:
+    """Return what was veiled, however often; anything else as it is."""
+    while isinstance(value, Veiled):
+        value = cast("T", value.hidden)
+    return value
+
+
 def redact(text: str, *, limit: int = BODY_LIMIT) -> str:
     """Return `text` without data URIs, keys and signed query strings, at most `limit` long."""
     # The cut comes twice: the patterns must not run over megabytes that nobody will read.
@@ -96,11 +132,26 @@ def redact_url(url: str) -> str:
 def _hide(text: str) -> str:
     if "data:" in text:
         text = _DATA_URI.sub(_short_data_uri, text)
-    text = _BASE64_RUN.sub(lambda match: f"<{len(match[0])} characters of base64>", text)
+    text = _BASE64_RUN.sub(_short_base64, text)
     if "://" in text:
         text = _URL.sub(lambda match: redact_url(match[0]), text)
     text = _BEARER.sub(r"\1 ***", text)
     return _KEY_LIKE.sub(r"\1-***", text)
+
+
+def hide_pictures(body: bytes) -> bytes:
+    """Return a document without the pictures in it, be they data URIs or bare base64.
+
+    For whole answers: what is not a picture stays as it is, links and their signatures included.
+    """
+    if b"data:" not in body and _LONG_RUN.search(body) is None:
+        return body
+    text = body.decode("latin-1")  # byte for byte, there and back
+    return _BASE64_RUN.sub(_short_base64, _DATA_URI.sub(_short_data_uri, text)).encode("latin-1")
+
+
+def _short_base64(match: re.Match[str]) -> str:
+    return f"<{len(match[0])} characters of base64>"
 
 
 def _short_data_uri(match: re.Match[str]) -> str:

@@ -20,7 +20,7 @@ from attrs import field, frozen
 
 from grok_video._errors import InvalidRequest
 from grok_video._public import publish
-from grok_video._redaction import redact, redact_url
+from grok_video._redaction import Veiled, lift, redact, redact_url
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -117,7 +117,8 @@ class Image:
     """
 
     kind: Literal["url", "data", "path", "bytes", "file", "pil"]
-    source: Any
+    # rich prints the fields of attrs classes by itself, whatever their `__repr__` says.
+    source: Any = field(repr=False)
 
     @classmethod
     def of(cls, value: ImageInput) -> Image:
@@ -128,6 +129,8 @@ class Image:
         """
         if isinstance(value, Image):
             return value
+        if isinstance(value, Veiled):
+            return cls.of(lift(value))
         if isinstance(value, str):
             return cls.from_url(value)
         if isinstance(value, os.PathLike):
@@ -141,7 +144,7 @@ class Image:
             return cls.from_file(other)
         raise refuse(
             "image",
-            value,
+            type(value),
             "must be an Image, a path, bytes, a binary file, a PIL image, or a str that is an "
             "http(s) URL or a data: URI",
         )

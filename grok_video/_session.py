@@ -37,6 +37,7 @@ from grok_video._lifecycle import Event, State, advance
 from grok_video._models import JobStatus
 from grok_video._policies import Deadline, Pacer
 from grok_video._polling import Experience
+from grok_video._redaction import hide_pictures
 from grok_video._transports._base import Transport
 from grok_video._transports._loops import LoopLocal, current_time, finish, running_library
 
@@ -248,7 +249,7 @@ class Session:
             snapshot = _wire.read_poll(
                 answer.status,
                 answer.headers,
-                self.without_key(answer),
+                self.without_secrets(answer),
                 request_id=request_id,
                 now=time.time(),
                 delivered_elsewhere=delivered_elsewhere,
@@ -259,7 +260,8 @@ class Session:
             error.request_id = request_id
             error.message = f"job {request_id}: {error.message}"
             error.args = (error.message,)
-            raise
+            # Without its frames, which hold what the server said before it was redacted.
+            raise error.with_traceback(None)  # noqa: B904 - it is the same error
         if snapshot.status is JobStatus.PROCESSING and not _wire.is_known_word(snapshot):
             logger.warning("job %s has a status this version does not know", request_id)
         hint = None
@@ -271,11 +273,13 @@ class Session:
         """Return the time on the loop's clock before which the server wants no poll."""
         return self._polls.blocked_until
 
-    def without_key(self, answer: Answer) -> bytes:
-        """Return the body with the key masked, should a server ever echo it."""
+    def without_secrets(self, answer: Answer) -> bytes:
+        """Return the body without the key and without pictures, should a server ever echo them."""
         body = answer.body
         key = self.config.api_key.reveal().encode()
-        return body.replace(key, b"***") if len(key) >= _LEAST_KEY and key in body else body
+        if len(key) >= _LEAST_KEY and key in body:
+            body = body.replace(key, b"***")
+        return hide_pictures(body)
 
 
 @frozen
@@ -338,6 +342,8 @@ class _Attempt:
             request_id = await self._post()
         except (APIError, APIConnectionError, InvalidRequest) as failure:
             event = _meaning(failure)
+            # Without its frames, which hold what the server said before it was redacted.
+            failure = failure.with_traceback(None)
             self._outcome = _Outcome(event, failure=failure, sent_at=sent_at)
             await self._note(event, None)
         except anyio.get_cancelled_exc_class():
@@ -371,7 +377,7 @@ class _Attempt:
                 raise self._body.failure from None
             raise
         return _wire.read_create(
-            answer.status, answer.headers, self._session.without_key(answer), now=time.time()
+            answer.status, answer.headers, self._session.without_secrets(answer), now=time.time()
         )
 
     async def _note(self, event: Event, request_id: str | None) -> None:

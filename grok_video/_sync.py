@@ -15,6 +15,7 @@ from grok_video._job import DEFAULT_TIMEOUT
 from grok_video._policies import Limits, Retry
 from grok_video._polling import Polling
 from grok_video._public import publish
+from grok_video._redaction import veil
 from grok_video._requests import DEFAULT_MODEL
 from grok_video._twins import BatchTwin, ClientTwin, JobTwin
 
@@ -72,6 +73,9 @@ class Client(ClientTwin):
         ssl_context: ssl.SSLContext | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        api_key = veil(api_key)
+        proxy = veil(proxy)
+        headers = veil(headers)
         super().__init__(
             AsyncClient(
                 api_key,
@@ -149,6 +153,7 @@ class Client(ClientTwin):
         server refuses it, `APIConnectionError` if the server certainly was not reached, and
         `CreateOutcomeUnknown` if it may have been: then nothing is sent again.
         """
+        image = veil(image)
         return self._twin(
             Job,
             self._call(
@@ -189,6 +194,7 @@ class Client(ClientTwin):
         paid for; `overwrite` lets it replace a file. Raises what `submit`, `Job.result` and
         `Job.download` raise; every error after the create has the request_id.
         """
+        image = veil(image)
         return self._call(
             self._handle.generate,
             prompt,

@@ -576,7 +576,7 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now: flo
     request = _GATEWAY_ID.search(text)
     facts: dict[str, Any] = {
         "status": status,
-        "code": code,
+        "code": redact(code, limit=200) if code else code,
         "gateway_request_id": request[1] if request else _header_id(headers),
         "body": _excerpt(body),
         "retry_after": read_retry_after(headers, now=now),
