@@ -142,6 +142,8 @@ class ItemRun:
             # Cancelled; a create whose answer did not come in time is one that nobody knows of.
             if entry.state is State.SUBMITTING:
                 self._journal.note(entry, Event.ANSWER_LOST)
+            elif entry.state is State.FETCHING:
+                self._journal.note(entry, Event.FETCHING_BROKE)
             raise
         finally:
             self._settle(error)
@@ -278,7 +280,7 @@ class ItemRun:
             if self._course.out is None or video.url is None:
                 entry.seconds = anyio.current_time() - self._began
                 entry.polls = self._polls_before + poller.polls
-                await self._journal.record(entry, Event.RENDERED)
+                await self._record_end(Event.RENDERED)
             else:
                 self._journal.note(entry, Event.RENDERED)
                 await self._fetch(poller, video)
@@ -304,7 +306,14 @@ class ItemRun:
         entry.size, entry.sha256 = video.size, video.sha256
         entry.seconds = anyio.current_time() - self._began
         entry.polls = self._polls_before + poller.polls
-        await self._journal.record(entry, Event.SAVED)
+        await self._record_end(Event.SAVED)
+
+    async def _record_end(self, event: Event) -> None:
+        """The item's end is on disk, or the batch knows that it cannot be; the video is here."""
+        try:
+            await self._journal.record(self._entry, event)
+        except LedgerError as error:
+            self._course.fail(error)
 
     def _place(self) -> Path:
         assert self._course.out is not None  # noqa: S101 - asked only where there is one
@@ -325,11 +334,8 @@ class ItemRun:
             return
         entry.fail(failure)
         entry.seconds = anyio.current_time() - self._began if entry.request_id else None
-        try:
-            for event in _meaning(failure, entry.state):
-                await self._journal.record(entry, event)
-        except LedgerError as error:
-            self._course.fail(error)
+        for event in _meaning(failure, entry.state):
+            await self._record_end(event)
 
     # --- money -----------------------------------------------------------------------------------
 

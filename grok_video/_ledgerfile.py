@@ -37,6 +37,7 @@ _PATIENCE: Final = 30.0
 #: Bytes kept free beside the ledger, so that the creates in flight can still be written down when
 #: the disk is full: 500 of them take about 150 KiB.
 RESERVE: Final = 2**20
+_RESERVE: Final = ".reserve"
 
 _SCHEMA: Final = """
 -- Who wrote here.
@@ -183,8 +184,7 @@ class LedgerFile:
     """One SQLite file, held by this process alone; used from one thread."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(os.path.abspath(os.fspath(path)))  # noqa: PTH100 - links stay as they are
-        self._reserve = self._beside(".reserve")
+        self.path = Path(path)
         self._lock: LockFile | None = None
         self._file: sqlite3.Connection | None = None
         self._run = 0
@@ -200,6 +200,8 @@ class LedgerFile:
         the file cannot be used; it is as it was then.
         """
         try:
+            # Two names of one file must meet at one lock.
+            self.path = self.path.resolve()
             self._take_lock()
             try:
                 return self._open()
@@ -309,7 +311,7 @@ class LedgerFile:
             )
 
     def _set_aside(self) -> None:
-        descriptor = os.open(self._reserve, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(self._beside(_RESERVE), os.O_RDWR | os.O_CREAT, 0o666)
         try:
             missing = RESERVE - os.fstat(descriptor).st_size
             if missing > 0:
@@ -318,7 +320,7 @@ class LedgerFile:
                 while missing > 0:
                     missing -= os.write(descriptor, bytes(missing))
         except OSError:
-            self._reserve.unlink(missing_ok=True)
+            self._beside(_RESERVE).unlink(missing_ok=True)
             raise
         finally:
             os.close(descriptor)
@@ -365,7 +367,7 @@ class LedgerFile:
     def _give_up_reserve(self) -> None:
         file = self._opened()
         with contextlib.suppress(OSError):
-            self._reserve.unlink()
+            self._beside(_RESERVE).unlink()
         # The log may have as much again: its pages go to their places in the file, most of which
         # exist, and from now on it is kept short.
         with contextlib.suppress(sqlite3.Error):
@@ -404,7 +406,7 @@ class LedgerFile:
         lock, self._lock = self._lock, None
         if lock is not None:
             with contextlib.suppress(OSError):
-                self._reserve.unlink(missing_ok=True)
+                self._beside(_RESERVE).unlink(missing_ok=True)
             lock.release()
 
     # --- words -----------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import socket
+import weakref
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -34,6 +35,7 @@ class LockFile:
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path = path
         self._descriptor = descriptor
+        _held.add(self)
 
     @classmethod
     def take(cls, path: Path) -> Self:
@@ -62,10 +64,30 @@ class LockFile:
                 self._path.unlink()
         os.close(descriptor)
 
+    def forget(self) -> None:
+        """The lock is another process's: this one was forked from it."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
 
 def _hold(descriptor: int) -> None:
     if not lock_alone(descriptor):
         raise Held(_holder(descriptor))
+
+
+#: The locks of this process. A forked child has their descriptors too, and would hold them on
+#: after the death of its parent.
+_held: weakref.WeakSet[LockFile] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for lock in list(_held):
+        lock.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
 
 
 def lock_alone(descriptor: int) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
@@ -12,6 +14,7 @@ from typing import Any
 
 import anyio
 import pytest
+from blockbuster import blockbuster_ctx
 
 from grok_video import (
     AsyncClient,
@@ -38,6 +41,7 @@ from grok_video.emulator import Emulator, faults
 
 from ..conftest import PHOTO
 
+EMULATOR = "grok_video.emulator"
 NewClient = Callable[..., AsyncClient]
 NewEmulator = Callable[..., Emulator]
 
@@ -615,8 +619,6 @@ async def test_stop_lets_what_was_sent_come_in(
 async def test_a_second_batch_on_one_ledger_is_refused_with_the_first_ones_pid(
     client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
 ) -> None:
-    import os
-
     ledger = tmp_path / "a.sqlite"
     async with client.batch(requests(1), ledger=ledger):
         with pytest.raises(LedgerError, match=f"process {os.getpid()} on ") as caught:
@@ -625,8 +627,13 @@ async def test_a_second_batch_on_one_ledger_is_refused_with_the_first_ones_pid(
     await client.run_batch(requests(1), ledger=ledger)
 
 
+@pytest.mark.parametrize("whole", [6, 7, 8], ids=["before a create", "after it", "at the end"])
 async def test_a_ledger_that_breaks_in_the_middle_sends_no_more_and_says_so(
-    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: AsyncClient,
+    grok_emulator: Emulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    whole: int,
 ) -> None:
     """What was accepted is still fetched; the error is raised when all outcomes were told."""
     from grok_video._ledgerfile import LedgerFile
@@ -636,7 +643,7 @@ async def test_a_ledger_that_breaks_in_the_middle_sends_no_more_and_says_so(
     def breaking(self: LedgerFile, *words: Any) -> None:
         nonlocal count
         count += 1
-        if count > 6:
+        if count > whole:
             raise sqlite3.OperationalError("disk I/O error")
         real(self, *words)
 
@@ -647,9 +654,31 @@ async def test_a_ledger_that_breaks_in_the_middle_sends_no_more_and_says_so(
             async for outcome in batch:
                 told.append(outcome)
     assert len(told) == 30
+    assert grok_emulator.accepted == (2 if whole == 6 else 3)
     counts = Counter(one.state for one in told)
     assert counts[OutcomeState.DONE] == grok_emulator.accepted
     assert counts[OutcomeState.LEFT] == 30 - grok_emulator.accepted
+
+
+# --- a good neighbour ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_blocking() -> Iterator[None]:
+    excluded = [sys.modules[name] for name in sys.modules if name.startswith(EMULATOR)]
+    with blockbuster_ctx(scanned_modules=["grok_video"], excluded_modules=excluded):
+        yield
+
+
+@pytest.mark.usefixtures("no_blocking")
+async def test_a_batch_never_blocks_its_loop(
+    new_client: NewClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    words = {"out": tmp_path / "videos", "ledger": tmp_path / "a.sqlite"}
+    async with new_client(grok_emulator) as client:
+        for _ in range(2):
+            found = await outcomes(client, requests(10, image=PHOTO), **words)
+            assert all(outcome.is_ok for outcome in found.values())
 
 
 # --- rules of use --------------------------------------------------------------------------------

@@ -46,4 +46,5 @@ async def work(given: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(work, json.loads(sys.argv[1]))
+    settings = json.loads(sys.argv[1])
+    anyio.run(work, settings, backend=settings.get("loop", "asyncio"))

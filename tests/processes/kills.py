@@ -119,6 +119,15 @@ class Worker:
         self._process.stdout.close()
         return ended == -signal.SIGKILL
 
+    def interrupt(self) -> None:
+        """Ctrl-C, as a terminal sends it; return when it has ended of it."""
+        self._process.send_signal(signal.SIGINT)
+        for _ in self.lines():
+            pass
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        assert self._process.wait(PATIENCE) in (1, 130, -signal.SIGINT)
+
     def finish(self) -> dict[str, Any]:
         for _ in self.lines():
             pass

@@ -4,7 +4,49 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .kills import run
+import pytest
+
+from .kills import Server, Worker, make_pictures, run, states
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_an_interrupted_batch_lets_creates_answer_and_closes_its_ledger(
+    tmp_path: Path, loop: str
+) -> None:
+    """A real SIGINT while creates are on their way; the same command goes on afterwards."""
+    make_pictures(tmp_path / "pictures", 30, 0)
+    server = Server(tmp_path / "server.sqlite", 0.02)
+    server.start()
+    try:
+        settings = {
+            **server.place,
+            "pictures": str(tmp_path / "pictures"),
+            "out": str(tmp_path / "videos"),
+            "ledger": str(tmp_path / "run.sqlite"),
+            "max_in_flight": 6,
+            "loop": loop,
+        }
+        worker = Worker(settings)
+        for _ in worker.lines():
+            if len(worker.outcomes) == 3:
+                server.ask(
+                    "script", phase="create", faults=[["Stall", {"seconds": 0.5, "resume": True}]]
+                )
+                while server.ask()["faults_left"]:
+                    pass
+                break
+        worker.interrupt()
+        names = {path.name for path in tmp_path.glob("run.sqlite*")}
+        assert names == {"run.sqlite"}, "closed, and nothing left beside it"
+        known = states(tmp_path / "run.sqlite")
+        assert {state for state, _ in known.values()} <= {"planned", "pending", "ready", "saved"}
+        written = {request_id for _, request_id in known.values() if request_id is not None}
+        assert written == {one for ids in server.creates().values() for one in ids}
+        summary = Worker(settings).finish()
+        assert set(summary["counts"]) == {"skipped", "saved"}
+        assert sum(map(len, server.creates().values())) == 30
+    finally:
+        server.kill()
 
 
 def test_a_batch_survives_kills_in_the_window_between_sending_and_hearing(tmp_path: Path) -> None:

@@ -1,0 +1,248 @@
+"""What does the ledger cost a batch, and does memory follow the manifest? In one run.
+
+The same batch runs with and without a ledger, in turns; jobs take milliseconds, the server is a
+process of its own on another processor and speaks just enough HTTP. Memory is the peak of fresh
+processes with manifests of two sizes, above that of the client when it has done one job.
+
+    python benchmarks/batch.py [--tiny]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from grok_video import AsyncClient, Limits, Polling, VideoRequest
+
+POLLS = 2
+INTERVAL = 0.01
+FILE = b"\0\0\0\x18ftypmp42" + bytes(2**14 - 12)
+CONNECTIONS = 100
+
+
+def run(tiny: bool) -> dict:
+    """Return the figures of one run; `ratios` are what must hold on any machine."""
+    rounds, width = (1, 20) if tiny else (7, 500)
+    #: Files take longer: each is synced to the disk, with a ledger and without.
+    jobs_of = {False: 60, True: 30} if tiny else {False: 1500, True: 1500}
+    sizes = (50, 100) if tiny else (10_000, 100_000)
+    found: dict = {
+        "question": f"throughput of a batch, {width} in flight, with a ledger and without",
+        "runs": rounds,
+        "goals": {"with / without": 0.7, "peak_mib_above_idle": 150},
+    }
+    with serving() as port:
+        pin(0)
+        for name, saving in (("to links", False), ("to files", True)):
+            jobs = jobs_of[saving]
+            seen: dict[str, list[float]] = {"without": [], "with": []}
+            cpu: dict[str, list[float]] = {"without": [], "with": []}
+            for number in range(rounds + 1):  # the first warms up
+                for way in ("without", "with") if number % 2 else ("with", "without"):
+                    took, cost = asyncio.run(
+                        batch(port, jobs, width, ledger=way == "with", saving=saving)
+                    )
+                    if number or tiny:
+                        seen[way].append(jobs / took)
+                        cpu[way].append(cost / jobs * 1e3)
+            pairs = zip(seen["with"], seen["without"], strict=True)
+            found[name] = {
+                **{f"{way}, jobs/s": spread(rates) for way, rates in seen.items()},
+                **{f"{way}, CPU ms a job": spread(costs) for way, costs in cpu.items()},
+                "with / without": spread([one / other for one, other in pairs]),
+            }
+        found["memory"] = {
+            f"{size} lines": fresh(port, size, width, saving=False) for size in sizes
+        }
+        if not tiny:
+            found["memory"][f"{sizes[0]} lines to files"] = fresh(
+                port, sizes[0], width, saving=True
+            )
+    return found
+
+
+def spread(seen: list[float]) -> dict:
+    return {
+        "median": round(statistics.median(seen), 3),
+        "min": round(min(seen), 3),
+        "max": round(max(seen), 3),
+    }
+
+
+async def batch(
+    port: int, jobs: int, width: int, *, ledger: bool, saving: bool, resume: bool = False
+) -> tuple[float, float]:
+    """Run a batch; return its wall and CPU seconds, or those of resuming it when it is done."""
+    folder = Path(tempfile.mkdtemp(prefix="grok-video-bench-"))
+    try:
+        async with client_of(port) as client:
+            words = {
+                "out": folder / "videos" if saving else None,
+                "ledger": folder / "run.sqlite" if ledger else None,
+                "max_in_flight": width,
+            }
+            await client.run_batch(manifest(1, "warm"))
+            gc.collect()
+            for again in (False, True) if resume else (False,):
+                began, cpu = time.perf_counter(), time.process_time()
+                summary = await client.run_batch(manifest(jobs), **words)
+                assert summary.is_complete, summary
+                took = time.perf_counter() - began, time.process_time() - cpu
+                assert again or summary.median_seconds is not None
+            return took
+    finally:
+        shutil.rmtree(folder)
+
+
+def client_of(port: int) -> AsyncClient:
+    return AsyncClient(
+        "key",
+        base_url=f"http://127.0.0.1:{port}/grok/v1",
+        polling=Polling.fixed(INTERVAL),
+        limits=Limits(polls_per_second=None, connections=CONNECTIONS),
+    )
+
+
+def manifest(lines: int, name: str = "key"):
+    """Give the lines as a file would: one at a time."""
+    for number in range(lines):
+        request = VideoRequest(
+            f"drift {number}", f"https://example.com/{number}.jpg", duration=1, resolution="480p"
+        )
+        yield f"{name}-{number:06}", request
+
+
+def fresh(port: int, jobs: int, width: int, *, saving: bool) -> dict:
+    """Run a manifest in a new process: memory above idle, throughput, and what resuming takes."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--fresh", str(port), str(jobs), str(width), str(int(saving))],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+async def measured(port: int, jobs: int, width: int, *, saving: bool) -> dict:
+    async with client_of(port) as client:
+        await client.run_batch(manifest(1, "warm"))
+    idle = peak_mib()
+    took, _ = await batch(port, jobs, width, ledger=True, saving=saving)
+    above = peak_mib() - idle
+    again, _ = await batch(port, min(jobs, 5000), width, ledger=True, saving=False, resume=True)
+    return {
+        "idle_mib": round(idle, 1),
+        "peak_mib_above_idle": round(above, 1),
+        "jobs/s": round(jobs / took),
+        "skipped/s when resumed": round(min(jobs, 5000) / again),
+    }
+
+
+def peak_mib() -> float:
+    # Not `ru_maxrss` where it can be helped: on Linux it begins with the size of the parent.
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+# --- the server ----------------------------------------------------------------------------------
+
+
+class Server(asyncio.Protocol):
+    """Just enough HTTP/1.1: requests come whole or in pieces, never pipelined."""
+
+    polls: dict[bytes, int]
+    made: int
+    port: int
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.held = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.held += data
+        head, end, rest = self.held.partition(b"\r\n\r\n")
+        if not end:
+            return
+        if head.startswith(b"POST"):
+            lower = head.lower()
+            at = lower.index(b"content-length:") + 15
+            if len(rest) < int(lower[at:].split(b"\r\n", 1)[0]):
+                return
+        self.held = b""
+        path = head.split(b" ", 2)[1]
+        if head.startswith(b"POST"):
+            Server.made += 1
+            self.answer(b'{"request_id":"4b2cd27e-0b0d-4000-8000-%012x"}' % Server.made)
+        elif path.startswith(b"/files/"):
+            self.answer(FILE, b"video/mp4")
+        else:
+            name = path.rsplit(b"/", 1)[1]
+            count = self.polls.pop(name, 0) + 1
+            if count < POLLS:
+                self.polls[name] = count
+                self.answer(b'{"status":"pending","progress":35}')
+            else:
+                self.answer(
+                    b'{"status":"done","video":{"url":"http://127.0.0.1:%d/files/%s.mp4",'
+                    b'"duration":1,"respect_moderation":true},"model":"grok-imagine-video",'
+                    b'"usage":{"cost_in_usd_ticks":900000000},"progress":100}' % (self.port, name)
+                )
+
+    def answer(self, body: bytes, kind: bytes = b"application/json") -> None:
+        self.transport.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n" % (kind, len(body))
+            + body
+        )
+
+
+async def serve() -> None:
+    Server.polls, Server.made = {}, 0
+    server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", 0, backlog=4096)
+    Server.port = server.sockets[0].getsockname()[1]
+    print(Server.port, flush=True)
+    pin(1)
+    # Ends with the process that started it: its pipe closes.
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+
+@contextlib.contextmanager
+def serving():
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with process, process.stdin:
+        yield int(process.stdout.readline())
+
+
+def pin(processor: int) -> None:
+    """Keep client and server apart, where the system lets us."""
+    with contextlib.suppress(AttributeError, OSError):
+        os.sched_setaffinity(0, {processor % (os.cpu_count() or 1)})
+
+
+def main() -> None:
+    if "--serve" in sys.argv:
+        asyncio.run(serve())
+    elif "--fresh" in sys.argv:
+        port, jobs, width, saving = map(int, sys.argv[-4:])
+        pin(0)
+        print(json.dumps(asyncio.run(measured(port, jobs, width, saving=bool(saving)))))
+    else:
+        print(json.dumps(run("--tiny" in sys.argv), indent=1))
+
+
+if __name__ == "__main__":
+    main()
