@@ -12,24 +12,63 @@ import ctypes
 import os
 import sys
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from concurrent.futures import Executor, Future
+from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple, Unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+if sys.platform == "win32":
+    _PlatformLoop = asyncio.ProactorEventLoop
+else:
+    _PlatformLoop = asyncio.SelectorEventLoop
+
+
+class _DaemonThreads(Executor):
+    """Runs each function (asyncio's name look-ups) in a daemon thread of its own.
+
+    The threads of asyncio's own executor are waited for when the interpreter ends: a look-up that
+    hangs would hold up a process that has nothing else to do.
+    """
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:  # noqa: ANN401
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(fn(*args, **kwargs))
+                except BaseException as error:  # noqa: BLE001 - the future's to raise
+                    future.set_exception(error)
+
+        threading.Thread(target=run, name="grok-video-lookup", daemon=True).start()
+        return future
+
+
+_threads: Final = _DaemonThreads()
+
+
+class _Loop(_PlatformLoop):
+    """The platform's loop, without an executor of its own: ending it starts no thread.
+
+    Python 3.12 can start none any more when the interpreter ends.
+    """
+
+    def run_in_executor(
+        self,
+        executor: Executor | None,
+        func: Callable[[Unpack[Ts]], T],
+        *args: *Ts,
+    ) -> asyncio.Future[T]:
+        return super().run_in_executor(executor or _threads, func, *args)
 
 
 def make_loop() -> asyncio.AbstractEventLoop:
     """Return a new loop of the platform's kind, whatever policy the program has set."""
-    loop: asyncio.AbstractEventLoop
-    if sys.platform == "win32":
-        loop = asyncio.ProactorEventLoop()
-    else:
-        loop = asyncio.SelectorEventLoop()
-    loop.set_default_executor(_DaemonThreads())
-    return loop
+    return _Loop()
 
 
 def mute(loop: asyncio.AbstractEventLoop) -> None:
@@ -64,27 +103,3 @@ def keep_for_ever(thing: object) -> None:
     """The object and all it holds are never freed, not even when the interpreter ends."""
     # A list in a module would be emptied at the end, and the objects' last words printed then.
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
-
-
-class _DaemonThreads(ThreadPoolExecutor):
-    """Runs each function (asyncio's name look-ups) in a daemon thread of its own.
-
-    The threads of the usual executor are waited for when the interpreter ends: a look-up that
-    hangs would hold up a process that has nothing else to do.
-    """
-
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:  # noqa: ANN401
-        future: Future[T] = Future()
-
-        def run() -> None:
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(fn(*args, **kwargs))
-                except BaseException as error:  # noqa: BLE001 - the future's to raise
-                    future.set_exception(error)
-
-        threading.Thread(target=run, name="grok-video-lookup", daemon=True).start()
-        return future
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Do nothing: daemon threads are not waited for."""

@@ -40,7 +40,10 @@ class Editor:
             processId=os.getpid(),
             rootUri=root,
             workspaceFolders=folders,
-            capabilities={"textDocument": {"hover": {"contentFormat": ["plaintext"]}}},
+            capabilities={
+                "workspace": {"configuration": True},
+                "textDocument": {"hover": {"contentFormat": ["plaintext"]}},
+            },
         )
         self._send("initialized")
         document = {"uri": self._uri, "languageId": "python", "version": 1, "text": SCRIPT}
@@ -66,8 +69,10 @@ class Editor:
                 assert "error" not in message, message
                 return message["result"]
             if "id" in message:  # the server's own questions: settings, capabilities
-                asked = message.get("params", {}).get("items", [])
-                self._write({"id": message["id"], "result": [{} for _ in asked]})
+                asked = [item["section"] for item in message.get("params", {}).get("items", [])]
+                known = {"python": {"pythonPath": sys.executable}}
+                result = [known.get(section, {}) for section in asked]
+                self._write({"id": message["id"], "result": result})
 
     def _send(self, method: str, number: int | None = None, **words: Any) -> None:
         numbered = {"id": number} if number is not None else {}
@@ -141,7 +146,8 @@ def test_hovering_shows_what_comes_back(editor: Editor) -> None:
 
 def test_every_public_type_is_complete(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pyright", "--verifytypes", "grok_video", "--ignoreexternal"],
+        [sys.executable, "-m", "pyright", "--pythonpath", sys.executable]
+        + ["--verifytypes", "grok_video", "--ignoreexternal"],
         capture_output=True,
         text=True,
         check=False,
