@@ -38,6 +38,7 @@ from grok_video._models import JobStatus
 from grok_video._policies import Deadline, Pacer
 from grok_video._polling import Experience
 from grok_video._redaction import hide_pictures
+from grok_video._refusals import read_retry_after
 from grok_video._transports._base import Transport
 from grok_video._transports._loops import LoopLocal, current_time, finish, running_library
 
@@ -207,10 +208,16 @@ class Session:
                 await anyio.sleep(delay)
 
     async def _wait_for_place(self, pacer: Pacer, until: Deadline) -> None:
-        delay = pacer.reserve(now := anyio.current_time())
+        now = current_time()
+        delay = pacer.reserve(now)
+        # What the server asked of an earlier create holds for this one: waited for or told, never
+        # slept through in silence for an hour.
+        asked = pacer.blocked_until - now
+        if asked > min(self.retry.patience, until.remaining(now)):
+            raise _too_long(asked)
+        if delay > until.remaining(now):
+            raise _too_long(delay)
         if delay > 0:
-            if delay > until.remaining(now):
-                raise _too_long(delay, until)
             await anyio.sleep(delay)
 
     def creates_blocked_until(self) -> float:
@@ -266,7 +273,7 @@ class Session:
             logger.warning("job %s has a status this version does not know", request_id)
         hint = None
         if "retry-after" in answer.headers or "retry-after-ms" in answer.headers:
-            hint = _wire.read_retry_after(answer.headers, now=time.time())
+            hint = read_retry_after(answer.headers, now=time.time())
         return snapshot, ended, hint
 
     def polls_blocked_until(self) -> float:
@@ -417,10 +424,10 @@ def _unknown(
     return error
 
 
-def _too_long(delay: float, until: Deadline) -> RateLimited:
+def _too_long(delay: float) -> RateLimited:
     return RateLimited(
-        f"the next create may start in {delay:.1f} s (limits, or the server's Retry-After), and "
-        f"this call ends within {until.timeout:g} s; nothing was sent.",
+        f"the next create may start in {delay:.1f} s (the server's Retry-After, or the limits of "
+        "this client), and this call may not wait that long; nothing was sent.",
         status=429,
         retry_after=delay,
     )
