@@ -15,8 +15,8 @@ from urllib.parse import urljoin, urlsplit
 from attrs import frozen
 
 from grok_video._errors import APIError, RateLimited, ServerError
+from grok_video._refusals import read_retry_after
 from grok_video._transports._base import Origin
-from grok_video._wire import read_retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,7 +16,20 @@ PACKAGE = Path(grok_video.__file__).parent
 
 FLOORS: list[tuple[str, list[str]]] = [
     ("the name", ["__init__"]),
-    ("0 data", ["_public", "_redaction", "_errors", "_models", "_requests", "_outcomes", "_wire"]),
+    (
+        "0 data",
+        [
+            "_public",
+            "_redaction",
+            "_errors",
+            "_models",
+            "_requests",
+            "_outcomes",
+            "_documents",
+            "_refusals",
+            "_wire",
+        ],
+    ),
     (
         "1 decisions",
         [

@@ -21,6 +21,7 @@ from grok_video import (
     Snapshot,
     UnexpectedResponse,
     VideoRequest,
+    _refusals,
     _wire,
 )
 
@@ -332,7 +333,7 @@ ERRORS: dict[str, tuple[int, Any, type[APIError], bool]] = {
 def test_an_error_is_told_by_its_body_before_its_status(name: str) -> None:
     status, body, kind, refused = ERRORS[name]
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    error = _wire.read_error(status, {}, raw, now=0)
+    error = _refusals.read_error(status, {}, raw, now=0)
     assert type(error) is kind
     assert error.refused is refused
     assert error.status == status
@@ -341,16 +342,16 @@ def test_an_error_is_told_by_its_body_before_its_status(name: str) -> None:
 
 
 def test_503_with_retry_after_is_a_clear_refusal() -> None:
-    error = _wire.read_error(503, {"retry-after": "3"}, b"busy", now=0)
+    error = _refusals.read_error(503, {"retry-after": "3"}, b"busy", now=0)
     assert error.refused
     assert error.retry_after == 3
 
 
 def test_the_gateways_request_id_is_an_attribute() -> None:
     text = "model name is required (request id: 20260205132859798638387SIHCnxzJ)"
-    error = _wire.read_error(400, {}, json.dumps({"error": {"message": text}}).encode(), now=0)
+    error = _refusals.read_error(400, {}, json.dumps({"error": {"message": text}}).encode(), now=0)
     assert error.gateway_request_id == "20260205132859798638387SIHCnxzJ"
-    error = _wire.read_error(500, {"x-oneapi-request-id": "abc"}, b"", now=0)
+    error = _refusals.read_error(500, {"x-oneapi-request-id": "abc"}, b"", now=0)
     assert error.gateway_request_id == "abc"
 
 
@@ -384,7 +385,7 @@ def test_the_gateways_request_id_is_an_attribute() -> None:
 def test_retry_after_is_read_in_all_its_forms(
     headers: dict[str, str], seconds: float | None
 ) -> None:
-    assert _wire.read_retry_after(headers, now=0) == seconds
+    assert _refusals.read_retry_after(headers, now=0) == seconds
 
 
 CREATED = [
@@ -425,7 +426,7 @@ def test_an_error_in_a_200_is_an_error() -> None:
 def test_an_error_never_holds_a_picture_or_a_key() -> None:
     payload = "A" * 5000
     text = f"cannot read data:image/png;base64,{payload} with Bearer sk-abcdefghijklmnop"
-    error = _wire.read_error(400, {}, json.dumps({"error": {"message": text}}).encode(), now=0)
+    error = _refusals.read_error(400, {}, json.dumps({"error": {"message": text}}).encode(), now=0)
     assert payload[:300] not in str(error) + error.body
     assert "sk-abcdefghijklmnop" not in str(error) + error.body
     assert "5000 characters" in str(error)

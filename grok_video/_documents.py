@@ -1,0 +1,220 @@
+"""The shapes of an answer as classes, and JSON bytes read into them.
+
+Reading is tolerant (unknown keys are accepted, numbers may come as text) and never guesses: what
+cannot be read is an `UnexpectedResponse` with its JSON path. What must never happen here: an
+opinion about what a document means for a job (that is `_wire`) or for a caller (`_refusals`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Final, NewType, TypeGuard, cast
+
+import cattrs
+from attrs import frozen
+
+from grok_video._errors import UnexpectedResponse
+from grok_video._redaction import redact
+
+# One class stands for all three levels of an answer (envelope, task, provider), because gateways
+# move keys between the levels and a reader that looks on one level only would miss them.
+
+Lenient = NewType("Lenient", str)
+Number = NewType("Number", float)
+Flag = NewType("Flag", bool)
+
+
+@frozen
+class VideoDocument:
+    url: str | None = None
+    duration: Number | None = None
+    respect_moderation: Flag | None = None
+
+
+@frozen
+class UsageDocument:
+    cost_in_usd_ticks: Number | None = None
+
+
+@frozen
+class ErrorDocument:
+    code: Lenient | None = None
+    message: Lenient | None = None
+    type: Lenient | None = None
+
+
+@frozen
+class Document:
+    status: str | None = None
+    request_id: Lenient | None = None
+    id: Lenient | None = None
+    task_id: Lenient | None = None
+    taskId: Lenient | None = None  # noqa: N815 - the wire's spelling
+    progress: Number | None = None
+    model: Lenient | None = None
+    usage: UsageDocument | None = None
+    video: VideoDocument | None = None
+    error: ErrorDocument | None = None
+    code: Lenient | None = None
+    message: Lenient | None = None
+    fail_reason: Lenient | None = None
+    result_url: str | None = None
+    video_url: str | None = None
+    data: Document | None = None
+
+    @property
+    def identity(self) -> str | None:
+        return self.request_id or self.task_id or self.taskId or self.id
+
+
+def _text(value: Any, _: Any) -> str:  # noqa: ANN401 - raw JSON
+    if not isinstance(value, str):
+        message = f"expected a string, found {_kind(value)}"
+        raise TypeError(message)
+    return value
+
+
+def _lenient(value: Any, _: Any) -> str:  # noqa: ANN401
+    """Read a word that decides nothing by its type: codes come as numbers, messages as objects."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _number(value: Any, _: Any) -> float | None:  # noqa: ANN401
+    """Read a number that may come as text ("45%"); None for anything that is none."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        try:
+            value = float(value.strip().rstrip("%"))
+        except ValueError:
+            return None
+    if isinstance(value, int):
+        return value if abs(value) < 2**63 else None
+    return value if isinstance(value, float) and math.isfinite(value) else None
+
+
+def _flag(value: Any, _: Any) -> bool | None:  # noqa: ANN401
+    return value if isinstance(value, bool) else None
+
+
+def is_object(value: Any) -> TypeGuard[dict[str, Any]]:  # noqa: ANN401
+    """Return whether raw JSON is an object."""
+    return isinstance(value, dict)
+
+
+def _kind(value: Any) -> str:  # noqa: ANN401
+    names: dict[type, str] = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
+    return names.get(cast("type[object]", type(value)), "null" if value is None else "a number")
+
+
+def _make_converter() -> cattrs.Converter:
+    converter = cattrs.Converter(detailed_validation=True)
+    converter.register_structure_hook(str, _text)
+    converter.register_structure_hook(Lenient, _lenient)
+    converter.register_structure_hook(Number, _number)
+    converter.register_structure_hook(Flag, _flag)
+    read_video = converter.get_structure_hook(VideoDocument)
+    read_usage = converter.get_structure_hook(UsageDocument)
+    read_error = converter.get_structure_hook(ErrorDocument)
+
+    def video(value: Any, kind: Any) -> Any:  # noqa: ANN401
+        return read_video(_an_object(value), kind)
+
+    def usage(value: Any, kind: Any) -> Any:  # noqa: ANN401
+        # A price that cannot be read must not cost a video.
+        return read_usage(value, kind) if isinstance(value, dict) else UsageDocument()
+
+    def error(value: Any, kind: Any) -> Any:  # noqa: ANN401
+        if isinstance(value, dict):
+            return read_error(value, kind) if value else None
+        return ErrorDocument(message=Lenient(_lenient(value, kind))) if value else None
+
+    converter.register_structure_hook(VideoDocument, video)
+    converter.register_structure_hook(UsageDocument, usage)
+    converter.register_structure_hook(ErrorDocument, error)
+    read_document = cattrs.gen.make_dict_structure_fn(
+        Document, converter, _cattrs_detailed_validation=True
+    )
+
+    def document(value: Any, kind: Any) -> Any:  # noqa: ANN401
+        if isinstance(value, str):
+            # The gateway family stores the provider's answer as JSON text in some versions.
+            try:
+                value = json.loads(value) if value.strip() else None
+            except ValueError:
+                value = None
+        return read_document(_an_object(value), kind) if value else None
+
+    converter.register_structure_hook(Document, document)
+    return converter
+
+
+def _an_object(value: Any) -> dict[str, Any]:  # noqa: ANN401
+    if not is_object(value):
+        message = f"expected an object, found {_kind(value)}"
+        raise TypeError(message)
+    return value
+
+
+_CONVERTER: Final = _make_converter()
+
+
+def read_document(status: int, body: bytes, *, refused: bool) -> tuple[Document, dict[str, Any]]:
+    """Return what an answer says, as documents and as the JSON it was.
+
+    Raises `UnexpectedResponse`, with `refused` as given, if it cannot be read.
+    """
+    try:
+        raw = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        html = looks_like_html(body)
+        what = "HTML" if html else "something that is not JSON"
+        hint = "; the base URL or path is probably wrong" if html else ""
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else "unreadable"
+        raise UnexpectedResponse(
+            f"the API answered HTTP {status} with {what} ({why}){hint}",
+            status=status,
+            body=excerpt(body),
+            # A page with a 2xx is most likely a wrong address, and still proves nothing.
+            refused=refused,
+        ) from None
+    if not is_object(raw):
+        raise UnexpectedResponse(
+            f"the API answered HTTP {status} with JSON that is {_kind(raw)}, not an object",
+            status=status,
+            path="$",
+            body=excerpt(body),
+            refused=refused,
+        )
+    try:
+        found: Document | None = _CONVERTER.structure(raw, Document)
+        return found if found is not None else Document(), raw
+    except (cattrs.BaseValidationError, RecursionError) as error:
+        path, why = _explain(error)
+        raise UnexpectedResponse(
+            f"the API's answer (HTTP {status}) cannot be read at {path}: {why}",
+            status=status,
+            path=path,
+            body=excerpt(body),
+            refused=refused,
+        ) from None
+
+
+def _explain(error: Exception) -> tuple[str, str]:
+    if isinstance(error, RecursionError):
+        return "$.data", "it is nested too deeply"
+    found = cattrs.transform_error(error, format_exception=lambda inner, _: str(inner))
+    why, _, path = found[0].rpartition(" @ ")
+    return path, why
+
+
+def looks_like_html(body: bytes) -> bool:
+    """Return whether an answer begins as a page for people does."""
+    start = body[:500].lstrip().lower()
+    return start.startswith((b"<!doctype", b"<html", b"<head", b"<body", b"<center", b"<!--"))
+
+
+def excerpt(body: bytes) -> str:
+    """Return the beginning of an answer as it may be shown: redacted."""
+    return redact(body[:8192].decode("utf-8", "replace"))

@@ -1,0 +1,188 @@
+"""Answers that refuse: every error body to one error, and the wait that the server asks for.
+
+An error is told by its body before its status, and whether it proves that a create was *refused* is
+read here, because only the body tells. What must never happen here: a decision to try again, a
+clock, I/O, and a text of the server that is shown before it was redacted.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import math
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from grok_video._documents import excerpt, is_object, looks_like_html
+from grok_video._errors import (
+    APIError,
+    AuthenticationError,
+    BadRequest,
+    InsufficientBalance,
+    NotFound,
+    PermissionDenied,
+    RateLimited,
+    ServerError,
+    UnexpectedResponse,
+)
+from grok_video._redaction import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["TEXT_LIMIT", "read_error", "read_retry_after"]
+
+_GATEWAY_ID = re.compile(r"\(request id:\s*([^)\s]+)\s*\)")
+#: Characters of an error text that are looked at: the longest recorded one has 230, and patterns
+#: must not run over megabytes.
+TEXT_LIMIT: Final = 2**14
+_NO_MONEY = re.compile(
+    r"(?i)quota is not enough|insufficient[_ ](user[_ ])?(quota|balance|credit|fund)|"
+    r"used all available credits|spending limit|purchase more credits|out of credits|"
+    r"(balance|credits?) (is |are )?(exhausted|not enough|insufficient|too low)"
+)
+_BAD_KEY = re.compile(
+    r"(?i)incorrect api key|invalid (api[ _]key|token|bearer token|key provided)|"
+    r"api key (is )?(invalid|missing|not found)|no api key"
+)
+_BAD_REQUEST_CODES = frozenset(
+    {"invalid_request", "convert_request_failed", "invalid_argument", "invalid-argument"}
+)
+_NO_CHANNEL = re.compile(r"(?i)no available channel|model_not_found")
+# Envoy writes the reset reason; with these three the upstream never had the request. A
+# "connection termination" or "remote reset" may come after it had.
+_NEVER_REACHED_UPSTREAM = re.compile(
+    r"(?i)upstream connect error.*reset reason:\s*"
+    r"(connection timeout|connection failure|overflow|remote connection failure)|"
+    r"no healthy upstream"
+)
+
+_ADVICE: Final[dict[type[APIError], str]] = {
+    BadRequest: "The same request will fail again.",
+    AuthenticationError: "Check the key (COMETAPI_KEY) and that it belongs to this base URL.",
+    PermissionDenied: "The key may not do this, or a firewall in front of the API blocked it.",
+    InsufficientBalance: "Waiting does not help; top up the account.",
+    NotFound: "Check the id or the model's name.",
+    RateLimited: "Slow down; retry_after has the server's wish, where it gave one.",
+    ServerError: "The fault is on the server's side.",
+    UnexpectedResponse: "The base URL or path is probably wrong.",
+}
+
+
+def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now: float) -> APIError:
+    """Return the error that an answer means, told by its body before its status.
+
+    `now` is Unix seconds, for a Retry-After that names a date without the server's own Date.
+    """
+    code, text, is_json = _read_error_body(body)
+    html = not is_json and looks_like_html(body)
+    kind = _classify(status, code, text, html=html)
+    shown = "an HTML page" if html else (redact(text, limit=300) or "an empty body")
+    label = f" [{redact(code, limit=100)}]" if code else ""
+    request = _GATEWAY_ID.search(text)
+    facts: dict[str, Any] = {
+        "status": status,
+        "code": redact(code, limit=200) if code else code,
+        "gateway_request_id": request[1] if request else _header_id(headers),
+        "body": excerpt(body),
+        "retry_after": read_retry_after(headers, now=now),
+        "refused": _is_refusal(kind, status, text, headers),
+    }
+    sentence = f"the API answered HTTP {status}{label}: {shown.rstrip('.')}. {_ADVICE[kind]}"
+    return kind(sentence, **facts)
+
+
+def _read_error_body(body: bytes) -> tuple[str | None, str, bool]:
+    """Return (code, text, was JSON) of any of the four families."""
+    try:
+        raw = json.loads(body)
+    except (ValueError, RecursionError):
+        return None, body[:TEXT_LIMIT].decode("utf-8", "replace").strip(), False
+    if not is_object(raw):
+        return None, redact(json.dumps(raw)), True
+    inner: Any = raw.get("error")
+    code: Any = raw.get("code")
+    text: Any = raw.get("message")
+    if is_object(inner):
+        code = inner.get("code") or code
+        text = inner.get("message") or text
+    elif isinstance(inner, str):
+        text = inner
+    if not isinstance(text, str) or not text:
+        text = text if isinstance(text, str) and text else json.dumps(raw)
+    word = None if code is None or code == "" or isinstance(code, bool) else str(code)
+    return word and word[:TEXT_LIMIT], text[:TEXT_LIMIT], True
+
+
+def _classify(status: int, code: str | None, text: str, *, html: bool) -> type[APIError]:
+    word = (code or "").strip().lower()
+    if status == 402 or _NO_MONEY.search(text) or _NO_MONEY.search(word):
+        return InsufficientBalance
+    if status == 401 or (status in (400, 403) and _BAD_KEY.search(text)):
+        return AuthenticationError
+    if word in ("task_not_exist", "model_not_found") or (
+        status == 503 and _NO_CHANNEL.search(text)
+    ):
+        return NotFound
+    if word in _BAD_REQUEST_CODES:
+        return BadRequest
+    if status == 429:
+        return RateLimited
+    if status >= 500 or status == 408:
+        return ServerError
+    if status == 403:
+        return PermissionDenied
+    if html or status < 200 or 300 <= status < 400:
+        return UnexpectedResponse
+    if status == 404:
+        return NotFound
+    return BadRequest
+
+
+def _is_refusal(kind: type[APIError], status: int, text: str, headers: Mapping[str, str]) -> bool:
+    """Return whether this answer to a create proves that no job was made."""
+    if kind is not ServerError:
+        return True
+    if status != 503:
+        return False
+    return bool(_NEVER_REACHED_UPSTREAM.search(text)) or "retry-after" in headers
+
+
+def read_retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
+    """Return the server's wish in seconds: from milliseconds, seconds or a date; None without one.
+
+    A date is measured against the answer's own Date, so that a wrong clock on either side does not
+    matter; `now` (Unix seconds) stands in where there is none.
+    """
+    value = headers.get("retry-after-ms")
+    if value is not None and (seconds := _positive(value)) is not None:
+        return seconds / 1000
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    if (seconds := _positive(value)) is not None:
+        return seconds
+    then = _date(value)
+    if then is None:
+        return None
+    return max(0.0, then - (_date(headers.get("date", "")) or now))
+
+
+def _positive(text: str) -> float | None:
+    try:
+        number = float(text.strip())
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
+
+
+def _date(text: str) -> float | None:
+    try:
+        return email.utils.parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _header_id(headers: Mapping[str, str]) -> str | None:
+    found = headers.get("x-oneapi-request-id") or headers.get("x-request-id")
+    return found[:200] if found else None
