@@ -30,7 +30,7 @@ from grok_video._gate import Gate
 from grok_video._item import Course, ItemRun
 from grok_video._ledger import Entry, Journal, Ledger
 from grok_video._lifecycle import Event, State
-from grok_video._manifest import Manifest, Unusable
+from grok_video._manifest import Line, Manifest, Unusable
 from grok_video._models import Video
 from grok_video._outcomes import BatchItem, BatchSummary, Outcome, OutcomeState, Tally
 from grok_video._public import publish
@@ -136,6 +136,7 @@ class AsyncBatch:
         #: The keys in flight: the window, and all that is held of the manifest.
         self._keys: set[str] = set()
         self._all_taken = False
+        self._has_warned = False
 
     # --- from outside ----------------------------------------------------------------------------
 
@@ -228,8 +229,8 @@ class AsyncBatch:
 
     async def _feed(self, course: Course, tasks: TaskGroup) -> None:
         try:
-            while items := await self._manifest.take(await self._free_places(course)):
-                await self._admit(items, course, tasks)
+            while lines := await self._manifest.take(await self._free_places(course)):
+                await self._admit(lines, course, tasks)
         except LedgerError as error:
             course.fail(error)
         except Exception as error:  # noqa: BLE001 - the manifest's own
@@ -243,33 +244,38 @@ class AsyncBatch:
             await course.news()
         return free
 
-    async def _admit(
-        self, items: list[BatchItem | Unusable], course: Course, tasks: TaskGroup
-    ) -> None:
-        found = await course.journal.find([i.key for i in items if isinstance(i, BatchItem)])
+    async def _admit(self, lines: list[Line | Unusable], course: Course, tasks: TaskGroup) -> None:
+        found = await course.journal.find([one.item.key for one in lines if isinstance(one, Line)])
         begun: set[str] = set()
-        for item in items:
-            if isinstance(item, Unusable):
-                await self._tell(Outcome(item.key, OutcomeState.FAILED, error=item.error))
-            elif item.key in found.again or item.key in self._keys or item.key in begun:
-                await self._tell(Outcome(item.key, OutcomeState.FAILED, error=_twice(item.key)))
+        for line in lines:
+            if isinstance(line, Unusable):
+                await self._tell(Outcome(line.key, OutcomeState.FAILED, error=line.error))
+                continue
+            key = line.item.key
+            if key in found.again or key in self._keys or key in begun:
+                await self._tell(Outcome(key, OutcomeState.FAILED, error=_twice(key)))
+                continue
+            begun.add(key)
+            entry = found.known.get(key) or Entry(key, line.fingerprint)
+            self._compare(entry, line)
+            if self._is_over(entry, course.journal):
+                await self._tell(_earlier(entry))
             else:
-                begun.add(item.key)
-                entry = found.known.get(item.key) or Entry(item.key, item.request.fingerprint())
-                if self._is_over(item, entry, course.journal):
-                    await self._tell(_earlier(entry))
-                else:
-                    self._keys.add(item.key)
-                    tasks.start_soon(self._work, item, entry, course)
+                self._keys.add(key)
+                tasks.start_soon(self._work, line.item, entry, course)
 
-    def _is_over(self, item: BatchItem, entry: Entry, journal: Journal) -> bool:
+    def _compare(self, entry: Entry, line: Line) -> None:
+        if entry.fingerprint != line.fingerprint and not self._has_warned:
+            self._has_warned = True  # a folder that was moved changes every one of them
+            logger.warning(
+                "item %r was begun with another request (and perhaps more were); the key counts, "
+                "and what was begun goes on",
+                entry.key,
+            )
+
+    def _is_over(self, entry: Entry, journal: Journal) -> bool:
         """Return whether nothing is to be done for an item; what a person decided is noted."""
         settings = self._settings
-        if entry.fingerprint != item.request.fingerprint():
-            logger.warning(
-                "item %r was begun with another request; the key counts, and that one goes on",
-                item.key,
-            )
         match entry.state:
             case State.SAVED:
                 return True
@@ -279,7 +285,7 @@ class AsyncBatch:
             case State.FAILED | State.EXPIRED:
                 released = settings.retry_failed
             case State.IN_DOUBT:
-                found = settings.found_ids.get(item.key)
+                found = settings.found_ids.get(entry.key)
                 if found is not None:
                     entry.request_id, entry.accepted_at = found, None
                     entry.fail(None)

@@ -11,6 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
+import anyio.to_thread
 from attrs import frozen
 
 from grok_video._errors import InvalidRequest
@@ -22,16 +23,29 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-__all__ = ["BatchSource", "Manifest", "Unusable"]
+__all__ = ["BatchSource", "Line", "Manifest", "Unusable"]
 
 if TYPE_CHECKING:
     #: One thing a batch can be given.
     BatchInput: TypeAlias = VideoRequest | BatchItem | tuple[str, VideoRequest]
     BatchSource: TypeAlias = Iterable[BatchInput] | AsyncIterable[BatchInput]
 
+#: Length of a picture in memory from which it is hashed in a worker thread: 64 KiB take 0.05 ms.
+_LARGE: Final = 2**16
 #: Items taken at once: each look into the ledger serves that many, and the event loop is held for
 #: less than a millisecond.
 _MOST: Final = 64
+#: Items of an asynchronous iterable that are read before there is a place for them: each may hold
+#: a picture, and one look into the ledger should serve several.
+_AHEAD: Final = 8
+
+
+@frozen
+class Line:
+    """An item, and the hash of what it asks for."""
+
+    item: BatchItem
+    fingerprint: str
 
 
 @frozen
@@ -61,32 +75,32 @@ class Manifest:
     def start(self, tasks: TaskGroup) -> None:
         """Begin to read; an asynchronous iterable is read by a task of its own in `tasks`."""
         if isinstance(self._requests, AsyncIterable):
-            send, self._pumped = anyio.create_memory_object_stream[Any](_MOST)
+            send, self._pumped = anyio.create_memory_object_stream[Any](_AHEAD)
             tasks.start_soon(self._pump, self._requests, send)
         else:
             self._plain = iter(self._requests)
 
-    async def take(self, most: int) -> list[BatchItem | Unusable]:
+    async def take(self, most: int) -> list[Line | Unusable]:
         """Return the next items, at least one and at most so many; none at the end.
 
         Raises what the iterable itself raised.
         """
         most = min(most, _MOST)
-        taken: list[BatchItem | Unusable] = []
+        taken: list[Line | Unusable] = []
         if self._pumped is None:
             if self._failure is None:
                 try:
                     for one in islice(self._plain, most):
-                        taken.append(self._item(one))  # noqa: PERF401 - what came before is kept
+                        taken.append(await self._line(one))  # noqa: PERF401 - kept if it breaks
                 except Exception as error:  # noqa: BLE001 - raised when its turn comes
                     self._failure = error
             if not taken and self._failure is not None:
                 raise self._failure
             return taken
         try:
-            taken.append(self._item(await self._pumped.receive()))
+            taken.append(await self._line(await self._pumped.receive()))
             while len(taken) < most:
-                taken.append(self._item(self._pumped.receive_nowait()))
+                taken.append(await self._line(self._pumped.receive_nowait()))
         except anyio.WouldBlock:
             pass
         except anyio.EndOfStream:
@@ -111,21 +125,28 @@ class Manifest:
             except Exception as error:  # noqa: BLE001 - raised again where the items are taken
                 self._failure = error
 
-    def _item(self, one: Any) -> BatchItem | Unusable:  # noqa: ANN401 - whatever is in a manifest
+    async def _line(self, one: Any) -> Line | Unusable:  # noqa: ANN401 - whatever is in a manifest
         self._count += 1
-        key = f"item {self._count}"
+        key: Any = f"item {self._count}"
+        request: Any = one
         try:
             if isinstance(one, BatchItem):
-                return one
-            if isinstance(one, VideoRequest):
-                return BatchItem(one.fingerprint(), one)
-            if isinstance(one, tuple | list) and len(pair := cast("list[Any]", one)) == 2:
-                key = str(pair[0])
-                return BatchItem(pair[0], pair[1])
-            raise refuse(
-                key,
-                cast("object", one),
-                "must be a VideoRequest, a BatchItem or (key, VideoRequest)",
-            )
+                key, request = one.key, one.request
+            elif isinstance(one, tuple | list) and len(pair := cast("list[Any]", one)) == 2:
+                key, request = pair
+            if not isinstance(request, VideoRequest):
+                limit = "must be a VideoRequest, a BatchItem or (key, VideoRequest)"
+                raise refuse(f"item {self._count}", request, limit)
+            fingerprint = await _fingerprint(request)
+            item = BatchItem(fingerprint if request is one else key, request)
         except InvalidRequest as error:
-            return Unusable(key, error)
+            return Unusable(str(key), error)
+        return Line(item, fingerprint)
+
+
+async def _fingerprint(request: VideoRequest) -> str:
+    image = request.image
+    if image is not None and image.kind in ("bytes", "data") and len(image.source) > _LARGE:
+        # A picture of 20 MiB takes 15 ms: not in the event loop.
+        return await anyio.to_thread.run_sync(request.fingerprint)
+    return request.fingerprint()
