@@ -140,7 +140,7 @@ class Rows:
             # The line's own words, so that the same line has the same key from any folder.
             words = json.dumps(values, sort_keys=True).encode()
             key = hashlib.sha256(words).hexdigest()[:20]
-        elif isinstance(key, int) and not isinstance(key, bool):
+        elif type(key) is int:
             key = str(key)
         if not values.get("prompt"):
             raise refuse("prompt", values.get("prompt", ""), "must not be blank, or give --prompt")

@@ -7,6 +7,161 @@ markup.
 
 from __future__ import annotations
 
-from grok_video._report._reading import command_beside, count_states, read
+import base64
+import contextlib
+import hashlib
+import html
+import json
+import os
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
 
-__all__ = ["command_beside", "count_states", "read"]
+from attrs import frozen
+
+from grok_video._errors import DestinationError
+from grok_video._report._reading import Contents, command_beside, count_states, read
+from grok_video._requests import SNIFF_LENGTH, sniff
+
+__all__ = ["Made", "command_beside", "count_states", "page", "write"]
+
+#: What the page may load: pictures and videos that lie on this disk (or beside it on its server),
+#: its own script and style by their hashes, and nothing else from anywhere.
+_POLICY: Final = (
+    "default-src 'none'; img-src 'self' file: data:; media-src 'self' file:; "
+    "style-src 'sha256-{style}'; script-src 'sha256-{script}'; base-uri 'none'; form-action 'none'"
+)
+
+
+@frozen
+class Made:
+    """A page that was written."""
+
+    path: Path
+    items: int
+    #: Number of items by state.
+    states: Mapping[str, int]
+
+
+def write(ledger: str | os.PathLike[str], out: str | os.PathLike[str]) -> Made:
+    """The page is at `out`, whole, in place of an earlier one.
+
+    Raises `LedgerError` if the ledger cannot be read, and `DestinationError` if the page cannot be
+    written.
+    """
+    contents = read(ledger)
+    path = Path(out).absolute()
+    text = page(contents, path.parent)
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        new.write_text(text, encoding="utf-8")
+        new.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+        message = f"the report {path} cannot be written: {error.strerror or error}."
+        raise DestinationError(message, request_id=None) from error
+    states = Counter(str(item["state"]) for item in contents.items)
+    return Made(path, len(contents.items), dict(states))
+
+
+def page(contents: Contents, folder: Path) -> str:
+    """Return the page of a ledger, for a place in `folder`."""
+    style, script = _part("page.css"), _part("page.js")
+    title = f"Videos of {contents.path.parent.name or contents.path.name}"
+    ledger = shlex.quote(str(contents.path))
+    data = {
+        "title": title,
+        "ledger": str(contents.path),
+        "command": contents.command or f"grok-video batch MANIFEST -o DIR --ledger {ledger}",
+        "run": contents.run,
+        "runs": contents.runs,
+        "began": contents.items[0]["began_at"] if contents.items else None,
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "items": [_item(row, folder) for row in contents.items],
+    }
+    parts = {
+        "policy": _POLICY.format(style=_hash(style), script=_hash(script)),
+        "title": html.escape(title),
+        "style": style,
+        "script": script,
+        "data": _json(data),
+    }
+    before, *rest = _part("page.html").split("{{")
+    # Taken apart before anything is put in: what a stranger wrote is never looked at for marks.
+    pieces = [before]
+    for one in rest:
+        name, _, after = one.partition("}}")
+        pieces += [parts[name], after]
+    return "".join(pieces)
+
+
+def _item(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    image, path = row["image"], row["path"]
+    item = {
+        "key": row["key"],
+        "state": row["state"],
+        "id": row["request_id"],
+        "prompt": row["prompt"],
+        "duration": row["duration"],
+        "resolution": row["resolution"],
+        "ratio": row["aspect_ratio"],
+        "seconds": row["seconds"],
+        "cost": row["cost_usd"],
+        "estimate": row["estimate_usd"],
+        "size": row["size"],
+        "attempts": row["attempts"],
+        "error_type": row["error_type"],
+        "error": row["error"],
+        "path": path,
+        "image": image,
+    }
+    if path is not None and row["state"] == "saved" and Path(path).is_file():
+        item["video"] = _address(Path(path), folder)
+    if image is not None:
+        item |= _source(image, folder)
+    return item
+
+
+def _source(image: str, folder: Path) -> dict[str, Any]:
+    """Return what can be shown of a source picture: itself, a link to it, or words."""
+    if image.startswith(("http://", "https://")):
+        return {"link": image}
+    if not os.path.isabs(image):  # noqa: PTH117 - a description, such as "1234 bytes"
+        return {"image": image[:200]}
+    # Looked at here, because a browser complains of what it cannot load.
+    try:
+        with open(image, "rb") as file:  # noqa: PTH123 - not `Path`: the text may be no name at all
+            kind = sniff(file.read(SNIFF_LENGTH))
+    except (OSError, ValueError):
+        return {"image": f"The picture is not here: {image}"}
+    if kind is None:
+        return {"image": f"Not a picture: {image}"}
+    return {"picture": _address(Path(image), folder)}
+
+
+def _address(path: Path, folder: Path) -> str:
+    """Return a URL of a file that holds as long as the page and the file move together."""
+    try:
+        relative = Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:
+        return path.as_uri()  # another drive
+    return f"./{quote(os.fsencode(relative))}"
+
+
+def _json(data: object) -> str:
+    """Return JSON that can stand inside a script element: nothing in it can end the element."""
+    text = json.dumps(data, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _part(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
