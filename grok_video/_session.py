@@ -304,14 +304,17 @@ class _Outcome:
         if self.event is Event.ANSWER_LOST:
             return _unknown(failure, request, self.sent_at)
         wish = failure.retry_after if isinstance(failure, APIError) else None
+        more = ""
         if wish is not None and (delay is not None or attempt == 1):
-            failure.message += (
+            more = (
                 f" The server asks to wait {wish:g} s, longer than this call may: nothing was "
                 "created, and it was not sent again."
             )
         elif attempt > 1:
-            failure.message += f" It was sent {attempt} times and never taken; nothing was created."
-        failure.args = (failure.message,)
+            more = f" It was tried {attempt} times and never taken; nothing was created."
+        if more:
+            failure.message = f"{failure.message.rstrip('.')}.{more}"
+            failure.args = (failure.message,)
         return failure
 
 

@@ -12,6 +12,7 @@ import anyio.lowlevel
 import pytest
 
 from grok_video import (
+    APIConnectionError,
     AsyncClient,
     AsyncJob,
     AuthenticationError,
@@ -314,6 +315,16 @@ async def test_an_unknown_outcome_is_never_sent_again(
     assert error.fingerprint == request.fingerprint()
     assert error.phase in ("awaiting the answer", "reading the answer")
     assert "Nothing was sent again" in str(error)
+
+
+async def test_a_server_that_is_not_there_is_told_in_whole_sentences(
+    new_client: Callable[..., AsyncClient],
+) -> None:
+    async with new_client(base_url="http://127.0.0.1:1/v1", api_key="k") as client:
+        with pytest.raises(APIConnectionError) as caught:
+            await client.submit("drift")
+    assert not caught.value.may_have_been_sent
+    assert "nothing was sent. It was tried 5 times and never taken" in str(caught.value)
 
 
 async def test_the_caller_may_ask_for_resends_of_unknown_creates(
