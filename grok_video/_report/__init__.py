@@ -72,7 +72,7 @@ def write(ledger: str | os.PathLike[str], out: str | os.PathLike[str]) -> Made:
 def page(contents: Contents, folder: Path) -> str:
     """Return the page of a ledger, for a place in `folder`."""
     style, script = _part("page.css"), _part("page.js")
-    title = f"Videos of {contents.path.parent.name or contents.path.name}"
+    title = f"Videos of {'/'.join(contents.path.parent.parts[-2:])}"
     ledger = shlex.quote(str(contents.path))
     data = {
         "title": title,

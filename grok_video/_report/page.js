@@ -108,7 +108,7 @@
       const tall = n ? Math.max(2, n / highest * (floor - 8)) : 0;
       if (n) picture.append(svg("rect", { x: i * wide + 1, y: floor - tall, width: Math.max(1, Math.min(wide - 2, 28)), height: tall, rx: 1.5 },
         svg("title", {}, `${label(i * step)} to ${label((i + 1) * step)} s: ${count(n)}`)));
-      if (i % marks === 0) picture.append(svg("text", { x: i * wide + 1, y: height - 3 }, i ? label(i * step) : `${label(0)} s`));
+      if (i % marks === 0) picture.append(svg("text", { x: i * wide + 1, y: height - 3 }, i ? label(i * step) : "0 s"));
     });
     picture.append(svg("line", { x1: 0, x2: width, y1: floor + 0.5, y2: floor + 0.5 }));
     chart.replaceChildren(picture);
@@ -152,19 +152,20 @@
     const show = make("button", { class: "text", type: "button" }, "Show");
     show.addEventListener("click", () => { choose(state); find("chips").scrollIntoView({ block: "start" }); focusCard(0); });
     find("attention").append(make("article", { class: `task ${state}` },
-      make("header", {}, make("h3", {}, `${count(here.length)} ${STATES[state].toLowerCase()}`), show),
+      make("header", {}, make("h3", {}, here.length === counts[state] ? `${count(here.length)} ${STATES[state].toLowerCase()}`
+        : states.filter(one => counts[one]).map(one => `${count(counts[one])} ${STATES[one].toLowerCase()}`).join(", ")), show),
       make("p", {}, text),
-      kinds.size && state !== "in_doubt" ? make("ul", {}, ...[...kinds].sort((a, b) => b[1] - a[1])
-        .map(([kind, n]) => make("li", {}, `${kind}: ${count(n)}`))) : null,
+      kinds.size && state !== "in_doubt" ? make("p", { class: "quiet" }, [...kinds].sort((a, b) => b[1] - a[1])
+        .map(([kind, n]) => `${kind} ${count(n)}`).join(" · ")) : null,
       ...commands.map(([line, why]) => command(line, why))));
   };
   task("in_doubt", ["in_doubt"], "They may have been accepted and billed, and no id is known. Nothing is sent again by itself. Look at the account's usage first.", [
     [`${data.command} --found-id KEY=REQUEST_ID`, "With an id that you found:"],
     [`${data.command} --resubmit-in-doubt`, "To send all of them again, and perhaps pay twice:"]]);
-  task("failed", ["failed"], "Refused, or ended without a video. Each says why.", [[`${data.command} --retry-failed`, "When what was wrong is mended:"]]);
-  task("expired", ["expired"], "The provider dropped them before they were fetched.", [[`${data.command} --retry-failed`, "To make them again:"]]);
+  task(counts.failed ? "failed" : "expired", ["failed", "expired"], "Refused, dropped, or ended without a video. Each says why.",
+    [[`${data.command} --retry-failed`, "When what was wrong is mended:"]]);
   const waiting = ["submitting", "pending", "ready", "fetching", "planned"].filter(state => counts[state]);
-  if (waiting.length && !(data.complete_without_files && waiting.every(state => state === "ready"))) {
+  if (waiting.length) {
     task(waiting[0], waiting, run && !run.ended_at ? "Under way, if the batch is still running." : "Under way when the batch ended.",
       [[data.command, "To go on where it ended:"]]);
   }
@@ -185,6 +186,12 @@
     }
   }, { rootMargin: "200px" });
 
+  const start = video => {
+    if (!video.getAttribute("src")) video.src = video.dataset.src;
+    // A pause that comes before the first frame is no failure.
+    video.play().catch(() => {});
+  };
+
   const note = text => make("p", { class: "words" }, text);
 
   const sourceOf = item => {
@@ -202,14 +209,24 @@
   const resultOf = item => {
     const figure = make("figure", {});
     if (item.video) {
-      const video = make("video", { controls: true, playsinline: true, preload: "none", "data-src": item.video, "aria-label": `Video of ${item.key}` });
+      const video = make("video", { playsinline: true, tabindex: "-1", preload: "none", "data-src": item.video, "aria-label": `Video of ${item.key}` });
+      const play = make("button", { class: "play", type: "button", "aria-label": `Play ${item.key}` });
+      play.addEventListener("click", () => start(video));
+      video.addEventListener("click", () => { if (!video.controls) start(video); });
+      // A player's controls lie over the picture; they come with the first play and go at the end.
+      video.addEventListener("ended", () => { video.controls = false; play.hidden = false; });
+      video.addEventListener("emptied", () => { video.controls = false; play.hidden = false; });
       video.addEventListener("play", () => {
+        video.controls = true;
+        video.tabIndex = 0;
+        play.hidden = true;
         for (const other of document.querySelectorAll("video")) if (other !== video) other.pause();
       });
       players.observe(video);
-      figure.append(video);
+      figure.append(video, play);
     } else {
-      figure.append(note(item.state === "saved" ? `The file is not here any more: ${item.path}` : STATES[item.state]));
+      figure.className = "without";
+      figure.append(note(item.state === "saved" ? `The file is not here any more: ${item.path}` : item.error || STATES[item.state]));
     }
     return figure;
   };
@@ -218,7 +235,6 @@
     make("header", {}, make("h3", {}, item.key), make("span", { class: "state" }, STATES[item.state])),
     make("div", { class: "pair" }, sourceOf(item), resultOf(item)),
     make("p", { class: "prompt" }, item.prompt),
-    item.error ? make("p", { class: "reason" }, item.error) : null,
     make("p", { class: "meta" }, ...[
       item.duration && `${item.duration} s of video`, item.resolution, item.ratio,
       item.seconds !== null && `took ${time(item.seconds)}`, item.cost !== null && money(item.cost),
@@ -314,8 +330,7 @@
         const video = at.querySelector("video");
         if (!video) return;
         event.preventDefault();
-        if (!video.getAttribute("src")) video.src = video.dataset.src;
-        if (video.paused) video.play(); else video.pause();
+        if (video.paused) start(video); else video.pause();
       }
     }
   });
