@@ -132,15 +132,16 @@
     });
     return button;
   };
-  const command = (text, why) => make("div", { class: "command" },
-    why ? make("span", {}, why) : null, make("code", { tabindex: "0" }, text), copying(text));
+  // The beginning is the same everywhere and may be cut short on the screen; the end is the point.
+  const command = (end, why) => make("div", { class: "command" }, make("span", {}, why),
+    make("code", { title: data.command + end }, make("i", {}, data.command), make("b", {}, end)), copying(data.command + end));
 
   const actions = item => {
     switch (item.state) {
-      case "in_doubt": return [[`${data.command} --found-id ${quoted(`${item.key}=REQUEST_ID`)}`, "With its id from the account's usage:"]];
-      case "failed": case "expired": return [[`${data.command} --retry-failed`, "To try it again:"]];
+      case "in_doubt": return [[` --found-id ${quoted(`${item.key}=REQUEST_ID`)}`, "With its id from the account's usage:"]];
+      case "failed": case "expired": return [[" --retry-failed", "To try it again, with all that failed:"]];
       case "saved": return [];
-      default: return [[data.command, "To go on with it:"]];
+      default: return [["", "To go on with it:"]];
     }
   };
 
@@ -156,18 +157,18 @@
         : states.filter(one => counts[one]).map(one => `${count(counts[one])} ${STATES[one].toLowerCase()}`).join(", ")), show),
       make("p", {}, text),
       kinds.size && state !== "in_doubt" ? make("p", { class: "quiet" }, [...kinds].sort((a, b) => b[1] - a[1])
-        .map(([kind, n]) => `${kind} ${count(n)}`).join(" · ")) : null,
+        .map(([kind, n]) => `${kind}\u00a0${count(n)}`).join(" · ")) : null,
       ...commands.map(([line, why]) => command(line, why))));
   };
   task("in_doubt", ["in_doubt"], "They may have been accepted and billed, and no id is known. Nothing is sent again by itself. Look at the account's usage first.", [
-    [`${data.command} --found-id KEY=REQUEST_ID`, "With an id that you found:"],
-    [`${data.command} --resubmit-in-doubt`, "To send all of them again, and perhaps pay twice:"]]);
+    [" --found-id KEY=REQUEST_ID", "With an id that you found:"],
+    [" --resubmit-in-doubt", "To send all of them again, and perhaps pay twice:"]]);
   task(counts.failed ? "failed" : "expired", ["failed", "expired"], "Refused, dropped, or ended without a video. Each says why.",
-    [[`${data.command} --retry-failed`, "When what was wrong is mended:"]]);
+    [[" --retry-failed", "When what was wrong is mended:"]]);
   const waiting = ["submitting", "pending", "ready", "fetching", "planned"].filter(state => counts[state]);
   if (waiting.length) {
     task(waiting[0], waiting, run && !run.ended_at ? "Under way, if the batch is still running." : "Under way when the batch ended.",
-      [[data.command, "To go on where it ended:"]]);
+      [["", "To go on where it ended:"]]);
   }
 
   // --- cards -----------------------------------------------------------------------------------
