@@ -22,6 +22,7 @@ from grok_video import _wire
 from grok_video._errors import (
     APIConnectionError,
     APIError,
+    APITimeoutError,
     ConfigurationError,
     CreateOutcomeUnknown,
     GrokVideoError,
@@ -191,7 +192,7 @@ class Session:
                 await self._wait_for_place(self._creates, until)
                 attempted = _Attempt(self, transport, request, body, record)
                 state = advance(state, Event.SENDING_BEGAN)
-                outcome = await attempted.run()
+                outcome = await attempted.run(until)
                 state = advance(state, outcome.event)
                 if outcome.request_id is not None:
                     return outcome.request_id
@@ -339,22 +340,35 @@ class _Attempt:
         self._body = body
         self._record = record
         self._outcome: _Outcome | None = None
+        self._sent_at = 0.0
 
-    async def run(self) -> _Outcome:
-        await finish(self._exchange, grace=CANCEL_GRACE)
+    async def run(self, until: Deadline) -> _Outcome:
+        """Return what came of it, at `until` and its grace at the latest."""
+        if current_time() + self._session.config.timeout < until.at:
+            await finish(self._exchange, grace=CANCEL_GRACE)
+        else:
+            with anyio.CancelScope(deadline=until.at):
+                await finish(self._exchange, grace=CANCEL_GRACE)
+            if self._outcome is None:
+                failure = APITimeoutError(
+                    f"no answer within the {until.timeout:g} s of this call, nor in the "
+                    f"{CANCEL_GRACE:g} s after",
+                    may_have_been_sent=True,
+                )
+                self._outcome = _Outcome(Event.ANSWER_LOST, failure=failure, sent_at=self._sent_at)
         assert self._outcome is not None  # noqa: S101 - for the type checker
         return self._outcome
 
     async def _exchange(self) -> None:
         await self._note(Event.SENDING_BEGAN, None)
-        sent_at = time.time()
+        self._sent_at = time.time()
         try:
             request_id = await self._post()
         except (APIError, APIConnectionError, InvalidRequest) as failure:
             event = _meaning(failure)
             # Without its frames, which hold what the server said before it was redacted.
             failure = failure.with_traceback(None)
-            self._outcome = _Outcome(event, failure=failure, sent_at=sent_at)
+            self._outcome = _Outcome(event, failure=failure, sent_at=self._sent_at)
             await self._note(event, None)
         except anyio.get_cancelled_exc_class():
             logger.error(

@@ -97,12 +97,27 @@ def settle(
     account.lost = max(0, len(accepted - ids) - account.in_doubt)
     account.untyped = sum(not isinstance(error, GrokVideoError) for error in errors)
     account.consumed = len(emulator.faults_consumed)
+    if early := [*emulator.early, *_early_polls(emulator)]:
+        account.notes.append(f"{len(early)} requests before a Retry-After was over")
     if account.known:
         served = served_file(emulator, next(iter(accepted & ids)))
         account.finished = int(served is not None)
         account.delivered = int(sha256 is not None and sha256 == served)
         if sha256 is not None and sha256 != served:
             account.notes.append("what was delivered is not what the emulator serves")
+
+
+def _early_polls(emulator: Emulator) -> list[object]:
+    """Return the polls that came while an earlier poll's `Retry-After` had time left."""
+    polls = [seen for seen in emulator.requests if seen.method == "GET" and seen.origin == "api"]
+    return [
+        poll
+        for poll in polls
+        for told in polls
+        if told.retry_after
+        and told.answered is not None
+        and told.answered < poll.at < told.answered + told.retry_after
+    ]
 
 
 def served_file(emulator: Emulator, request_id: str) -> str | None:

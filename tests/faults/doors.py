@@ -88,7 +88,8 @@ class _Awaitable:
             return found
 
         async def call(*values: Any, **words: Any) -> Any:
-            return found(*values, **words)
+            result = found(*values, **words)
+            return type(self)(result) if isinstance(result, grok_video.Job) else result
 
         return call
 
