@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
+from attrs import evolve
 
 from grok_video import _report
 from grok_video._cli._console import Console
@@ -91,8 +92,7 @@ async def _go(
         )
         async with batch:
             errand.batch = batch
-            # For the report, which knows the ledger and not how it came about.
-            _report.command_beside(plan.ledger_path).write_text(plan.command(absolute=True) + "\n")
+            _note_command(plan)
             with console.following(batch, total), _Telling(console, plan) as telling:
                 try:
                     async for outcome in batch:
@@ -106,6 +106,14 @@ async def _go(
                     )
                     raise
     return errand.conclude()
+
+
+def _note_command(plan: Plan) -> None:
+    """Leave the command for the report, which knows the ledger and not how it came about."""
+    command = evolve(plan, retry_failed=False).command(absolute=True)
+    # A comfort, for which no batch should end.
+    with contextlib.suppress(OSError):
+        _report.command_beside(plan.ledger_path).write_text(f"{command}\n", encoding="utf-8")
 
 
 # --- one outcome ---------------------------------------------------------------------------------
@@ -126,7 +134,8 @@ class _Telling:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._files.close()
+        with contextlib.suppress(OSError):
+            self._files.close()
 
     def tell(self, outcome: Outcome, batch: AsyncBatch) -> None:
         """Tell one outcome: an object with --json, else a path on stdout or a line on stderr."""
@@ -149,9 +158,10 @@ class _Telling:
 
     def _note_left(self, key: str) -> None:
         # Which ones were left stands nowhere else: the ledger knows what was begun.
-        if self._left_file is None:
-            self._left_file = self._files.enter_context(self._left.open("w", encoding="utf-8"))
-        self._left_file.write(f"{key}\n")
+        with contextlib.suppress(OSError):  # a full disk may be why it was left
+            if self._left_file is None:
+                self._left_file = self._files.enter_context(self._left.open("w", encoding="utf-8"))
+            self._left_file.write(f"{key}\n")
 
 
 # --- the end -------------------------------------------------------------------------------------
@@ -217,11 +227,10 @@ class BatchErrand(Errand):
         except GrokVideoError:
             states = {}
         if going_on := states.get("pending", 0) + states.get("ready", 0):
-            words.append(f"{going_on:,} were accepted and go on; they are paid for.")
+            words.append(f"Accepted, paid for and going on: {going_on:,}.")
         if in_doubt := states.get("in_doubt", 0) + states.get("submitting", 0):
             words.append(
-                f"{in_doubt:,} in doubt: they may have been accepted and billed, and are not sent "
-                "again by themselves."
+                f"In doubt: {in_doubt:,}; perhaps accepted and billed, and never sent again unasked."
             )
         return " ".join(words)
 

@@ -129,7 +129,7 @@ def last_words(summary: BatchSummary, plan: Plan) -> list[str]:
             f"twice: {plan.command('--resubmit-in-doubt')}"
         )
     if waiting := counts.get(OutcomeState.PENDING, 0) + counts.get(OutcomeState.UNFETCHED, 0):
-        lines.append(f"{waiting:,} were accepted and are not here. To fetch: {plan.command()}")
+        lines.append(f"accepted, and not here yet: {waiting:,}. To fetch: {plan.command()}")
     if failed := counts.get(OutcomeState.FAILED, 0) + counts.get(OutcomeState.EXPIRED, 0):
         lines.append(f"{failed:,} failed. To try them again: {plan.command('--retry-failed')}")
     ledger = shlex.quote(str(plan.ledger_path))

@@ -66,7 +66,7 @@
     make("h2", {}, "Cost"),
     make("p", { class: "big" }, money(spent).replace(" USD", ""), make("small", {}, " USD")),
     make("p", { class: "quiet" }, priced ? `${money(spent / priced)} for each that was charged` : "Nothing was charged"),
-    open ? make("p", { class: "quiet" }, `Up to ${money(open)} more may be billed`) : null,
+    ...(open ? [make("p", { class: "quiet" }, `Up to ${money(open)} more may be billed`)] : []),
   );
 
   const seconds = items.filter(item => item.seconds !== null && ["saved", "ready"].includes(item.state))

@@ -360,14 +360,18 @@ def test_one_item_in_ten_broken_leaves_the_other_nine(
 def test_links_that_died_are_told_and_fetched_by_the_same_command(
     tmp_path: Path, grok_emulator: Emulator
 ) -> None:
-    grok_emulator.script("download", [faults.LinkDied(), faults.LinkDied()])
+    grok_emulator.script("download", [faults.LinkDied()] * 6)
     manifest = write(tmp_path / "m.csv", items(1))
     words = ("batch", str(manifest), "-o", str(tmp_path / "out"), *QUICK)
     done = run(*words, env=environment(grok_emulator))
-    [way] = [line for line in done.stderr.splitlines() if "To fetch: " in line] or [""]
-    if done.returncode:
-        assert "k000: unfetched: " in done.stderr
-        assert run_line(way.partition("To fetch: ")[2], environment(grok_emulator)).returncode == 0
+    assert done.returncode == 1
+    assert "k000: unfetched: " in done.stderr
+    assert "the link is dead (HTTP 403), and so were the fresh ones" in done.stderr
+    ledger, page = tmp_path / "out" / "grok-video.sqlite", tmp_path / "report.html"
+    assert main(["report", str(ledger), "-o", str(page)]) == 0
+    assert "the link is dead (HTTP 403)" in page.read_text()
+    [way] = [line for line in done.stderr.splitlines() if "To fetch: " in line]
+    assert run_line(way.partition("To fetch: ")[2], environment(grok_emulator)).returncode == 0
     assert (tmp_path / "out" / "k000.mp4").exists()
     assert grok_emulator.accepted == 1
 
@@ -490,7 +494,7 @@ def test_ctrl_c_lets_creates_on_their_way_be_answered(
     until(lambda: bool(grok_emulator.faults_consumed))
     told, err, _ = interrupt(child)
     assert (child.returncode, told) == (130, "")
-    assert "1 were accepted and go on" in err
+    assert "Accepted, paid for and going on: 1." in err
     assert states(out / "grok-video.sqlite") == {"pending": 1}
     resume = err.splitlines()[-1].partition("Resume with: ")[2]
     assert run_line(resume, env).returncode == 0
@@ -511,7 +515,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_the_ledger_knows_the_doubt(
     told, err, seconds = interrupt(child)
     assert (child.returncode, told) == (130, "")
     assert seconds < 1
-    assert "1 in doubt" in err
+    assert "In doubt: 1; perhaps accepted and billed" in err
     assert "Traceback" not in err
     again = run("batch", str(manifest), "-o", str(out), *QUICK, env=env)
     assert again.returncode == 3

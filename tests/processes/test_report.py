@@ -261,6 +261,8 @@ def test_two_thousand_items_open_in_less_than_three_seconds(tmp_path: Path) -> N
         await page.open(report)
         opened = await page.ask("performance.now()")
         assert await page.ask(CARDS) >= 24
+        words = await page.ask("document.body.innerText")
+        assert not {"null", "undefined", "NaN"} & set(words.split())
         assert opened < 3000, f"{opened:.0f} ms"
         # All of them are there for who looks for them: by words, and by going to the end.
         await page.press("/", *"item-1999")
