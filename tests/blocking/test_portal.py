@@ -167,7 +167,7 @@ def test_one_crossing_is_cheap(portal: Portal) -> None:
 
 def program(text: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", text],
+        [sys.executable, "-W", "error", "-c", text],
         capture_output=True,
         text=True,
         timeout=30,
