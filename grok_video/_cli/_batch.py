@@ -127,7 +127,8 @@ class _Telling:
         self._left = left_beside(plan.ledger_path)
         self._files = contextlib.ExitStack()
         self._left_file: Any = None
-        self._told = 0
+        self._told = self._ended = 0
+        self._stopped = ""
 
     def __enter__(self) -> Self:
         self._left.unlink(missing_ok=True)
@@ -141,7 +142,9 @@ class _Telling:
         """Tell one outcome: an object with --json, else a path on stdout or a line on stderr."""
         facts = outcome_facts(outcome)
         if outcome.state is OutcomeState.LEFT:
-            facts["reason"] = facts["reason"] or said(batch.summary.stopped or "")
+            # The first reason stays, and a summary is too dear to be asked for each time.
+            self._stopped = self._stopped or said(batch.summary.stopped or "")
+            facts["reason"] = facts["reason"] or self._stopped
             self._note_left(outcome.key)
         if self._console.json_lines:
             self._console.result(facts, "")
@@ -154,7 +157,8 @@ class _Telling:
                 self._console.status(f"{outcome.key}: {state}: {facts['reason']}")
             elif self._told == SHOWN + 1:
                 self._console.status("more of that is in the ledger and in its report")
-        self._console.ended(batch.summary.total)
+        self._ended += 1
+        self._console.ended(self._ended)
 
     def _note_left(self, key: str) -> None:
         # Which ones were left stands nowhere else: the ledger knows what was begun.
@@ -230,7 +234,7 @@ class BatchErrand(Errand):
             words.append(f"Accepted, paid for and going on: {going_on:,}.")
         if in_doubt := states.get("in_doubt", 0) + states.get("submitting", 0):
             words.append(
-                f"In doubt: {in_doubt:,}; perhaps accepted and billed, and never sent again unasked."
+                f"In doubt: {in_doubt:,}; perhaps accepted and billed, never sent again unasked."
             )
         return " ".join(words)
 
