@@ -360,7 +360,7 @@ def test_one_item_in_ten_broken_leaves_the_other_nine(
 def test_links_that_died_are_told_and_fetched_by_the_same_command(
     tmp_path: Path, grok_emulator: Emulator
 ) -> None:
-    grok_emulator.script("download", [faults.LinkDied()] * 6)
+    grok_emulator.script("download", [faults.LinkDied()] * 5)
     manifest = write(tmp_path / "m.csv", items(1))
     words = ("batch", str(manifest), "-o", str(tmp_path / "out"), *QUICK)
     done = run(*words, env=environment(grok_emulator))
