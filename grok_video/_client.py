@@ -381,7 +381,9 @@ def renewed(client: AsyncClient) -> AsyncClient:
     For a forked child. Raises `ConfigurationError` if the connections were given by the caller.
     """
     new = copy.copy(client)
-    new._session = client._session.renewed()  # noqa: SLF001 - a constructor beside the class
+    # A constructor beside the class, because only a forked child has a use for it.
+    renewed_session = client._session.renewed()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    new._session = renewed_session  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     return new
 
 

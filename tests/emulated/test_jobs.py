@@ -345,7 +345,7 @@ async def test_a_long_retry_after_fails_at_once_and_says_so(
         await client.submit("drift")
     assert caught.value.retry_after == 3600
     # The next one knows it too, and does not sleep through the hour.
-    with pytest.raises(RateLimited, match="may start in 3[56]"):
+    with pytest.raises(RateLimited, match=r"may start in 3[56]"):
         await client.submit("drift")
     assert len(grok_emulator.requests) == 1
     assert grok_emulator.accepted == 0
