@@ -209,8 +209,10 @@ def run(
             counted["kills in the window"] += bool(cut)
             counted["forced into the window"] += bool(cut) and "forced" in kind
             say(f"{number + 1:3} {kind:14} {len(saved(ledger)):5} saved, {len(cut)} cut short")
-            with contextlib.suppress(OSError):
-                server.ask("script", phase="create", faults=[])
+            if server.ask()["faults_left"]:
+                # Nobody met the stall: the next worker must not either.
+                server.kill()
+                server.start()
         summary = Worker(settings).finish()
         say(f"undisturbed: {summary['counts']}")
         told = dict(counted)
