@@ -8,7 +8,6 @@ Nothing of it is therefore run, closed or freed in the child. No client and no c
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import sys
 import threading
@@ -97,9 +96,3 @@ def disown(loop: asyncio.AbstractEventLoop) -> None:
         if number >= 0:
             os.dup2(null, number, inheritable=False)
     os.close(null)
-
-
-def keep_for_ever(thing: object) -> None:
-    """The object and all it holds are never freed, not even when the interpreter ends."""
-    # A list in a module would be emptied at the end, and the objects' last words printed then.
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))

@@ -134,6 +134,7 @@ class Line:
         self._stop = asyncio.Event()
         self._over = threading.Event()
         self.loop: asyncio.AbstractEventLoop = _fork.make_loop()
+        _lines.add(self)
         self.thread: threading.Thread = threading.Thread(
             target=self._run, name="grok-video", daemon=True
         )
@@ -182,7 +183,9 @@ class Line:
     def disown(self) -> None:
         """Leave this to the parent process: nothing of it is run, closed or freed here."""
         _fork.disown(self.loop)
-        _fork.keep_for_ever(self)
+        # The frames of the parent's thread, which nobody unwinds here, hold it too; this does not
+        # depend on them.
+        _parents_lines.append(self)
 
     def _run(self) -> None:
         try:
@@ -272,17 +275,22 @@ class BlockingIterator(Generic[T]):
         pump.close_soon()
 
 
+#: In a forked child: what is the parent's and must not be freed.
+_parents_lines: Final[list[Line]] = []
 _portals: weakref.WeakSet[Portal] = weakref.WeakSet()
+#: Of this process; also those whose client is gone and that have not ended yet.
+_lines: weakref.WeakSet[Line] = weakref.WeakSet()
 
 
 def _forget_the_parent() -> None:
+    _lines.clear()
     for portal in list(_portals):
         portal.forget()
 
 
 def _close_the_rest() -> None:
     """What nobody closed is closed while the interpreter still works, and quietly."""
-    lines = [line for portal in list(_portals) if (line := portal.line) is not None]
+    lines = [line for line in list(_lines) if not line.ended]
     hurried = any(line.is_hurried for line in lines)
     until = time.monotonic() + (_HURRIED_WAIT if hurried else _LAST_WAIT)
     for line in lines:
@@ -291,7 +299,6 @@ def _close_the_rest() -> None:
     for line in lines:
         if not line.is_over_within(max(0.0, until - time.monotonic())):
             _fork.mute(line.loop)
-            _fork.keep_for_ever(line)
 
 
 if hasattr(os, "register_at_fork"):

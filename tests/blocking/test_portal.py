@@ -190,6 +190,24 @@ assert all(thread.daemon for thread in threading.enumerate()[1:])
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_what_nobody_closed_is_ended_and_not_cut_off() -> None:
+    done = program("""
+import asyncio, threading
+from grok_video._portal import Portal
+portal = Portal()
+begun = threading.Event()
+async def work():
+    try:
+        begun.set()
+        await asyncio.sleep(60)
+    finally:
+        print("closed what it held")
+future = portal.promise(work)
+begun.wait()
+""")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "closed what it held\n", "")
+
+
 def test_a_program_does_not_wait_for_threads_that_wait_for_jobs(grok_emulator_factory) -> None:
     emulator = grok_emulator_factory(time_scale=100.0)
     text = f"""

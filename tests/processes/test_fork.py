@@ -39,8 +39,10 @@ def in_child(function):
 """
 
 
-def run(script: str, emulator: Emulator) -> list[str]:
+def run(script: str, emulator: Emulator, *, allow_noise: bool = False) -> list[str]:
     with running(FORK + script, emulator) as child:
+        if allow_noise:
+            return child.ends()[0].splitlines()
         return child.ends_well().splitlines()
 
 
@@ -172,6 +174,38 @@ client.close()
     assert lines == ["child ended 0", "1", "child ended 0"]
 
 
+def test_nothing_that_goes_on_in_the_parent_is_run_or_ended_in_the_child(
+    grok_emulator: Emulator,
+) -> None:
+    lines = run(
+        """
+import asyncio, threading
+parent = os.getpid()
+begun = threading.Event()
+async def work():
+    try:
+        begun.set()
+        await asyncio.sleep(60)
+    finally:
+        say("ended in the parent:", os.getpid() == parent)
+client = Client(**QUICK)
+future = client._core.promise(work)
+begun.wait()
+def child():
+    global client, future
+    del client, future
+    gc.collect()
+in_child(child)
+if os.fork() == 0:
+    sys.exit(0)
+say("child ended", os.wait()[1])
+client.close()
+""",
+        grok_emulator,
+    )
+    assert lines == ["child ended 0", "child ended 0", "ended in the parent: True"]
+
+
 def test_an_iterator_of_the_parent_says_so_in_the_child(grok_emulator: Emulator) -> None:
     lines = run(
         """
@@ -231,6 +265,28 @@ in_child(lambda: say(repr(client)[:8]))
         grok_emulator,
     )
     assert lines == ["1", "child ended 0", "1", "<Client ", "child ended 0"]
+
+
+def test_a_lock_that_a_thread_of_the_parent_held_is_free_in_the_child(
+    grok_emulator: Emulator,
+) -> None:
+    lines = run(
+        """
+client = Client(**QUICK)
+with client._core._lock:  # as another thread holds it while it starts the loop
+    in_child(lambda: say(client.generate("child", duration=1).duration))
+updates = client.submit("parent", duration=1).updates()
+with updates._turn:
+    try:
+        in_child(lambda: next(updates))
+    finally:
+        say("goes on")
+client.close()
+""",
+        grok_emulator,
+        allow_noise=True,
+    )
+    assert lines == ["1", "child ended 0", "child ended 256", "goes on"]
 
 
 def test_a_multiprocessing_fork_pool_works(grok_emulator: Emulator) -> None:
