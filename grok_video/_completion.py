@@ -99,9 +99,12 @@ class _Pump:
     async def _step(self, number: int, job: AsyncJob) -> None:
         try:
             await poller_of(job).step(self._deadline)
-        except JobTimeout:
-            self._timed_out = True
-            self._plan(number, job)
+        except JobTimeout as error:
+            if error.stalled_for is not None:
+                self._finished.append(job)  # its own trouble, as below
+            else:
+                self._timed_out = True
+                self._plan(number, job)
         except GrokVideoError:
             # The API refuses to say (401, 404): this job's own trouble, told by its `result()`.
             self._finished.append(job)

@@ -302,6 +302,8 @@ class JobTimeout(JobError, TimeoutError):
     """The wait ended, the job did not: it goes on and may be billed.
 
     `pending` holds the ids of all jobs that the wait was for and that are still running.
+    `stalled_for` is seconds without anything new where the wait gave up on that
+    (`Polling.stalled_after`), None where its time was over.
     """
 
     def __init__(
@@ -311,9 +313,11 @@ class JobTimeout(JobError, TimeoutError):
         request_id: str,
         snapshot: Snapshot | None = None,
         pending: tuple[str, ...] = (),
+        stalled_for: float | None = None,
     ) -> None:
         super().__init__(message, request_id=request_id, snapshot=snapshot)
         self.pending = pending or (request_id,)
+        self.stalled_for = stalled_for
 
 
 class DownloadError(GrokVideoError):

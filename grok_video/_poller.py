@@ -78,11 +78,14 @@ class Poller:
         self._polls = 0
         self._failures = 0
         self._passing_error: GrokVideoError | None = None
+        #: When a poll last told something new: another status, another progress.
+        self._changed_at = -math.inf
         #: True while someone polls; the others wait for the news.
         self._asking = False
         self._news = Bell()
         if request is not None:
-            self._since = current_time() - age
+            self._changed_at = current_time()
+            self._since = self._changed_at - age
             if not age:  # a job taken up again may be long over: its first poll is due at once
                 self._plan_next_poll(self._since)
 
@@ -111,8 +114,9 @@ class Poller:
 
     async def wait(self, deadline: Deadline) -> Video:
         """Return the video once the job is done. Raises as `AsyncJob.result` says."""
+        began = current_time()
         while not self.is_finished:
-            await self.step(deadline)
+            await self.step(deadline, began)
         return self.video()
 
     async def refresh(self) -> Snapshot:
@@ -134,12 +138,13 @@ class Poller:
     def due_within(self, deadline: Deadline) -> float:
         """Return when the next poll of a wait with this deadline starts, on the loop's clock."""
         last = deadline.last_poll_at(self.session.round_trip)
-        return max(min(self._due, last), self._blocked_until())
+        return max(min(self._due, last, self._stalled_at()), self._blocked_until())
 
-    async def step(self, deadline: Deadline) -> None:
+    async def step(self, deadline: Deadline, since: float = -math.inf) -> None:
         """Return when the job was polled once more, by this task or another.
 
-        Raises `JobTimeout` at the deadline, or before it where no poll fits in any more.
+        Raises `JobTimeout` at the deadline, or before it where no poll fits in any more, and where
+        a poll later than `since` found that the job has stalled.
         """
         seen = self._polls
         while self._polls == seen:
@@ -153,10 +158,13 @@ class Poller:
             if self._asking:
                 await self._news.wait_until(deadline.at)
                 continue
+            stalled_at = self._stalled_at()
+            if self._polled_at >= max(stalled_at, since):
+                raise self._stalled(now)
             last = deadline.last_poll_at(self.session.round_trip)
             if self._polled_at >= last:
                 raise self._timeout(deadline)
-            due = max(min(self._due, last), blocked_until)
+            due = max(min(self._due, last, stalled_at), blocked_until)
             if now < due:
                 await self._news.wait_until(due)
                 continue
@@ -214,6 +222,8 @@ class Poller:
         elapsed = max(0.0, now - (self._since if self._since is not None else now))
         event = _EVENTS.get(snapshot.status)
         was_finished = self.is_finished
+        if self.snapshot != snapshot:
+            self._changed_at = now
         self.snapshot = snapshot
         if event is None:
             self._watch.note(elapsed, snapshot.progress, hint)
@@ -234,19 +244,40 @@ class Poller:
     def _follow_clock(self, now: float) -> None:
         """Start counting at the first use, and again in a loop whose clock is another one."""
         if self._since is None or now < self._polled_at or now < self._since:
-            self._since = now
+            self._since = self._changed_at = now
             self._due = self._not_before = self._polled_at = -math.inf
 
     def _blocked_until(self) -> float:
         """Before this the server wants no poll: of this job, or of any."""
         return max(self._not_before, self.session.polls_blocked_until())
 
+    def _stalled_at(self) -> float:
+        """Return when a wait gives up on a job that shows nothing new, if a poll finds it so."""
+        patience = self.session.polling.stalled_after
+        return math.inf if patience is None else self._changed_at + patience
+
+    def _stalled(self, now: float) -> JobTimeout:
+        silence = now - self._changed_at
+        error = JobTimeout(
+            f"job {self.request_id} is {self._words()} and has shown nothing new for {silence:.3g} "
+            f"s (stalled_after={self.session.polling.stalled_after:g}); it may go on and may be "
+            f"billed. {resume_hint(self.request_id)}",
+            request_id=self.request_id,
+            snapshot=self.snapshot,
+            stalled_for=silence,
+        )
+        error.__cause__ = self._passing_error
+        return error
+
+    def _words(self) -> str:
+        """Return the state and the progress for a sentence."""
+        if self.snapshot is None:
+            return "of unknown state"
+        progress = self.snapshot.progress
+        shown = f" ({progress:g} %)" if progress is not None else ""
+        return self.snapshot.status.value + shown
+
     def _timeout(self, deadline: Deadline, *, wish: float | None = None) -> JobTimeout:
-        state, progress = "of unknown state", ""
-        if self.snapshot is not None:
-            state = self.snapshot.status.value
-            if self.snapshot.progress is not None:
-                progress = f" ({self.snapshot.progress:g} %)"
         after = f"after {deadline.timeout:g} s" if deadline.timeout is not None else ""
         why = ""
         if wish is not None:
@@ -254,7 +285,7 @@ class Poller:
         elif self._passing_error is not None:
             why = f" The last poll failed: {self._passing_error.message.rstrip('.')}."
         error = JobTimeout(
-            f"job {self.request_id} is still {state}{progress} {after}; it goes on and may be "
+            f"job {self.request_id} is still {self._words()} {after}; it goes on and may be "
             f"billed.{why} {resume_hint(self.request_id)}",
             request_id=self.request_id,
             snapshot=self.snapshot,

@@ -305,6 +305,12 @@ class Polling:
     adaptive: bool = True
     #: Seconds added or taken at random around a fixed interval; less than the interval.
     jitter: float = field(default=0.0, converter=float, validator=validators.ge(0.0))
+    #: Seconds for which a job may show nothing new (the same status and progress, or polls that
+    #: fail) before a wait gives up on it with `JobTimeout`; None waits to its deadline. Longer than
+    #: a whole job takes where the server sends no progress: there a status may be all that changes.
+    stalled_after: float | None = field(
+        default=None, validator=validators.optional(validators.gt(0.0))
+    )
 
     def __attrs_post_init__(self) -> None:
         if not self.interval < math.inf:

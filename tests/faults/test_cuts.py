@@ -133,6 +133,7 @@ def _request_length(door: Door) -> int:
 
     def listen(endpoint: socket.socket) -> None:
         line, _ = endpoint.accept()
+        endpoint.close()  # whoever sends it again is refused, and does not wait
         with line:
             head, _, body = line.recv(2**16).partition(b"\r\n\r\n")
             length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])

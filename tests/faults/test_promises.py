@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from grok_video import (
+    AsyncClient,
     CreateOutcomeUnknown,
     DownloadError,
     GrokVideoError,
+    JobFailed,
     JobTimeout,
+    Polling,
+    ServerError,
     _session,
 )
 from grok_video.emulator import Emulator, faults
@@ -177,3 +182,97 @@ def test_a_failed_download_never_leads_to_another_create(door: Door, tmp_path: P
         assert emulator.accepted == 1
         assert [seen.method for seen in emulator.requests].count("POST") == 1
     assert (tmp_path / "video.mp4").read_bytes() == CLIP
+
+
+STUCK = faults.StuckProgress(polls=10**6)
+#: Gives up after so long without anything new.
+IMPATIENT = Polling(interval=0.02, adaptive=False, stalled_after=0.3)
+
+
+def test_a_wait_without_an_end_gives_up_on_a_job_that_shows_nothing_new(door: Door) -> None:
+    with Emulator(clip=CLIP) as emulator:
+        emulator.script("create", [STUCK])
+
+        async def wait() -> None:
+            async with door.client(
+                base_url=emulator.base_url, api_key=emulator.api_key, polling=IMPATIENT
+            ) as client:
+                await client.generate("drift", timeout=None)
+
+        with within(4.0), pytest.raises(JobTimeout, match="nothing new") as caught:
+            door.run(wait)
+    error = caught.value
+    assert error.request_id == emulator.creates[0].request_id
+    assert error.stalled_for is not None
+    assert error.stalled_for >= 0.3
+    assert error.snapshot is not None
+    assert error.snapshot.progress == 35
+    assert pickle.loads(pickle.dumps(error)).stalled_for == error.stalled_for
+    # The last look was when the patience ended, not an interval later or earlier.
+    assert emulator.polls > 3
+
+
+def test_a_job_whose_polls_fail_shows_nothing_new_either(door: Door) -> None:
+    with Emulator(clip=CLIP, chaos=lambda p: faults.bad_upstream() if p == "poll" else None) as em:
+
+        async def wait() -> None:
+            async with door.client(
+                base_url=em.base_url, api_key=em.api_key, polling=IMPATIENT
+            ) as client:
+                await client.generate("drift", timeout=None)
+
+        with within(4.0), pytest.raises(JobTimeout, match="nothing new") as caught:
+            door.run(wait)
+    assert isinstance(caught.value.__cause__, ServerError)
+
+
+def test_a_job_that_moves_is_waited_for_longer_than_the_patience(door: Door) -> None:
+    """Each of its polls shows another number, for twice as long as the patience."""
+    with Emulator(clip=CLIP) as emulator:
+        emulator.script("create", [faults.Backwards(tuple(range(1, 31)))])
+
+        async def wait() -> float:
+            async with door.client(
+                base_url=emulator.base_url, api_key=emulator.api_key, polling=IMPATIENT
+            ) as client:
+                began = time.monotonic()
+                await client.generate("drift", timeout=30)
+                return time.monotonic() - began
+
+        assert door.run(wait) > 0.6
+
+
+def test_a_job_that_was_given_up_is_asked_once_more_by_each_further_wait(door: Door) -> None:
+    with Emulator(clip=CLIP) as emulator:
+        emulator.script("create", [STUCK])
+
+        async def wait() -> None:
+            async with door.client(
+                base_url=emulator.base_url, api_key=emulator.api_key, polling=IMPATIENT
+            ) as client:
+                job = await client.submit("drift")
+                with pytest.raises(JobTimeout):
+                    await job.result(timeout=30)
+                before = emulator.polls
+                with pytest.raises(JobTimeout):
+                    await job.result(timeout=30)
+                assert emulator.polls == before + 1
+                emulator.fail(job.request_id)
+                with pytest.raises(JobFailed):
+                    await job.result(timeout=30)
+
+        door.run(wait)
+
+
+async def test_as_completed_gives_a_stalled_job_and_the_others(
+    new_client: Callable[..., AsyncClient],
+) -> None:
+    with Emulator(clip=CLIP) as emulator:
+        emulator.script("create", [STUCK])
+        async with new_client(emulator, polling=IMPATIENT) as client:
+            jobs = [await client.submit("drift") for _ in range(3)]
+            seen = [job async for job in client.as_completed(jobs)]
+            assert set(seen) == set(jobs)
+            assert seen[-1] is jobs[0]
+            with pytest.raises(JobTimeout, match="nothing new"):
+                await jobs[0].result()

@@ -38,6 +38,7 @@ SAMPLES: dict[str, Any] = {
     "bytes_kept": 17,
     "part": Path("a.mp4.part"),
     "pending": ("4b2cd27e-0b0d",),
+    "stalled_for": 90.0,
 }
 
 
