@@ -49,12 +49,12 @@ class Curve:
     __slots__ = ("_reading", "_shape", "count", "jobs", "news", "square", "total")
 
     def __init__(self) -> None:
-        self.count = [0.0] * _BINS
-        self.total = [0.0] * _BINS
-        self.square = [0.0] * _BINS
+        self.count: list[float] = [0.0] * _BINS
+        self.total: list[float] = [0.0] * _BINS
+        self.square: list[float] = [0.0] * _BINS
         #: Finished jobs that sent numbers, and those of them not yet drawn into the curve.
-        self.jobs = 0
-        self.news = 0
+        self.jobs: int = 0
+        self.news: int = 0
         self._shape: list[tuple[float, float, float]] = []
         self._reading: dict[int, tuple[float, float, float]] = {}
 

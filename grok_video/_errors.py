@@ -267,7 +267,7 @@ class JobError(GrokVideoError):
     def __init__(self, message: str, *, request_id: str, snapshot: Snapshot | None = None) -> None:
         super().__init__(message, request_id=request_id)
         self.snapshot = snapshot
-        self.resume = resume_hint(request_id)
+        self.resume: str = resume_hint(request_id)
 
 
 class JobFailed(JobError):
@@ -316,7 +316,7 @@ class JobTimeout(JobError, TimeoutError):
         stalled_for: float | None = None,
     ) -> None:
         super().__init__(message, request_id=request_id, snapshot=snapshot)
-        self.pending = pending or (request_id,)
+        self.pending: tuple[str, ...] = pending or (request_id,)
         self.stalled_for = stalled_for
 
 
@@ -340,7 +340,7 @@ class DownloadError(GrokVideoError):
         self.url = url
         self.bytes_kept = bytes_kept
         self.part = part
-        self.resume = resume_hint(request_id) if request_id is not None else ""
+        self.resume: str = resume_hint(request_id) if request_id is not None else ""
 
 
 class LinkExpired(DownloadError):

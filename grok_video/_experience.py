@@ -70,31 +70,31 @@ class Watch:
         model: str | None,
         age_known: bool = True,
     ) -> None:
-        self.duration = duration
-        self.resolution = resolution
-        self.model = model
+        self.duration: int | None = duration
+        self.resolution: str | None = resolution
+        self.model: str | None = model
         #: False for a handle made from an id: nobody knows when that job began.
-        self.age_known = age_known
-        self.polls = 0
+        self.age_known: bool = age_known
+        self.polls: int = 0
         #: When the last poll was answered, and when it had been planned for.
-        self.elapsed = 0.0
+        self.elapsed: float = 0.0
         self.due: float | None = None
         #: Until then the server wants no poll of this job.
-        self.hint_until = 0.0
+        self.hint_until: float = 0.0
         self.progress: float | None = None
         #: (elapsed, progress) of each poll that brought a number, oldest first, at most 12.
         self.readings: list[tuple[float, float]] = []
         #: True until the policy has looked at the last number.
-        self.unread = False
+        self.unread: bool = False
         #: Mean and spread of log(seconds in all), once a number told something.
         self.belief: tuple[float, float] | None = None
         #: True where the usual schedule is kept beside what progress foretells, to test it.
-        self.audit = False
+        self.audit: bool = False
         #: True once the belief rests on a curve learned from finished jobs.
-        self.tested = False
+        self.tested: bool = False
         self.kind: Kind | None = None
         self.cohort: Cohort | None = None
-        self.rung = NO_RUNG
+        self.rung: int = NO_RUNG
 
     def note(self, elapsed: float, progress: float | None, hint: float | None = None) -> None:
         """The poll answered at `elapsed` found the job running; `hint` is the server's wish."""
@@ -121,11 +121,11 @@ class Experience:
         # Which finished jobs are kept must not depend on, or disturb, the caller's random source.
         self._random = Random(0)  # noqa: S311 -- not cryptography
         #: Polls answered "still running" so far.
-        self.answered = 0
+        self.answered: int = 0
         #: The shortest time in which a job was found done.
-        self.soonest = math.inf
+        self.soonest: float = math.inf
         #: Seconds a poll takes from being due to being answered, smoothed.
-        self.round_trip = 0.3
+        self.round_trip: float = 0.3
 
     def kind(self, watch: Watch) -> Kind:
         """Return what is believed of jobs like this one."""

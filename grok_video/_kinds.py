@@ -78,7 +78,7 @@ class Cohort:
 
     def __init__(self) -> None:
         self.finished: list[tuple[float, float]] = []
-        self.seen = 0
+        self.seen: int = 0
         self.waiting: dict[int, int] = {}
 
     def add(self, low: float, high: float, random: Random) -> None:
@@ -137,30 +137,30 @@ class Kind:
     )
 
     def __init__(self, typical: float) -> None:
-        self.typical = typical
-        self.cohort = Cohort()
+        self.typical: float = typical
+        self.cohort: Cohort = Cohort()
         self.earlier: Cohort | None = None
-        self.curve = Curve()
+        self.curve: Curve = Curve()
         #: Finished jobs that sent useful progress, and those that sent none.
-        self.talking = 0
-        self.silent = 0
+        self.talking: int = 0
+        self.silent: int = 0
         #: The numbers the last finished job sent.
         self.shown: frozenset[float] = frozenset()
         #: How much better progress foretold the ends of late jobs than time alone would have, as
         #: the mean logarithm of the chances both gave to what then came.
-        self.gain = 0.3
+        self.gain: float = 0.3
         self.mean: float = 0.0
         self.mean_error: float = UNKNOWN_SPEED
         self.sigma: float = SPREAD
         #: What one job's logarithm may be off: its own spread and our error about the mean.
-        self.spread = math.hypot(SPREAD, UNKNOWN_SPEED)
+        self.spread: float = math.hypot(SPREAD, UNKNOWN_SPEED)
         self.tail_share: float = TAIL_SHARE
         self.tail_mean: float = TAIL_OFFSET
         self.tail_sigma: float = TAIL_SPREAD
         #: Evidence since the last fit (a finished job 1, a poll 0.05), and what the fit rests on.
-        self.news = 1.0
-        self.weighed = 0.0
-        self.version = 0
+        self.news: float = 1.0
+        self.weighed: float = 0.0
+        self.version: int = 0
         self.plan: object = None
 
     @property

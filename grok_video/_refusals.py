@@ -152,7 +152,8 @@ def read_retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
     """Return the server's wish in seconds: from milliseconds, seconds or a date; None without one.
 
     A date is measured against the answer's own Date, so that a wrong clock on either side does not
-    matter; `now` (Unix seconds) stands in where there is none.
+    matter; `now` (Unix seconds) stands in where there is none. Dates are cut to whole seconds, so
+    one second more is taken: a wish is honoured in full.
     """
     value = headers.get("retry-after-ms")
     if value is not None and (seconds := _positive(value)) is not None:
@@ -165,7 +166,8 @@ def read_retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
     then = _date(value)
     if then is None:
         return None
-    return max(0.0, then - (_date(headers.get("date", "")) or now))
+    left = then - (_date(headers.get("date", "")) or now)
+    return left + 1.0 if left >= 0 else 0.0
 
 
 def _positive(text: str) -> float | None:

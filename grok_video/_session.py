@@ -85,10 +85,10 @@ class Session:
         self.retry = retry
         self.polling = polling
         self.limits = limits
-        self.random = random.Random()  # noqa: S311 - jitter, not a secret
-        self.experience = Experience()
-        self.round_trip = _ROUND_TRIP
-        self.download_slots = LoopLocal(
+        self.random: random.Random = random.Random()  # noqa: S311 - jitter, not a secret
+        self.experience: Experience = Experience()
+        self.round_trip: float = _ROUND_TRIP
+        self.download_slots: LoopLocal[anyio.CapacityLimiter] = LoopLocal(
             lambda: anyio.CapacityLimiter(limits.concurrent_downloads), _nothing_to_close
         )
         self._creates = Pacer(

@@ -79,7 +79,7 @@ class Emulator:
         if not time_scale >= 0:
             raise ValueError(f"time_scale must be at least 0, not {time_scale!r}")
         self._given_key = api_key
-        self.api_key = api_key or f"sk-emulated-{secrets.token_hex(16)}"
+        self.api_key: str = api_key or f"sk-emulated-{secrets.token_hex(16)}"
         self._forms, self._time_scale, self._seed = forms, time_scale, seed
         self._link_life, self._clip, self._port = link_life, clip, port
         self._state = None if state is None else Path(state)

@@ -72,9 +72,12 @@ class Origins:
             await asyncio.gather(self._refusing, return_exceptions=True)
         for listening in self._listening.values():
             listening.close()
-        for connection in tuple(self._connections):
-            if connection.transport is not None:
-                connection.transport.abort()
+        # A connection that was taken in this very turn is made known some turns later.
+        for _ in range(10):
+            await asyncio.sleep(0)
+            for connection in tuple(self._connections):
+                if connection.transport is not None:
+                    connection.transport.abort()
         # aiohttp waits for handlers that still run; a broken connection ends nearly all of them.
         for manager in self._managers.values():
             await manager.shutdown(0.5)

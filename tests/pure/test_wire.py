@@ -366,9 +366,9 @@ def test_the_gateways_request_id_is_an_attribute() -> None:
                 "retry-after": "Tue, 24 Nov 2026 10:00:30 GMT",
                 "date": "Tue, 24 Nov 2026 10:00:00 GMT",
             },
-            30,
+            31,
         ),
-        ({"retry-after": "Thu, 01 Jan 1970 00:01:00 GMT"}, 60),
+        ({"retry-after": "Thu, 01 Jan 1970 00:01:00 GMT"}, 61),
         (
             {
                 "retry-after": "Thu, 01 Jan 1970 00:00:00 GMT",
