@@ -25,6 +25,8 @@ NOISE = (
     "Warning",
     "Fatal Python error",
 )
+#: Served in place of rendered videos: these tests are about who waits for them, not about them.
+CLIP = b"\0\0\0\x18ftypmp42" + bytes(50_000)
 #: What every script begins with.
 PREFACE = """
 import sys

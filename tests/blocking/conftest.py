@@ -11,7 +11,14 @@ import pytest
 from grok_video import Client
 from grok_video.emulator import Emulator
 from grok_video.emulator.pytest_plugin import EmulatorFactory
+from tests.blocking.children import CLIP
 from tests.conftest import EAGER, NO_LIMITS, QUICK
+
+
+@pytest.fixture
+def grok_emulator(grok_emulator_factory: EmulatorFactory) -> Emulator:
+    """An emulator whose jobs take milliseconds, and that renders nothing."""
+    return grok_emulator_factory(clip=CLIP)
 
 
 @pytest.fixture
@@ -38,7 +45,7 @@ def blocking(grok_emulator: Emulator, new_blocking: Callable[..., Client]) -> Cl
 @pytest.fixture
 def slow_emulator(grok_emulator_factory: EmulatorFactory) -> Emulator:
     """An emulator whose jobs take longer than any test, until they are finished by hand."""
-    return grok_emulator_factory(time_scale=100.0)
+    return grok_emulator_factory(time_scale=100.0, clip=CLIP)
 
 
 @pytest.fixture

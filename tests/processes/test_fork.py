@@ -16,9 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from grok_video.emulator import Emulator
 from grok_video.emulator.pytest_plugin import EmulatorFactory
-from tests.blocking.children import PREFACE, environment, running, until
+from tests.blocking.children import CLIP, PREFACE, environment, running, until
 
 #: In a child: says what it has to say and leaves as forked children do.
 FORK = """
@@ -37,6 +39,12 @@ def in_child(function):
             os._exit(code)
     say("child ended", os.waitpid(pid, 0)[1])
 """
+
+
+@pytest.fixture
+def grok_emulator(grok_emulator_factory: EmulatorFactory) -> Emulator:
+    """An emulator whose jobs take milliseconds, and that renders nothing."""
+    return grok_emulator_factory(clip=CLIP)
 
 
 def run(script: str, emulator: Emulator, *, allow_noise: bool = False) -> list[str]:
@@ -70,7 +78,7 @@ client.close()
 def test_a_child_forked_while_other_threads_wait_works(
     grok_emulator_factory: EmulatorFactory,
 ) -> None:
-    emulator = grok_emulator_factory(time_scale=100.0)
+    emulator = grok_emulator_factory(time_scale=100.0, clip=CLIP)
     script = """
 import threading
 client = Client(**QUICK)
@@ -129,8 +137,9 @@ client.close()
 
 
 def test_a_client_dropped_in_the_child_does_not_hang_and_harms_nobody(
-    grok_emulator: Emulator,
+    grok_emulator_factory: EmulatorFactory,
 ) -> None:
+    large = grok_emulator_factory(clip=CLIP + bytes(2**23))  # more than one chunk of a stream
     lines = run(
         """
 client = Client(**QUICK)
@@ -148,7 +157,7 @@ in_child(child)
 say(len(b"".join(stream)) > 0, client.generate("parent", duration=1).duration)
 client.close()
 """,
-        grok_emulator,
+        large,
     )
     assert lines == ["1", "child ended 0", "True 1"]
 

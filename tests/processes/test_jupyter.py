@@ -14,7 +14,7 @@ import pytest
 
 from grok_video.emulator import Emulator
 from grok_video.emulator.pytest_plugin import EmulatorFactory
-from tests.blocking.children import until
+from tests.blocking.children import CLIP, until
 
 PREFACE = """
 import asyncio
@@ -48,7 +48,7 @@ class Notebook:
 
 @pytest.fixture
 def slow(grok_emulator_factory: EmulatorFactory) -> Emulator:
-    return grok_emulator_factory(time_scale=100.0)
+    return grok_emulator_factory(time_scale=100.0, clip=CLIP)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 
 from grok_video.emulator import Emulator, faults
 from grok_video.emulator.pytest_plugin import EmulatorFactory
-from tests.blocking.children import PREFACE, Child, environment, running, until
+from tests.blocking.children import CLIP, PREFACE, Child, environment, running, until
 
 ENDED_BY_SIGINT = -signal.SIGINT
 
@@ -24,7 +24,7 @@ ENDED_BY_SIGINT = -signal.SIGINT
 @pytest.fixture
 def slow(grok_emulator_factory: EmulatorFactory) -> Emulator:
     """An emulator whose jobs take longer than any test."""
-    return grok_emulator_factory(time_scale=100.0)
+    return grok_emulator_factory(time_scale=100.0, clip=CLIP)
 
 
 def ids(emulator: Emulator) -> list[str]:

@@ -21,6 +21,7 @@ import grok_video
 from grok_video import BatchItem, GrokVideoError, VideoRequest
 from grok_video.emulator import Emulator, faults
 from grok_video.emulator.pytest_plugin import EmulatorFactory
+from tests.blocking.children import CLIP
 from tests.conftest import EAGER, NO_LIMITS, PHOTO, QUICK
 
 Log = list[tuple[Any, ...]]
@@ -29,12 +30,13 @@ FAULTS = {
         faults.Pass(),
         faults.overloaded(),  # refused before anything took it: sent again
         faults.Pass(),
-        faults.rate_limited(0.01),
         faults.Moderated("failed"),
         faults.Failed("internal_error", "It failed."),
         faults.Expired(),
         faults.CutAnswer(0),  # the create whose outcome nobody knows
         faults.out_of_credits(),
+        *[faults.Pass()] * 6,
+        faults.rate_limited(0.01),  # the last one: a client that met it takes its time
     ],
     "poll": [faults.bad_upstream(), faults.CutAnswer(0)],
     "download": [faults.CutFile(3000)],
@@ -187,7 +189,7 @@ def test_one_story_in_both_modes_has_the_same_requests_and_results(
 ) -> None:
     # Jobs are done at the first poll, so that the number of polls is no matter of timing.
     first, second = (
-        told(grok_emulator_factory(time_scale=0.0, seed=7), mode, tmp_path / mode)
+        told(grok_emulator_factory(time_scale=0.0, seed=7, clip=CLIP), mode, tmp_path / mode)
         for mode in ("async", "blocking")
     )
     assert first[0] == second[0]
