@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from grok_video import Client
 from grok_video.emulator import Emulator
 
 #: Seconds after which a child that hangs is a failed test; none needs a tenth of it.
@@ -112,3 +113,9 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < ends, "it never came"
         time.sleep(0)  # lets others run
+
+
+def crossings(client: Client) -> int:
+    """Return how many calls of a client are under way in its loop."""
+    line = client._core.line
+    return 0 if line is None else len(line.crossings)

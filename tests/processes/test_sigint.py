@@ -158,8 +158,9 @@ client.submit("drift", duration=1, on_submitted=lambda job: say("accepted", job.
         child.hears("creating")
         until(lambda: bool(slow.faults_consumed))
         child.interrupt()
-        child.hears(f"accepted {ids(slow)[0]}")
+        heard = child.hears("accepted")
         child.ends()
+    assert heard == f"accepted {ids(slow)[0]}"
 
 
 def test_an_interrupted_download_ends_and_keeps_its_part(

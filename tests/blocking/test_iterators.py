@@ -1,0 +1,124 @@
+"""Iterators and futures of the blocking client: what they give, and what ends them."""
+
+from __future__ import annotations
+
+import concurrent.futures as cf
+import gc
+from collections.abc import Callable
+
+import pytest
+
+from grok_video import Client, ConfigurationError, JobTimeout
+from grok_video.emulator import Emulator
+from tests.blocking.children import crossings, until
+
+# --- iterators -----------------------------------------------------------------------------------
+
+
+def test_an_iterator_that_is_dropped_half_way_leaves_nothing_running(
+    waiting: Client, slow_emulator: Emulator
+) -> None:
+    job = waiting.submit("drift", duration=1)
+    updates = job.updates()
+    next(updates)
+    assert crossings(waiting) == 1
+    del updates
+    gc.collect()
+    until(lambda: crossings(waiting) == 0)
+    polls = slow_emulator.polls
+    job.refresh()
+    assert slow_emulator.polls == polls + 1
+
+
+def test_a_stream_that_is_closed_half_way_lets_go_of_its_connection(
+    new_blocking: Callable[..., Client], grok_emulator_factory: Callable[..., Emulator]
+) -> None:
+    emulator = grok_emulator_factory(clip=b"\0\0\0\x18ftypmp42" + bytes(2**23))
+    client = new_blocking(emulator)
+    stream = client.submit("drift", duration=1).stream()
+    assert next(stream)[4:8] == b"ftyp"
+    stream.close()  # type: ignore[attr-defined]
+    assert crossings(client) == 0
+    with pytest.raises(StopIteration):
+        next(stream)
+
+
+def test_an_iterator_that_was_never_begun_costs_nothing(waiting: Client) -> None:
+    job = waiting.job("somewhere")
+    del job
+    iterator = waiting.job("somewhere").updates()
+    assert waiting._core.line is None
+    iterator.close()  # type: ignore[attr-defined]
+    assert list(iterator) == []
+
+
+def test_an_iterator_raises_once_and_is_over_then(waiting: Client) -> None:
+    job = waiting.submit("drift", duration=1)
+    updates = job.updates(timeout=0.15)
+    with pytest.raises(JobTimeout):
+        list(updates)
+    assert list(updates) == []
+
+
+def test_many_threads_may_draw_from_one_iterator(blocking: Client) -> None:
+    jobs = [blocking.submit(f"drift {number}", duration=1) for number in range(40)]
+    completed = blocking.as_completed(jobs)
+    with cf.ThreadPoolExecutor(8) as pool:
+        drawn = [job for part in pool.map(lambda _: list(completed), range(8)) for job in part]
+    assert sorted(drawn, key=id) == sorted(jobs, key=id)
+
+
+# --- futures -------------------------------------------------------------------------------------
+
+
+def test_futures_work_with_the_standard_library(slow_emulator: Emulator, waiting: Client) -> None:
+    jobs = [waiting.submit(f"drift {number}", duration=1) for number in range(4)]
+    futures = {job.future(): job for job in jobs}
+    slow_emulator.finish(jobs[2].request_id)
+    done, _ = cf.wait(futures, return_when=cf.FIRST_COMPLETED, timeout=10)
+    assert [futures[future] for future in done] == [jobs[2]]
+    for job in jobs:
+        slow_emulator.finish(job.request_id)
+    ids = {future.result().request_id for future in cf.as_completed(futures, timeout=10)}
+    assert ids == {job.request_id for job in jobs}
+
+
+def test_a_future_that_is_cancelled_ends_the_waiting(
+    slow_emulator: Emulator, waiting: Client
+) -> None:
+    job = waiting.submit("drift", duration=1)
+    future = job.future()
+    until(lambda: slow_emulator.polls > 0)
+    assert future.cancel()
+    until(lambda: crossings(waiting) == 0)
+    assert cf.wait([future], timeout=10).done == {future}
+    with pytest.raises(cf.CancelledError):
+        future.result()
+
+
+def test_a_future_ends_with_its_client(waiting: Client) -> None:
+    future = waiting.submit("drift", duration=1).future()
+    waiting.close()
+    with pytest.raises(ConfigurationError, match="closed while the call was on its way"):
+        future.result(timeout=10)
+
+
+def test_a_callback_that_calls_the_client_is_an_immediate_clear_error(
+    slow_emulator: Emulator, waiting: Client
+) -> None:
+    job = waiting.submit("drift", duration=1)
+    heard: list[BaseException] = []
+
+    def callback(_: object) -> None:
+        for call in (job.refresh, waiting.close, lambda: next(job.updates())):
+            try:
+                call()
+            except ConfigurationError as error:
+                heard.append(error)
+
+    future = job.future()
+    future.add_done_callback(callback)
+    slow_emulator.finish(job.request_id)
+    future.result(timeout=10)
+    until(lambda: len(heard) == 3)
+    assert all("AsyncClient" in str(error) for error in heard)
