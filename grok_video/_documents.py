@@ -9,42 +9,46 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, Final, NewType, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Final, NewType, TypeGuard, cast
 
 import cattrs
-from attrs import frozen
+from attrs import define
 
 from grok_video._errors import UnexpectedResponse
 from grok_video._redaction import redact
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 # One class stands for all three levels of an answer (envelope, task, provider), because gateways
-# move keys between the levels and a reader that looks on one level only would miss them.
+# move keys between the levels and a reader that looks on one level only would miss them. Nobody
+# changes one, and yet they are not frozen: attrs makes those at twice the price, one for each poll.
 
 Lenient = NewType("Lenient", str)
 Number = NewType("Number", float)
 Flag = NewType("Flag", bool)
 
 
-@frozen
+@define
 class VideoDocument:
     url: str | None = None
     duration: Number | None = None
     respect_moderation: Flag | None = None
 
 
-@frozen
+@define
 class UsageDocument:
     cost_in_usd_ticks: Number | None = None
 
 
-@frozen
+@define
 class ErrorDocument:
     code: Lenient | None = None
     message: Lenient | None = None
     type: Lenient | None = None
 
 
-@frozen
+@define
 class Document:
     status: str | None = None
     request_id: Lenient | None = None
@@ -68,16 +72,16 @@ class Document:
         return self.request_id or self.task_id or self.taskId or self.id
 
 
-def _text(value: Any, _: Any) -> str:  # noqa: ANN401 - raw JSON
-    if not isinstance(value, str):
+def _text(value: Any, _: Any) -> str | None:  # noqa: ANN401 - raw JSON
+    if value is not None and not isinstance(value, str):
         message = f"expected a string, found {_kind(value)}"
         raise TypeError(message)
     return value
 
 
-def _lenient(value: Any, _: Any) -> str:  # noqa: ANN401
+def _lenient(value: Any, _: Any) -> str | None:  # noqa: ANN401
     """Read a word that decides nothing by its type: codes come as numbers, messages as objects."""
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
 def _number(value: Any, _: Any) -> float | None:  # noqa: ANN401
@@ -110,43 +114,47 @@ def _kind(value: Any) -> str:  # noqa: ANN401
 
 def _make_converter() -> cattrs.Converter:
     converter = cattrs.Converter(detailed_validation=True)
-    converter.register_structure_hook(str, _text)
-    converter.register_structure_hook(Lenient, _lenient)
-    converter.register_structure_hook(Number, _number)
-    converter.register_structure_hook(Flag, _flag)
+
+    def register(kind: Any, hook: Callable[[Any, Any], Any]) -> None:  # noqa: ANN401
+        # Every field may be absent or null. With a hook for `kind | None` itself, cattrs does not
+        # go through its general way of optional types for each field of each poll.
+        converter.register_structure_hook_func(lambda asked: asked == kind | None, hook)
+
+    register(str, _text)
+    register(Lenient, _lenient)
+    register(Number, _number)
+    register(Flag, _flag)
     read_video = converter.get_structure_hook(VideoDocument)
     read_usage = converter.get_structure_hook(UsageDocument)
     read_error = converter.get_structure_hook(ErrorDocument)
 
-    def video(value: Any, kind: Any) -> Any:  # noqa: ANN401
-        return read_video(_an_object(value), kind)
+    def video(value: Any, _: Any) -> Any:  # noqa: ANN401
+        return None if value is None else read_video(_an_object(value), VideoDocument)
 
-    def usage(value: Any, kind: Any) -> Any:  # noqa: ANN401
+    def usage(value: Any, _: Any) -> Any:  # noqa: ANN401
         # A price that cannot be read must not cost a video.
-        return read_usage(value, kind) if isinstance(value, dict) else UsageDocument()
+        return read_usage(value, UsageDocument) if isinstance(value, dict) else None
 
-    def error(value: Any, kind: Any) -> Any:  # noqa: ANN401
+    def error(value: Any, _: Any) -> Any:  # noqa: ANN401
         if isinstance(value, dict):
-            return read_error(value, kind) if value else None
-        return ErrorDocument(message=Lenient(_lenient(value, kind))) if value else None
+            return read_error(value, ErrorDocument) if value else None
+        return ErrorDocument(message=Lenient(_lenient(value, str) or "")) if value else None
 
-    converter.register_structure_hook(VideoDocument, video)
-    converter.register_structure_hook(UsageDocument, usage)
-    converter.register_structure_hook(ErrorDocument, error)
-    read_document = cattrs.gen.make_dict_structure_fn(
-        Document, converter, _cattrs_detailed_validation=True
-    )
+    register(VideoDocument, video)
+    register(UsageDocument, usage)
+    register(ErrorDocument, error)
 
-    def document(value: Any, kind: Any) -> Any:  # noqa: ANN401
+    def document(value: Any, _: Any) -> Any:  # noqa: ANN401
         if isinstance(value, str):
             # The gateway family stores the provider's answer as JSON text in some versions.
             try:
                 value = json.loads(value) if value.strip() else None
             except ValueError:
                 value = None
-        return read_document(_an_object(value), kind) if value else None
+        return read_level(_an_object(value), Document) if value else None
 
-    converter.register_structure_hook(Document, document)
+    register(Document, document)
+    read_level = converter.get_structure_hook(Document)
     return converter
 
 
@@ -157,7 +165,16 @@ def _an_object(value: Any) -> dict[str, Any]:  # noqa: ANN401
     return value
 
 
-_CONVERTER: Final = _make_converter()
+_READ: Final = _make_converter().get_structure_hook(Document)
+_JSON: Final = json.JSONDecoder()
+
+
+def _parse(body: bytes) -> Any:  # noqa: ANN401 - raw JSON
+    try:
+        # What `json.loads` does with bytes, without first looking for UTF-16.
+        return _JSON.decode(body.decode())
+    except ValueError:
+        return json.loads(body)
 
 
 def read_document(status: int, body: bytes, *, refused: bool) -> tuple[Document, dict[str, Any]]:
@@ -166,7 +183,7 @@ def read_document(status: int, body: bytes, *, refused: bool) -> tuple[Document,
     Raises `UnexpectedResponse`, with `refused` as given, if it cannot be read.
     """
     try:
-        raw = json.loads(body)
+        raw = _parse(body)
     except (ValueError, RecursionError) as error:
         html = looks_like_html(body)
         what = "HTML" if html else "something that is not JSON"
@@ -188,8 +205,7 @@ def read_document(status: int, body: bytes, *, refused: bool) -> tuple[Document,
             refused=refused,
         )
     try:
-        found: Document | None = _CONVERTER.structure(raw, Document)
-        return found if found is not None else Document(), raw
+        return _READ(raw, Document), raw
     except (cattrs.BaseValidationError, RecursionError) as error:
         path, why = _explain(error)
         raise UnexpectedResponse(

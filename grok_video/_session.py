@@ -40,7 +40,7 @@ from grok_video._policies import Deadline, Pacer
 from grok_video._polling import Experience
 from grok_video._redaction import hide_pictures
 from grok_video._refusals import read_retry_after
-from grok_video._transports._base import Transport
+from grok_video._transports._base import Address, Transport
 from grok_video._transports._loops import LoopLocal, current_time, finish, running_library
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ class Session:
         self.download_slots: LoopLocal[anyio.CapacityLimiter] = LoopLocal(
             lambda: anyio.CapacityLimiter(limits.concurrent_downloads), _nothing_to_close
         )
+        self.create_url: Address = Address(config.base_url + _wire.CREATE_PATH)
         self._creates = Pacer(
             limits.creates_per_minute / 60 if limits.creates_per_minute is not None else None
         )
@@ -231,9 +232,9 @@ class Session:
         """Return the seconds until the client's budget has a place for a poll; it is taken."""
         return self._polls.reserve(now)
 
-    def poll_url(self, request_id: str) -> str:
+    def poll_url(self, request_id: str) -> Address:
         """Return where a job is asked about; ids are opaque, so every odd character is encoded."""
-        return f"{self.config.base_url}{_wire.POLL_PATH}{quote(request_id, safe='')}"
+        return Address(f"{self.config.base_url}{_wire.POLL_PATH}{quote(request_id, safe='')}")
 
     async def poll(
         self, url: str, request_id: str, now: float, place: float, *, delivered_elsewhere: bool
@@ -391,9 +392,7 @@ class _Attempt:
 
     async def _post(self) -> str:
         try:
-            answer = await self._transport.post(
-                self._session.config.base_url + _wire.CREATE_PATH, self._body
-            )
+            answer = await self._transport.post(self._session.create_url, self._body)
         except APIConnectionError:
             if self._body.failure is not None:
                 # The picture changed while it was sent: the body was cut short of its length, and

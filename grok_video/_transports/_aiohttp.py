@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import socket
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import aiohttp
 import aiohttp.abc
@@ -27,6 +27,7 @@ from grok_video._transports._base import (
     CREATE_KEEPALIVE,
     KEEPALIVE,
     USER_AGENT,
+    Address,
     Answer,
     Origin,
     PrivateAddress,
@@ -44,8 +45,7 @@ from grok_video._transports._base import (
 from grok_video._transports._loops import LoopLocal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-    from types import SimpleNamespace
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 
     from grok_video._errors import APIConnectionError
     from grok_video._transports._base import Body, StreamedAnswer
@@ -70,22 +70,23 @@ class AiohttpTransport(Transport):
     async def post(self, url: str, body: Body) -> Answer:
         sessions = self._sessions.held() or await self._sessions.get()
         outer = sys.exception()
-        sent = _Sent()
+        chunks = _Chunks(body)
         async with sessions.create_slots:
             try:
-                async with sessions.creates.post(
-                    URL(url, encoded=True),
-                    data=body.chunks(),
+                response = await sessions.creates.post(
+                    _parsed(url),
+                    data=aiohttp.AsyncIterablePayload(chunks),
                     headers=sessions.create_headers(body),
                     allow_redirects=False,
                     proxy=sessions.api_proxy,
-                    trace_request_ctx=sent,
-                ) as response:
-                    return await _read(response)
+                )
+                return await _read(response)
             except GrokVideoError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever broke, was the request sent?
-                raise _failure(error, url, outer, sent=sent.began) from without_frames(error, outer)
+                raise _failure(error, url, outer, sent=chunks.began) from without_frames(
+                    error, outer
+                )
             except BaseException as error:  # noqa: BLE001 - the frames hold the key
                 raise without_frames(error, outer)  # noqa: B904
 
@@ -94,13 +95,13 @@ class AiohttpTransport(Transport):
         outer = sys.exception()
         async with sessions.poll_slots:
             try:
-                async with sessions.api.get(
-                    URL(url, encoded=True),
+                response = await sessions.api.get(
+                    _parsed(url),
                     headers=sessions.api_headers,
                     allow_redirects=False,
                     proxy=sessions.api_proxy,
-                ) as response:
-                    return await _read(response)
+                )
+                return await _read(response)
             except GrokVideoError:
                 raise
             except Exception as error:  # noqa: BLE001 - a poll fails with one kind of error
@@ -135,13 +136,25 @@ class AiohttpTransport(Transport):
         await self._sessions.aclose()
 
 
-class _Sent:
-    """Whether the first byte of a request may have gone out; set by aiohttp's tracing."""
+class _Chunks:
+    """A body as aiohttp takes it; `began` is true once the first byte of it may have gone out.
 
-    __slots__ = ("began",)
+    Until then no server can have taken the create: it has nothing of the body that the headers
+    announce. (aiohttp even keeps the headers back until it has the first chunk.)
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_chunks", "began")
+
+    def __init__(self, body: Body) -> None:
+        self._chunks = body.chunks()
         self.began = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Awaitable[bytes]:
+        self.began = True
+        return self._chunks.__anext__()
 
 
 class _Sessions:
@@ -157,6 +170,8 @@ class _Sessions:
         self.poll_slots = asyncio.Semaphore(config.connections)
         self._proxies = Proxies.of(config)
         self.api_proxy = self._proxies.choose(self._origin)
+        # Given with each request: what stands in the session is merged again for each of them.
+        self.file_headers = CIMultiDict({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
         self.api_headers = CIMultiDict({"User-Agent": USER_AGENT})
         self.api_headers.update(config.headers)
         self.api_headers["Accept-Encoding"] = "identity"
@@ -164,9 +179,7 @@ class _Sessions:
 
     @property
     def creates(self) -> aiohttp.ClientSession:
-        return self._made.get("creates") or self._make(
-            "creates", keepalive=CREATE_KEEPALIVE, traced=True
-        )
+        return self._made.get("creates") or self._make("creates", keepalive=CREATE_KEEPALIVE)
 
     @property
     def api(self) -> aiohttp.ClientSession:
@@ -204,7 +217,8 @@ class _Sessions:
         )
 
     def _file_headers(self, origin: Origin, extra: Mapping[str, str]) -> CIMultiDict[str]:
-        headers = self.api_headers.copy() if origin == self._origin else CIMultiDict[str]()
+        own = self.api_headers if origin == self._origin else self.file_headers
+        headers = own.copy()
         headers.update(extra)
         return headers
 
@@ -219,7 +233,6 @@ class _Sessions:
         name: str,
         *,
         keepalive: float = KEEPALIVE,
-        traced: bool = False,
         public_only: bool = False,
     ) -> aiohttp.ClientSession:
         config = self._config
@@ -231,13 +244,11 @@ class _Sessions:
         )
         session = aiohttp.ClientSession(
             connector=connector,
-            headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
             timeout=aiohttp.ClientTimeout(
                 total=config.timeout, sock_connect=min(CONNECT_TIMEOUT, config.timeout)
             ),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            trace_configs=[_sent_tracing()] if traced else None,
         )
         self._made[name] = session
         return session
@@ -306,33 +317,37 @@ class _PublicResolver(aiohttp.abc.AbstractResolver):
         await self._resolver.close()
 
 
-def _sent_tracing() -> aiohttp.TraceConfig:
-    tracing: Any = aiohttp.TraceConfig()
-
-    async def began(_session: object, context: SimpleNamespace, _params: object) -> None:
-        # Called just before the headers are handed to the socket: from here on nobody can know.
-        context.trace_request_ctx.began = True
-
-    tracing.on_request_headers_sent.append(began)
-    return tracing  # type: ignore[no-any-return]
-
-
 def _file_timeout(silence: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(
         total=None, sock_connect=min(CONNECT_TIMEOUT, silence), sock_read=silence
     )
 
 
+def _parsed(url: str) -> URL:
+    """Return the URL as aiohttp wants it, parsed once for all polls of a job."""
+    if not isinstance(url, Address):
+        return URL(url, encoded=True)
+    parsed = url.parsed
+    if not isinstance(parsed, URL):
+        parsed = url.parsed = URL(url, encoded=True)
+    return parsed
+
+
 async def _read(response: aiohttp.ClientResponse) -> Answer:
     headers = response.headers
-    length = response.content_length
-    if length is not None and length <= ANSWER_LIMIT:
-        body = await response.read()
-    else:
-        # What is left unread closes the connection when the response is given back.
-        body = await read_bounded(
-            response.status, headers.get("Content-Length"), response.content.iter_any()
-        )
+    try:
+        length = response.content_length
+        if length is not None and length <= ANSWER_LIMIT:
+            body = await response.read()
+        else:
+            body = await read_bounded(
+                response.status, headers.get("Content-Length"), response.content.iter_any()
+            )
+    finally:
+        # An exchange that came to its end has given the connection back already. What is left
+        # unread of an answer, or unsent of a body that was answered early, must not keep it.
+        if response.connection is not None:
+            response.close()
     if "Content-Encoding" in headers:
         body = decode_body(response.status, {"content-encoding": headers["Content-Encoding"]}, body)
     return Answer(response.status, headers, body)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 from urllib.parse import urlsplit
 
 import anyio
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from grok_video import __version__
 from grok_video._errors import APIConnectionError, APITimeoutError, UnexpectedResponse
@@ -64,7 +64,17 @@ class Body(Protocol):
         ...
 
 
-@frozen
+class Address(str):
+    """A URL that is asked many times: a transport keeps on it what it made of it."""
+
+    __slots__ = ("parsed",)
+
+    def __init__(self, _: str) -> None:
+        #: The transport's own form, None before the first request.
+        self.parsed: object = None
+
+
+@define
 class Answer:
     """A whole answer; header names are lower-case."""
 
