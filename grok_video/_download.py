@@ -17,7 +17,7 @@ from grok_video import _partfile
 from grok_video._errors import DownloadError
 from grok_video._partfile import Batch, PartFile, kept_words
 from grok_video._ranges import Version
-from grok_video._transfer import Source, Transfer, closing
+from grok_video._transfer import Source, Transfer, close
 from grok_video._transports._loops import finish
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ async def _fill(
     while not part.is_hashed:
         await to_thread.run_sync(part.rehash)
     transfer.have, transfer.version = part.size, part.version
-    async with closing(transfer.pieces()) as pieces:
+    pieces = transfer.pieces()
+    try:
         async for piece in pieces:
             if isinstance(piece, Version):
                 batch.begin(piece)
@@ -117,6 +118,8 @@ async def _fill(
                 on_bytes(transfer.have, transfer.total)
             if batch.size >= _BATCH:
                 await to_thread.run_sync(part.store, batch)
+    finally:
+        await close(pieces)
     await to_thread.run_sync(part.finish, batch)
 
 
@@ -164,19 +167,24 @@ async def stream(
     )
     transfer.restartable = False
     _require_link(transfer, video)
-    async with closing(transfer.pieces()) as pieces:
+    pieces = transfer.pieces()
+    try:
+        if deadline.timeout is None:
+            async for piece in pieces:
+                if isinstance(piece, bytes):
+                    yield piece
+            return
         while True:
             # The scope is left before each `yield`: a scope open across one would end up in
             # whatever task goes on with the generator.
             piece = None
-            if deadline.timeout is None:
+            with anyio.CancelScope(deadline=deadline.at) as scope:
                 piece = await anext(pieces, None)
-            else:
-                with anyio.CancelScope(deadline=deadline.at) as scope:
-                    piece = await anext(pieces, None)
-                if scope.cancelled_caught:
-                    raise transfer.too_late()
+            if scope.cancelled_caught:
+                raise transfer.too_late()
             if piece is None:
                 return
             if isinstance(piece, bytes):
                 yield piece
+    finally:
+        await close(pieces)

@@ -8,7 +8,7 @@ creates a job.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar, assert_never
+from typing import TYPE_CHECKING, Final, Protocol, assert_never
 
 import anyio
 from attrs import evolve
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     from grok_video._models import Video
     from grok_video._policies import Deadline, Retry
     from grok_video._transports._base import Origin, StreamedAnswer, Transport
-
-_T = TypeVar("_T")
 
 #: Largest file that is fetched, in bytes: 15 s of 1080p have about 20 MB, so 4 GiB is no video of
 #: this API, and the largest file that FAT takes.
@@ -138,9 +136,15 @@ class Transfer:
                         answer.status, answer.headers, have=self.have, version=self.version
                     )
                     if isinstance(verdict, Follows):
-                        async with closing(self._body(answer, verdict)) as body:
-                            async for piece in body:
-                                yield piece
+                        intake = self._begin(answer, verdict)
+                        chunks = answer.chunks()
+                        try:
+                            async for chunk in chunks:
+                                for piece in intake.take(chunk):
+                                    yield piece
+                        finally:
+                            await close(chunks)
+                        intake.end()
             except APIConnectionError as error:
                 failure = error
             except PrivateAddress:
@@ -193,10 +197,8 @@ class Transfer:
             url, before = target, url
         raise self.error(DownloadError, f"the link was redirected more than {_REDIRECTS} times")
 
-    async def _body(
-        self, answer: StreamedAnswer, follows: Follows
-    ) -> AsyncGenerator[Version | bytes, None]:
-        """Yield what this answer adds; `have` follows it."""
+    def _begin(self, answer: StreamedAnswer, follows: Follows) -> _Intake:
+        """Return what takes in the body of this answer."""
         self._check_size(follows.version.total)
         if answer.headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise self.error(NotAVideo, "what the link serves is compressed, unasked")
@@ -208,38 +210,10 @@ class Transfer:
             skip, anew = 0, True
         if not anew:
             self.version = evolve(self.version, total=follows.version.total or self.total)
-        head = b""
-        boxes = Boxes() if anew and not is_framed(answer.headers) else None
-        async with closing(answer.chunks()) as chunks:
-            async for chunk in chunks:
-                if skip:
-                    # The range was ignored, and the file is still the same one.
-                    skip, chunk = max(0, skip - len(chunk)), chunk[skip:]  # noqa: PLW2901
-                if anew:
-                    # What is kept is given up only for something that is a video.
-                    head += chunk
-                    if len(head) < _HEAD:
-                        continue
-                    self._check_head(head)
-                    anew, chunk = False, head  # noqa: PLW2901
-                    self.have, self.version = 0, follows.version
-                    yield self.version
-                if chunk:
-                    self.have += len(chunk)
-                    self._note_progress()
-                    if boxes is not None:
-                        boxes.feed(chunk)
-                    yield chunk
-        if anew and (follows.version.total is None or len(head) >= follows.version.total):
-            self._check_head(head)
-        if boxes is not None and not boxes.is_between:
-            raise APIConnectionError(
-                "the file came without a length and broke off", may_have_been_sent=True
-            )
-        if self.total is None:
-            self.version = evolve(self.version, total=self.have)
+        framed = is_framed(answer.headers)
+        return _Intake(self, follows.version, skip=skip, anew=anew, framed=framed)
 
-    def _check_head(self, head: bytes) -> None:
+    def check_head(self, head: bytes) -> None:
         if head[4:_HEAD] != b"ftyp":
             start = bytes(head[:16]).lstrip()
             kind = "a page of text or HTML" if start[:1] == b"<" else "no MP4 file"
@@ -253,7 +227,7 @@ class Transfer:
                 "fetched at most",
             )
 
-    def _note_progress(self) -> None:
+    def note_progress(self) -> None:
         if self.have - self._reached >= _PROGRESS:
             self._reached = self.have
             self._failures = self._deaths = 0
@@ -347,14 +321,60 @@ class Transfer:
         )
 
 
-@contextlib.asynccontextmanager
-async def closing(chunks: AsyncIterator[_T]) -> AsyncGenerator[AsyncIterator[_T]]:
-    """Close a generator on the way out, now and not whenever it is collected."""
-    try:
-        yield chunks
-    finally:
-        close = getattr(chunks, "aclose", None)
-        # A generator that came to its end has nothing left to close.
-        if close is not None and getattr(chunks, "ag_frame", chunks) is not None:
-            with anyio.CancelScope(shield=True):
-                await close()
+class _Intake:
+    """Takes in the body of one answer; `have` and `version` of the transfer follow it."""
+
+    def __init__(
+        self, transfer: Transfer, version: Version, *, skip: int, anew: bool, framed: bool
+    ) -> None:
+        self._transfer = transfer
+        self._version = version
+        #: Bytes to throw away: the range was ignored, and the file is still the same one.
+        self._skip = skip
+        #: True until what is kept is given up, and that only for something that is a video.
+        self._anew = anew
+        self._head = b""
+        self._boxes = Boxes() if anew and not framed else None
+
+    def take(self, chunk: bytes) -> tuple[Version | bytes, ...]:
+        """Return what a chunk adds; a `Version` before it says that the file begins anew."""
+        transfer = self._transfer
+        pieces: tuple[Version | bytes, ...] = ()
+        if self._skip:
+            self._skip, chunk = max(0, self._skip - len(chunk)), chunk[self._skip :]
+        if self._anew:
+            self._head = chunk = self._head + chunk
+            if len(chunk) < _HEAD:
+                return ()
+            transfer.check_head(chunk)
+            self._anew = False
+            transfer.have, transfer.version = 0, self._version
+            pieces = (self._version,)
+        if chunk:
+            transfer.have += len(chunk)
+            transfer.note_progress()
+            if self._boxes is not None:
+                self._boxes.feed(chunk)
+            pieces += (chunk,)
+        return pieces
+
+    def end(self) -> None:
+        """The answer came to its end."""
+        transfer, total = self._transfer, self._version.total
+        if self._anew and (total is None or len(self._head) >= total):
+            transfer.check_head(self._head)
+        if self._boxes is not None and not self._boxes.is_between:
+            raise APIConnectionError(
+                "the file came without a length and broke off", may_have_been_sent=True
+            )
+        if transfer.total is None:
+            transfer.version = evolve(transfer.version, total=transfer.have)
+
+
+async def close(chunks: AsyncIterator[object]) -> None:
+    """Close an iterator on the way out, now and not whenever it is collected."""
+    aclose = getattr(chunks, "aclose", None)
+    # A generator that came to its end has nothing left to close.
+    if aclose is not None and getattr(chunks, "ag_frame", chunks) is not None:
+        with anyio.CancelScope(shield=True):
+            await aclose()

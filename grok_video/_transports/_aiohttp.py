@@ -45,10 +45,10 @@ from grok_video._transports._base import (
 from grok_video._transports._loops import LoopLocal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Mapping
 
     from grok_video._errors import APIConnectionError
-    from grok_video._transports._base import Body, StreamedAnswer
+    from grok_video._transports._base import Body
 
 #: Bytes aiohttp buffers before it stops reading the socket, and so the usual size of a chunk: at
 #: 64 KiB (the default) a download costs two to four times the CPU that it costs at 1 MiB.
@@ -109,16 +109,19 @@ class AiohttpTransport(Transport):
             except BaseException as error:  # noqa: BLE001 - the frames hold the key
                 raise without_frames(error, outer)  # noqa: B904
 
-    @contextlib.asynccontextmanager
-    async def stream(
+    def stream(self, url: str, headers: Mapping[str, str], *, public_only: bool) -> _Streaming:
+        return _Streaming(self, url, headers, public_only=public_only)
+
+    async def open_file(
         self, url: str, headers: Mapping[str, str], *, public_only: bool
-    ) -> AsyncGenerator[StreamedAnswer]:
+    ) -> aiohttp.ClientResponse:
+        """Return the answer of a file server, its body unread."""
         sessions = self._sessions.held() or await self._sessions.get()
         outer = sys.exception()
         try:
             # The head of the answer has the time of a whole exchange; its body has no total.
             async with asyncio.timeout(self._config.timeout):
-                response = await sessions.open_file(url, headers, public_only=public_only)
+                return await sessions.open_file(url, headers, public_only=public_only)
         except Exception as error:  # noqa: BLE001 - see `get`
             refused = getattr(error, "os_error", error)
             if isinstance(refused, PrivateAddress):
@@ -126,11 +129,6 @@ class AiohttpTransport(Transport):
             raise _failure(error, url, outer) from without_frames(error, outer)
         except BaseException as error:  # noqa: BLE001 - the frames hold the key
             raise without_frames(error, outer)  # noqa: B904
-        try:
-            yield _Streamed(response, url)
-        finally:
-            # Not `release()`: what was not read of a file must not be read to keep a connection.
-            response.close()
 
     async def aclose(self) -> None:
         await self._sessions.aclose()
@@ -258,6 +256,34 @@ class _Sessions:
             await session.close()
 
 
+class _Streaming:
+    """The context of a streamed answer; a class, because a generator for each costs three times."""
+
+    __slots__ = ("_arguments", "_public_only", "_response", "_transport")
+
+    def __init__(
+        self,
+        transport: AiohttpTransport,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        public_only: bool,
+    ) -> None:
+        self._transport = transport
+        self._arguments = (url, headers)
+        self._public_only = public_only
+
+    async def __aenter__(self) -> _Streamed:
+        self._response = await self._transport.open_file(
+            *self._arguments, public_only=self._public_only
+        )
+        return _Streamed(self._response, self._arguments[0])
+
+    async def __aexit__(self, *_: object) -> None:
+        # Not `release()`: what was not read of a file must not be read to keep a connection.
+        self._response.close()
+
+
 class _Streamed:
     """A `StreamedAnswer` over an aiohttp response."""
 
@@ -267,16 +293,45 @@ class _Streamed:
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncIterator[bytes]:
+        return _FileChunks(self._response.content, self._url)
+
+
+class _FileChunks:
+    """The body of a streamed answer, as it arrives."""
+
+    __slots__ = ("_content", "_end", "_url")
+
+    def __init__(self, content: aiohttp.StreamReader, url: str) -> None:
+        self._content = content
+        self._url = url
+        #: What ends the iteration, once that is known.
+        self._end: Exception | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._end is not None:
+            raise self._end
         outer = sys.exception()
+        content = self._content
         try:
-            # Not `iter_any`: it joins what is buffered, one more copy of each byte.
-            async for chunk, _ in self._response.content.iter_chunks():
-                yield chunk
+            # Not `readany`: it joins what is buffered, one more copy of each byte.
+            chunk, ends_http_chunk = await content.readchunk()
+            while ends_http_chunk and not chunk:
+                chunk, ends_http_chunk = await content.readchunk()
         except Exception as error:  # noqa: BLE001 - a download fails with one kind of error
-            if rest := _unread(self._response.content):
-                yield rest
-            raise _failure(error, self._url, outer) from without_frames(error, outer)
+            failure = _failure(error, self._url, outer)
+            failure.__cause__ = without_frames(error, outer)
+            self._end = failure
+            if rest := _unread(content):
+                return rest
+            raise failure  # noqa: B904 - it is set
+        if not chunk:
+            self._end = StopAsyncIteration()
+            raise self._end
+        return chunk
 
 
 def _unread(content: aiohttp.StreamReader) -> bytes:
