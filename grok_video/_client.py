@@ -32,6 +32,7 @@ from grok_video._requests import (
 )
 from grok_video._session import Session
 from grok_video._transports._base import Origin, TransportConfig, without_frames
+from grok_video._transports._loops import current_time
 
 if TYPE_CHECKING:
     import ssl
@@ -220,7 +221,7 @@ class AsyncClient:
         `AsyncJob.download` raise; every error after the create has the request_id.
         """
         image = veil(image)
-        deadline = Deadline.after(anyio.current_time(), timeout)
+        deadline = Deadline.after(current_time(), timeout)
         request = _as_request(
             prompt,
             {
@@ -239,7 +240,7 @@ class AsyncClient:
         job = await self._start(request, deadline, on_submitted)
         if save_to is None:
             return await poller_of(job).wait(deadline)
-        left = deadline.remaining(anyio.current_time()) if timeout is not None else None
+        left = deadline.remaining(current_time()) if timeout is not None else None
         if left is not None and left <= 0:
             raise JobTimeout(
                 f"job {job.request_id} was accepted and the {timeout:g} s are over; it goes on and "

@@ -8,7 +8,6 @@ picture is made of is `_pictures`.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
 import logging
@@ -34,7 +33,7 @@ from grok_video._requests import refuse
 from grok_video._wire import write_create
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable
 
     from grok_video._pictures import Picture
     from grok_video._requests import Image, VideoRequest
@@ -71,8 +70,7 @@ SMALL_PIECE: Final = 60 * 2**10
 THREADS: Final = 2
 
 
-@contextlib.asynccontextmanager
-async def create_body(request: VideoRequest) -> AsyncGenerator[CreateBody, None]:
+class create_body:  # noqa: N801 - a context manager, called like the function it would be
     """Open, sniff and measure the picture of a request; what comes out can be sent, repeatedly.
 
     Raises `InvalidRequest` on entering if the picture is missing, empty, unreadable or no JPEG,
@@ -81,25 +79,35 @@ async def create_body(request: VideoRequest) -> AsyncGenerator[CreateBody, None]
     the body that ended early: its last byte was never sent, so that no server can have accepted
     it. Nothing stays open afterwards.
     """
-    before, after = write_create(request)
-    image = request.image
-    if image is None:
-        body = CreateBody(before)
-    elif image.kind == "url":
-        body = CreateBody(before + _json_text(image) + after)
-    else:
-        picture = await _open(image)
-        _warn_if_large(picture)
-        prefix = f"data:{picture.mime};base64,".encode()
-        body = CreateBody(before + prefix, picture, after)
-    try:
-        yield body
-    except (APIConnectionError, CreateOutcomeUnknown):
-        if body.failure is not None:
-            raise body.failure from None
-        raise
-    finally:
+
+    __slots__ = ("_body", "_request")
+
+    def __init__(self, request: VideoRequest) -> None:
+        self._request = request
+
+    async def __aenter__(self) -> CreateBody:
+        before, after = write_create(self._request)
+        image = self._request.image
+        if image is None:
+            self._body = CreateBody(before)
+        elif image.kind == "url":
+            self._body = CreateBody(before + _json_text(image) + after)
+        else:
+            picture = await _open(image)
+            _warn_if_large(picture)
+            prefix = f"data:{picture.mime};base64,".encode()
+            self._body = CreateBody(before + prefix, picture, after)
+        return self._body
+
+    async def __aexit__(
+        self, _: type[BaseException] | None, error: BaseException | None, traceback: object
+    ) -> None:
+        body = self._body
         body.sent()
+        if body.failure is not None and isinstance(
+            error, APIConnectionError | CreateOutcomeUnknown
+        ):
+            raise body.failure from None
 
 
 class CreateBody:

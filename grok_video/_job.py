@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Self
 
-import anyio
-
 from grok_video import _download
 from grok_video._models import JobStatus, Snapshot, Video
 from grok_video._policies import Deadline
 from grok_video._poller import Poller
 from grok_video._requests import refuse
+from grok_video._transports._loops import current_time
 
 if TYPE_CHECKING:
     import os
@@ -88,7 +87,7 @@ class AsyncJob:
         a video, `JobExpired` if it dropped it, and `APIError` if the API refuses to say. A poll
         that fails in passing (a reset, a 502, a 429) never ends the wait.
         """
-        return await self._poller.wait(Deadline.after(anyio.current_time(), timeout))
+        return await self._poller.wait(Deadline.after(current_time(), timeout))
 
     async def refresh(self) -> Snapshot:
         """Return what the API says now, from exactly one GET.
@@ -124,7 +123,7 @@ class AsyncJob:
         `NotAVideo`, and what `result` raises.
         """
         poller, session = self._poller, self._poller.session
-        deadline = Deadline.after(anyio.current_time(), timeout)
+        deadline = Deadline.after(current_time(), timeout)
         await _download.check_destination(
             destination, overwrite=overwrite, request_id=self.request_id
         )
@@ -154,7 +153,7 @@ class AsyncJob:
             session.transport,
             self._poller,
             video,
-            deadline=Deadline.after(anyio.current_time(), None),
+            deadline=Deadline.after(current_time(), None),
             retry=session.retry,
             api_origin=session.config.origin,
             random=session.random,
@@ -180,7 +179,7 @@ class _Updates:
 
     async def __anext__(self) -> Snapshot:
         if self._deadline is None:
-            self._deadline = Deadline.after(anyio.current_time(), self._timeout)
+            self._deadline = Deadline.after(current_time(), self._timeout)
         poller = self._poller
         while poller.snapshot is None or poller.snapshot == self._shown:
             if poller.is_finished:

@@ -32,13 +32,17 @@ from grok_video._transports._loops import Bell, current_time
 if TYPE_CHECKING:
     from grok_video._policies import Deadline
     from grok_video._requests import VideoRequest
-    from grok_video._session import Session
+    from grok_video._session import Heard, Session
 
 _EVENTS: Final = {
     JobStatus.DONE: Event.RENDERED,
     JobStatus.FAILED: Event.ENDED_WITHOUT_VIDEO,
     JobStatus.EXPIRED: Event.LAPSED,
 }
+
+
+#: Bytes of an answer that are kept to compare the next one with; recorded ones have up to 600.
+_WORTH_KEEPING: Final = 4096
 
 
 class Poller:
@@ -58,6 +62,7 @@ class Poller:
         self._url = session.poll_url(request_id)
         #: What the last poll said; None before the first.
         self.snapshot: Snapshot | None = None
+        self._heard: Heard | None = None
         self.state = State.PENDING
         #: True where the create was made here: its time, length and size are known.
         self.made_here = request is not None
@@ -202,19 +207,21 @@ class Poller:
         self._asking = True
         self._polled_at = now
         try:
-            snapshot, ended, hint = await self.session.poll(
+            heard, ended, hint = await self.session.poll(
                 self._url,
                 self.request_id,
                 now,
                 place,
+                self._heard,
                 delivered_elsewhere=self._delivered_elsewhere,
             )
-            self._accept(snapshot, ended, hint)
+            self._heard = heard if len(heard.body) < _WORTH_KEEPING else None
+            self._accept(heard.snapshot, ended, hint)
         finally:
             # However it ended: the others go on, and if this task was cancelled, one takes over.
             self._asking = False
             self._news.ring()
-        return snapshot
+        return heard.snapshot
 
     def _accept(self, snapshot: Snapshot, now: float, hint: float | None) -> None:
         self._failures = 0
@@ -222,7 +229,7 @@ class Poller:
         elapsed = max(0.0, now - (self._since if self._since is not None else now))
         event = _EVENTS.get(snapshot.status)
         was_finished = self.is_finished
-        if self.snapshot != snapshot:
+        if self.snapshot is not snapshot and self.snapshot != snapshot:
             self._changed_at = now
         self.snapshot = snapshot
         if event is None:

@@ -7,10 +7,12 @@ Constructing these values does no I/O, so it is safe inside a coroutine and chea
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, Never, TypeAlias, cast
@@ -177,13 +179,8 @@ class Image:
                 "given as a str must be an http(s) URL or a data: URI; for a local file pass "
                 "pathlib.Path(...)",
             )
-        try:
-            parts = urlsplit(text)
-            host = parts.hostname
-            _ = parts.port
-        except ValueError:
-            host = None
-        if not host or any(character.isspace() or ord(character) < 32 for character in text):
+        place = _PLACE.match(text)
+        if place is None or not _has_host(place[0]) or _NO_URL.search(text):
             raise refuse("image", redact_url(url), "must be a whole URL with a host")
         return cls("url", text)
 
@@ -232,6 +229,22 @@ class Image:
 
     def __repr__(self) -> str:
         return f"Image({self.kind}: {self.describe()})"
+
+
+#: What stands before the path, and what no URL has: white space and control characters.
+_PLACE: Final = re.compile(r"[A-Za-z]+://[^/?#]+")
+_NO_URL: Final = re.compile(r"[\s\x00-\x1f]")
+
+
+@functools.lru_cache(maxsize=256)
+def _has_host(place: str) -> bool:
+    """Return whether a URL names a host; `place` is what the pictures of a batch share of it."""
+    try:
+        parts = urlsplit(place)
+        _ = parts.port
+    except ValueError:
+        return False
+    return bool(parts.hostname)
 
 
 def _optional_image(value: ImageInput | None) -> Image | None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import time
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote
 
 import anyio
@@ -68,6 +69,10 @@ _LEAST_KEY: Final = 12
 _ROUND_TRIP: Final = 0.5
 
 
+#: Whether an id has nothing to encode (RFC 3986, section 2.3), as all that were recorded.
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_.~-]+").fullmatch
+
+
 class Session:
     """The connections, budgets and experience that the jobs of one client share."""
 
@@ -97,10 +102,12 @@ class Session:
         )
         self._polls = Pacer(limits.polls_per_second)
         self._wanted = transport
+        #: Asked for each request; whether something is of an abstract class is a slow question.
+        self._given = transport if isinstance(transport, Transport) else None
         self._http_client = http_client
         self._transports: dict[str, Transport] = {}
         self._closed = False
-        if not isinstance(transport, Transport) and transport != "httpx" and http_client is None:
+        if self._given is None and transport != "httpx" and http_client is None:
             # Imported here and not at the first request: inside a coroutine it would hold the
             # event loop for a fifth of a second.
             import_module("grok_video._transports._aiohttp")
@@ -110,7 +117,7 @@ class Session:
 
         Raises `ConfigurationError` if the connections were given by the caller.
         """
-        if isinstance(self._wanted, Transport) or self._http_client is not None:
+        if self._given is not None or self._http_client is not None:
             message = (
                 "this client was used before the fork, and the transport or http_client that it "
                 "was given shares its connections with the parent process: make a new one here"
@@ -135,8 +142,8 @@ class Session:
         if self._closed:
             message = "this client is closed; make a new one"
             raise ConfigurationError(message)
-        if isinstance(self._wanted, Transport):
-            return self._wanted
+        if self._given is not None:
+            return self._given
         kind = "httpx" if self._wanted == "httpx" or self._http_client is not None else ""
         if not kind:
             kind = "httpx" if running_library() == "trio" else "aiohttp"
@@ -163,8 +170,8 @@ class Session:
         self._closed = True
         for transport in self._transports.values():
             await transport.aclose()
-        if isinstance(self._wanted, Transport):
-            await self._wanted.aclose()
+        if self._given is not None:
+            await self._given.aclose()
         await self.download_slots.aclose()
 
     # --- create ----------------------------------------------------------------------------------
@@ -184,7 +191,7 @@ class Session:
         have been.
         """
         transport = self.transport  # a closed client must say so before a picture is opened
-        until = deadline or Deadline.after(anyio.current_time(), None)
+        until = deadline or Deadline.after(current_time(), None)
         async with create_body(request) as body:
             state = State.PLANNED
             attempt = 0
@@ -200,9 +207,9 @@ class Session:
                 failure = outcome.failure
                 assert failure is not None  # noqa: S101 - for the type checker: one of the two
                 if isinstance(failure, RateLimited):
-                    self._creates.throttled(anyio.current_time(), failure.retry_after)
+                    self._creates.throttled(current_time(), failure.retry_after)
                 delay = self.retry.create_delay(failure, attempt, self.random)
-                if delay is None or delay > until.remaining(anyio.current_time()):
+                if delay is None or delay > until.remaining(current_time()):
                     raise outcome.as_error(request, attempt, delay)
                 logger.info("create not taken (%s); sent again in %.1f s", failure, delay)
                 if state is State.IN_DOUBT:
@@ -234,18 +241,25 @@ class Session:
 
     def poll_url(self, request_id: str) -> Address:
         """Return where a job is asked about; ids are opaque, so every odd character is encoded."""
-        return Address(f"{self.config.base_url}{_wire.POLL_PATH}{quote(request_id, safe='')}")
+        name = request_id if _PLAIN(request_id) else quote(request_id, safe="")
+        return Address(f"{self.config.base_url}{_wire.POLL_PATH}{name}")
 
     async def poll(
-        self, url: str, request_id: str, now: float, place: float, *, delivered_elsewhere: bool
-    ) -> tuple[Snapshot, float, float | None]:
+        self,
+        url: str,
+        request_id: str,
+        now: float,
+        place: float,
+        heard: Heard | None,
+        *,
+        delivered_elsewhere: bool,
+    ) -> tuple[Heard, float, float | None]:
         """Return what the API says of one job, from exactly one GET, when it said so, and its hint.
 
         The hint is a Retry-After beside a good answer: seconds until it is worth asking again.
-
-        `place` is the wait for its place in the budget; `now` and the time returned are on the
-        loop's clock. Raises `APIError` or
-        `APIConnectionError`, each with the `request_id`.
+        `place` is the wait for its place in the budget, `heard` what the last poll heard; `now` and
+        the time returned are on the loop's clock. Raises `APIError` or `APIConnectionError`, each
+        with the `request_id`.
         """
         transport = self.transport
         if place > 0:
@@ -255,28 +269,31 @@ class Session:
             answer = await transport.get(url)
             ended = current_time()
             self.round_trip += 0.2 * (ended - now - self.round_trip)
-            snapshot = _wire.read_poll(
-                answer.status,
-                answer.headers,
-                self.without_secrets(answer),
-                request_id=request_id,
-                now=time.time(),
-                delivered_elsewhere=delivered_elsewhere,
-            )
+            # Most polls are answered as the one before was, byte for byte: that means the same.
+            if heard is None or answer.status != heard.status or answer.body != heard.body:
+                snapshot = _wire.read_poll(
+                    answer.status,
+                    answer.headers,
+                    self.without_secrets(answer),
+                    request_id=request_id,
+                    now=time.time(),
+                    delivered_elsewhere=delivered_elsewhere,
+                )
+                if snapshot.status is JobStatus.PROCESSING and not _wire.is_known_word(snapshot):
+                    logger.warning("job %s has a status this version does not know", request_id)
+                heard = Heard(answer.status, answer.body, snapshot)
         except GrokVideoError as error:
             if isinstance(error, RateLimited):
-                self._polls.throttled(anyio.current_time(), error.retry_after)
+                self._polls.throttled(current_time(), error.retry_after)
             error.request_id = request_id
             error.message = f"job {request_id}: {error.message}"
             error.args = (error.message,)
             # Without its frames, which hold what the server said before it was redacted.
             raise error.with_traceback(None)  # noqa: B904 - it is the same error
-        if snapshot.status is JobStatus.PROCESSING and not _wire.is_known_word(snapshot):
-            logger.warning("job %s has a status this version does not know", request_id)
         hint = None
         if "retry-after" in answer.headers or "retry-after-ms" in answer.headers:
             hint = read_retry_after(answer.headers, now=time.time())
-        return snapshot, ended, hint
+        return heard, ended, hint
 
     def polls_blocked_until(self) -> float:
         """Return the time on the loop's clock before which the server wants no poll."""
@@ -289,6 +306,14 @@ class Session:
         if len(key) >= _LEAST_KEY and key in body:
             body = body.replace(key, b"***")
         return hide_pictures(body)
+
+
+class Heard(NamedTuple):
+    """A poll's answer that could be read, and what it meant."""
+
+    status: int
+    body: bytes
+    snapshot: Snapshot
 
 
 @frozen

@@ -30,6 +30,9 @@ USD_PER_TICK: Final = Decimal("1e-10")
 
 # --- writing -------------------------------------------------------------------------------------
 
+#: Made once: `json.dumps` makes one for each call that asks for separators.
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
+
 
 def write_create(request: VideoRequest) -> tuple[bytes, bytes]:
     """Return what stands before and after the image's URL in the body of a create.
@@ -37,7 +40,7 @@ def write_create(request: VideoRequest) -> tuple[bytes, bytes]:
     Without an image the second part is empty and the first is the whole body. Only what the caller
     set is sent.
     """
-    fields = json.dumps(request.settings(), separators=(",", ":")).encode()
+    fields = _ENCODER.encode(request.settings()).encode()
     if request.image is None:
         return fields, b""
     return fields[:-1] + b',"image":{"url":"', b'"}}'
