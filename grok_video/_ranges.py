@@ -10,13 +10,13 @@ import math
 import re
 import time
 from typing import TYPE_CHECKING, Final, TypeAlias
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 from attrs import frozen
 
 from grok_video._errors import APIError, RateLimited, ServerError
 from grok_video._refusals import read_retry_after
-from grok_video._transports._base import Origin
+from grok_video._transports._base import Origin, names_a_user
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -145,7 +145,7 @@ def refused_link(url: str, *, public_only: bool, came_from: str | None = None) -
         origin = Origin.of(url)
     except ValueError:
         return "it is not an http(s) URL"
-    if urlsplit(url).username is not None:
+    if names_a_user(url):
         return "it has a user name in it"
     if origin.scheme == "http" and (came_from or "")[:6].lower() == "https:":
         return "it leads from https to http"

@@ -166,6 +166,11 @@ class _Sessions:
         # waiting for the server.
         self.create_slots = asyncio.Semaphore(config.connections)
         self.poll_slots = asyncio.Semaphore(config.connections)
+        self._file_timeout = aiohttp.ClientTimeout(
+            total=None,
+            sock_connect=min(CONNECT_TIMEOUT, config.timeout),
+            sock_read=config.timeout,
+        )
         self._proxies = Proxies.of(config)
         self.api_proxy = self._proxies.choose(self._origin)
         # Given with each request: what stands in the session is merged again for each of them.
@@ -211,7 +216,7 @@ class _Sessions:
             allow_redirects=False,
             proxy=proxy,
             read_bufsize=_READ_BUFFER,
-            timeout=_file_timeout(self._config.timeout),
+            timeout=self._file_timeout,
         )
 
     def _file_headers(self, origin: Origin, extra: Mapping[str, str]) -> CIMultiDict[str]:
@@ -370,12 +375,6 @@ class _PublicResolver(aiohttp.abc.AbstractResolver):
 
     async def close(self) -> None:
         await self._resolver.close()
-
-
-def _file_timeout(silence: float) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(
-        total=None, sock_connect=min(CONNECT_TIMEOUT, silence), sock_read=silence
-    )
 
 
 def _parsed(url: str) -> URL:

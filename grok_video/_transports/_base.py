@@ -142,15 +142,23 @@ class Origin:
     @property
     def is_private(self) -> bool:
         """True if the host is a literal private address or a name of this machine."""
-        return (
-            self.host == "localhost"
-            or self.host.endswith(".localhost")
-            or (not is_public_address(self.host, unknown=True))
-        )
+        return _is_private(self.host)
+
+
+def names_a_user(url: str) -> bool:
+    """Return whether an absolute URL has a user name, or a password, before its host."""
+    place = _PLACE.match(url)
+    return "@" in (place[0] if place is not None else url)
 
 
 #: What stands before the path: the same for all the links of a host, so that it is read once.
 _PLACE: Final = re.compile(r"[A-Za-z]+://[^/?#]+")
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_private(host: str) -> bool:
+    named = host == "localhost" or host.endswith(".localhost")
+    return named or not is_public_address(host, unknown=True)
 
 
 @functools.lru_cache(maxsize=1024)
