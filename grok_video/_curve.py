@@ -25,6 +25,8 @@ _BINS: Final = 20
 _FINE: Final = 80
 #: Weight of readings in one stretch at which all that was seen there counts half from then on.
 _HALVED_AT: Final = 64
+#: How much of what one stretch strays from the known shapes its neighbours are believed to.
+_BESIDE: Final = (0.2, 0.5, 0.8, 1.0, 0.8, 0.5, 0.2)
 
 
 def _percent(knots: tuple[tuple[float, float], ...], fraction: float) -> float:
@@ -61,7 +63,7 @@ class Curve:
     def learn(self, readings: list[tuple[float, float]], before: float, done: float) -> None:
         """Take in what a job said that ended between `before` and `done`."""
         whole = 0.5 * (before + done)
-        weight = 1.0 / (1.0 + ((done - before) / (0.15 * whole)) ** 2)
+        weight = 1.0 / (1.0 + ((done - before) / (0.5 * whole)) ** 2)
         for elapsed, percent in readings:
             place = min(_BINS - 1, int(elapsed / whole * _BINS))
             self.count[place] += weight
@@ -106,15 +108,28 @@ class Curve:
         stray = least / (1.0 + sum(min(n, 3.0) for n in counts))
         votes = [math.exp(-0.5 * (m - least) / 100.0) for m in misfits]
         total = sum(votes)
+        guesses = [
+            sum(v * shape[i] for v, shape in zip(votes, _SHAPES, strict=True)) / total
+            for i in range(_BINS)
+        ]
+        # What a server shows late it shows late all along: stretches learn from those beside them.
+        strays = [t - n * g for t, n, g in zip(self.total, counts, guesses, strict=True)]
         means, errors = [0.0] * _BINS, [0.0] * _BINS
         for i in range(_BINS):
-            guess = sum(v * shape[i] for v, shape in zip(votes, _SHAPES, strict=True)) / total
+            guess = guesses[i]
             doubt = (
                 6.0
                 + stray
                 + sum(v * (shape[i] - guess) ** 2 for v, shape in zip(votes, _SHAPES, strict=True))
                 / total
             )
+            first, beyond = max(i - 3, 0), min(i + 4, _BINS)
+            near = _BESIDE[3 + first - i : 3 + beyond - i]
+            heard = sum(k * n for k, n in zip(near, counts[first:beyond], strict=True))
+            guess += sum(k * r for k, r in zip(near, strays[first:beyond], strict=True)) / (
+                heard + noise / doubt
+            )
+            doubt = max(doubt * noise / (heard * doubt + noise), 6.0)
             here = max(self.square[i] - counts[i] * averages[i] ** 2, 0.0)
             here = (4.0 * noise + here) / (4.0 + max(counts[i] - 1.0, 0.0))
             # what the curve climbs inside one bin is not noise
@@ -159,6 +174,6 @@ class Curve:
         centre = first / total
         variance = max(second / total - centre * centre, 0.0)
         variance += 0.0001 + 0.012 / (2.0 + self.jobs)
-        noise = min(math.sqrt(variance), 0.04)
+        noise = min(math.sqrt(variance), 0.10)
         half = math.sqrt(3.0 * max(variance - noise * noise, 0.0))
         return (centre - half, min(centre + half, 0.0), noise)

@@ -11,7 +11,7 @@ import math
 from random import Random
 from typing import Final
 
-from grok_video._kinds import CARRIED, NO_RUNG, UNKNOWN_SPEED, Cohort, Kind, truncated
+from grok_video._kinds import CARRIED, NO_RUNG, UNKNOWN_SPEED, Cohort, Humps, Kind
 
 __all__ = ["Experience", "Watch", "typical_seconds"]
 
@@ -86,8 +86,8 @@ class Watch:
         self.readings: list[tuple[float, float]] = []
         #: True until the policy has looked at the last number.
         self.unread: bool = False
-        #: Mean and spread of log(seconds in all), once a number told something.
-        self.belief: tuple[float, float] | None = None
+        #: What log(seconds in all) may be, once a number told something.
+        self.belief: Humps | None = None
         #: True where the usual schedule is kept beside what progress foretells, to test it.
         self.audit: bool = False
         #: True once the belief rests on a curve learned from finished jobs.
@@ -199,10 +199,8 @@ class Experience:
         """Compare what progress foretold with what came, and learn its curve."""
         if watch.belief is not None:
             low, high = math.log(max(before, SOONEST)), math.log(done)
-            mean, spread = watch.belief
-            foretold = truncated((low - mean) / spread, (high - mean) / spread)[0]
-            mean, spread = math.log(kind.typical) + kind.mean, kind.spread
-            usual = truncated((low - mean) / spread, (high - mean) / spread)[0]
+            foretold = watch.belief.chance(low, high)
+            usual = kind.humps().chance(low, high)
             gained = math.log((foretold + 0.02) / (usual + 0.02))
             kind.gain += 0.1 * (gained - kind.gain)
         if watch.polls:

@@ -15,7 +15,7 @@ from grok_video._curve import Curve
 if TYPE_CHECKING:
     from random import Random
 
-__all__ = ["Cohort", "Kind", "truncated"]
+__all__ = ["Cohort", "Humps", "Kind", "truncated"]
 
 #: Finished jobs kept per kind and generation: enough for the median to sigma / 8.
 KEPT: Final = 64
@@ -26,7 +26,7 @@ CARRIED: Final = 24.0
 # deviation of a logarithm, heavy-tailed), and how much jobs of one kind differ, held as firmly as
 # `FIRMNESS` jobs would teach it.
 UNKNOWN_SPEED: Final = 0.30
-SPREAD: Final = 0.27
+SPREAD: Final = 0.33
 FIRMNESS: Final = 5.0
 # Some jobs take several times longer: the second hump, before any was seen.
 TAIL_SHARE: Final = 0.03
@@ -111,6 +111,22 @@ class _Sums(NamedTuple):
     tail_square: float
 
 
+class Humps(NamedTuple):
+    """Two normal distributions of log(seconds): of usual jobs, and of the share that takes long."""
+
+    share: float
+    mean: float
+    spread: float
+    far: float
+    wide: float
+
+    def chance(self, low: float, high: float) -> float:
+        """Return the chance of a logarithm between `low` and `high`."""
+        share, mean, spread, far, wide = self
+        usual = truncated((low - mean) / spread, (high - mean) / spread)[0]
+        return (1.0 - share) * usual + share * truncated((low - far) / wide, (high - far) / wide)[0]
+
+
 class Kind:
     """What is believed of one kind of job: two humps of log(seconds / typical), and its curve."""
 
@@ -167,6 +183,14 @@ class Kind:
     def finished(self) -> int:
         """How many jobs of this kind were seen to the end, in the generations still remembered."""
         return self.cohort.seen + (self.earlier.seen if self.earlier else 0)
+
+    def humps(self) -> Humps:
+        """Return what is believed of one job of this kind before it has shown anything."""
+        base = math.log(self.typical)
+        wide = math.hypot(self.tail_sigma, self.mean_error)
+        return Humps(
+            self.tail_share, base + self.mean, self.spread, base + self.tail_mean, wide
+        )
 
     def evidence(self) -> list[tuple[float, float, float]]:
         """Return the windows of both generations."""

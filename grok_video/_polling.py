@@ -58,7 +58,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from attrs import field, frozen, validators
 
 from grok_video._experience import SOONEST, Experience, Watch
-from grok_video._kinds import Kind, truncated
+from grok_video._kinds import Humps, Kind, truncated
 
 if TYPE_CHECKING:
     import random as _random
@@ -67,7 +67,7 @@ __all__ = ["Experience", "Polling", "Watch"]
 
 #: Shortest and longest wait between two polls of one job, in seconds.
 SHORTEST: Final = 0.05
-LONGEST: Final = 60.0
+LONGEST: Final = 120.0
 #: Seconds up to which the server's wish is kept: the usual patience for a whole job.
 LONGEST_WISH: Final = 600.0
 #: The length of job at which a look costs most, in seconds.
@@ -80,6 +80,9 @@ UNTESTED: Final = 3
 AUDITED: Final = 1.0 / 16.0
 #: log(fraction of life) beyond which "not yet over" is all that a number says.
 NEARLY_ALL: Final = -0.12
+#: A hump that is less likely is forgotten.
+UNLIKELY: Final = 0.01
+FINE: Final = 0.7
 #: How likely a server nobody has asked is to be an emulator, or the first job to fail at once.
 EARLY_CHANCE: Final = 0.08
 
@@ -94,7 +97,7 @@ _NODES: Final = (
 def price_of_a_look(interval: float, typical: float) -> float:
     """Return what a look costs, in seconds of lag, for jobs of typically that many seconds."""
     relative = typical / DEAREST
-    scale = relative if relative < 1.0 else relative**-0.8
+    scale = relative if relative < 1.0 else relative**-0.75
     return 0.5 * interval * interval / DEAREST * scale
 
 
@@ -129,8 +132,10 @@ def inspect(times: list[float], chances: list[float], price: float, gap: float =
 
         W(t) = min over s >= t + gap of  (area of F - F(t) from t to s) + price * (1 - F(t)) + W(s)
 
-    where the area is the lag of the jobs that end between two looks. The best s never moves back
-    as t moves on, so each search starts at the one found before and goes downhill from there.
+    where the area is the lag of the jobs that end between two looks. Of what s costs only
+    area(s) + W(s) - F(t) * s depends on s: a straight line over F(t), the steeper the later s is.
+    Going backwards F(t) only falls, so the lines that are lowest somewhere below it are kept in
+    order, each new one is the flattest, and the best moves along them: one step per time.
     """
     last = len(times) - 1
     area = [0.0] * (last + 1)
@@ -142,43 +147,40 @@ def inspect(times: list[float], chances: list[float], price: float, gap: float =
     rest[last] = (1.0 - chances[last]) * (price + math.sqrt(price * (times[last] - times[0])))
     sums = [0.0] * (last + 1)
     sums[last] = area[last] + rest[last]
-    best = last
+    lines, below, best, newest = [last], [0.0], 0, last
     for i in range(last - 1, -1, -1):
         now, chance = times[i], chances[i]
         soonest = now + gap
-        best = max(best, i + 1)
-        while best < last and times[best] < soonest:
-            best += 1
-        value = sums[best] - chance * times[best]
-        if i % 4 == 0:
-            # Between two humps the best look jumps from behind the second to behind the first.
-            for j in range(best - 6, i, -6):
-                if times[j] < soonest:
+        while newest > i + 1 and times[newest - 1] >= soonest:
+            newest -= 1
+            height, at = sums[newest], times[newest]
+            while True:
+                # below this chance the new line lies under the one before it
+                other = lines[-1]
+                crossing = (sums[other] - height) / (times[other] - at)
+                if len(lines) - 1 == best or crossing < below[-1]:
                     break
-                other = sums[j] - chance * times[j]
-                if other < value:
-                    value, best = other, j
-        j, misses = best - 1, 0
-        while j > i and misses < 3 and times[j] >= soonest:
-            other = sums[j] - chance * times[j]
-            if other < value:
-                value, best, misses = other, j, 0
-            else:
-                misses += 1
-            j -= 1
+                lines.pop()
+                below.pop()
+            lines.append(newest)
+            below.append(crossing)
+        while best + 1 < len(lines) and chance <= below[best + 1]:
+            best += 1
+        j = lines[best]
+        target = times[j]
+        value = sums[j] - chance * target
         rest[i] = value - area[i] + chance * now + price * (1.0 - chance)
         sums[i] = area[i] + rest[i]
-        target = times[best]
-        if i + 1 < best < last:
+        if i + 1 < j < last:
             # the lowest point of the parabola through the three costs around it
-            down, up = target - times[best - 1], times[best + 1] - target
-            left = sums[best - 1] - chance * times[best - 1] - value
-            right = sums[best + 1] - chance * times[best + 1] - value
+            down, up = target - times[j - 1], times[j + 1] - target
+            left = sums[j - 1] - chance * times[j - 1] - value
+            right = sums[j + 1] - chance * times[j + 1] - value
             bend = left / down + right / up
             if bend > 0.0:
                 shift = 0.5 * (left * up / down - right * down / up) / bend
                 target += min(max(shift, -0.5 * down), 0.5 * up)
-        targets[i] = max(target, soonest)
+        targets[i] = target if target > soonest else soonest
     targets[last] = times[last] + max(targets[last - 1] - times[last - 1], gap)
     return Schedule(times, targets, rest, area)
 
@@ -202,14 +204,17 @@ def bell(price: float) -> Schedule:
 
 def narrow(
     mean: float, spread: float, low: float, high: float, noise: float
-) -> tuple[float, float]:
-    """Return mean and spread of a normal belief x, told that x + noise lies in low..high."""
+) -> tuple[float, float, float]:
+    """Return the chance that x + noise lies in low..high, and mean and spread of x if it does.
+
+    Before, x is normal with this mean and spread.
+    """
     total = spread * spread + noise * noise
     root = math.sqrt(total)
-    _, z, zz = truncated((low - mean) / root, max(high - mean, low - mean + 0.001) / root)
+    mass, z, zz = truncated((low - mean) / root, max(high - mean, low - mean + 0.001) / root)
     share = spread * spread / total
     variance = share * noise * noise + share * share * total * max(zz - z * z, 1e-6)
-    return mean + share * root * z, math.sqrt(variance)
+    return mass, mean + share * root * z, max(math.sqrt(variance), 0.004)
 
 
 class Plan(NamedTuple):
@@ -226,6 +231,10 @@ class Plan(NamedTuple):
     width: float
 
 
+def _step(price: float, spread: float, typical: float) -> float:
+    return min(max(FINE * math.sqrt(2.0 * price * spread / typical), 0.025 * spread), 0.1 * spread)
+
+
 def survey(kind: Kind, interval: float, gap: float) -> Plan:
     """Return the schedule for jobs of this kind, from what is believed of them now."""
     mean, spread = kind.mean, kind.spread
@@ -233,11 +242,13 @@ def survey(kind: Kind, interval: float, gap: float) -> Plan:
     wide = math.hypot(kind.tail_sigma, kind.mean_error)
     typical = kind.typical * math.exp(mean)
     price = price_of_a_look(interval, typical)
-    step = 0.05 * spread
-    logs = [mean + step * i for i in range(-90, 91)]
-    end = max(far + 3.5 * wide, mean + 6.0 * spread)
-    while logs[-1] < end:
-        step = min(1.1 * step, 0.04)
+    # Times a little closer than the looks will be, in the hump and in the tail.
+    step = _step(price, spread, typical)
+    logs = [mean - 4.0 * spread]
+    while logs[-1] < mean + 4.0 * spread:
+        logs.append(logs[-1] + step)
+    step = _step(price, wide, kind.typical * math.exp(far))
+    while logs[-1] < far + 3.5 * wide:
         logs.append(logs[-1] + step)
     near, out = _ROOT_HALF / spread, _ROOT_HALF / wide
     chances = [
@@ -289,7 +300,7 @@ def _after_number(kind: Kind, fraction: float, width: float, price: float, typic
     """Return what a typical job still costs after the number it shows at `fraction` of its life."""
     low, high, noise = kind.curve.read(kind.curve.says(fraction))
     age = math.log(fraction)
-    _, spread = narrow(0.0, width, age - high if high < NEARLY_ALL else -9.0, age - low, noise)
+    _, _, spread = narrow(0.0, width, age - high if high < NEARLY_ALL else -9.0, age - low, noise)
     spread = min(spread, width) * typical
     return bell(price / spread).rest[0] * spread
 
@@ -386,52 +397,80 @@ def _take_in(watch: Watch, kind: Kind, plan: Plan, random: _random.Random) -> No
         # Only now the curve is the server's own: read all numbers from the first.
         watch.tested, watch.audit = True, random.random() < AUDITED
         readings, shown = watch.readings, None
-    mean, spread = belief or (plan.centre, plan.width)
+    belief = watch.belief or kind.humps()
     for elapsed, percent in readings:
-        mean, spread = _heard(mean, spread, kind, elapsed, percent, stalled=percent == shown)
+        belief = _heard(belief, kind, elapsed, percent, stalled=percent == shown)
         shown = percent
-    watch.belief = (mean, spread)
+    watch.belief = belief
 
 
-def _heard(
-    mean: float, spread: float, kind: Kind, elapsed: float, percent: float, *, stalled: bool
-) -> tuple[float, float]:
-    """Return mean and spread of log(seconds in all), after one more number."""
+def _heard(belief: Humps, kind: Kind, elapsed: float, percent: float, *, stalled: bool) -> Humps:
+    """Return the humps of log(seconds in all), after one more number."""
     low, high, noise = kind.curve.read(percent)
     # "At most nearly all of its life" is what still running says, and the schedule knows that.
     vague = high >= NEARLY_ALL
     if elapsed < SOONEST or (stalled and vague):
-        return mean, spread
+        return belief
     age = math.log(elapsed)
     least = age - (9.0 if vague else high)
     most = age + 9.0 if stalled else age - low  # of a stalled number only its far end is new
-    surprise = max(least - mean, mean - most) / math.hypot(spread, noise)
+    share, mean, spread, far, wide = belief
+    surprise = max(least - mean, mean - most) / (spread + noise)
+    if share > 0.0:
+        surprise = min(surprise, max(least - far, far - most) / (wide + noise))
     if surprise > 1.5:
         # the more a number contradicts what is known, the less it is believed
         noise *= (surprise / 1.5) ** 2
-    mean, spread = narrow(mean, spread, least, most, noise)
-    return mean, max(spread, 0.004)
+    if share < 1.0:
+        near_mass, mean, spread = narrow(mean, spread, least, most, noise)
+    if 0.0 < share:
+        far_mass, far, wide = narrow(far, wide, least, most, noise)
+        if share < 1.0:
+            share *= far_mass / (share * far_mass + (1.0 - share) * near_mass)
+            share = 0.0 if share < UNLIKELY else 1.0 if share > 1.0 - UNLIKELY else share
+    return Humps(share, mean, spread, far, wide)
 
 
 def _target(watch: Watch, kind: Kind, elapsed: float, plan: Plan) -> float:
     """Return when the next answer should be here."""
-    if watch.belief is None and elapsed < 0.5 * plan.first:
+    belief = watch.belief
+    if belief is None and elapsed < 0.5 * plan.first:
         return plan.first
     usual = plan.schedule.after(elapsed)
-    if watch.belief is None or kind.gain < 0.0:
+    if belief is None or kind.gain < 0.0:
         return usual
-    mean, spread = watch.belief
+    share, mean, spread, far, wide = belief
     if spread > 0.8 * plan.width and abs(mean - plan.centre) < plan.width:
         return usual  # the numbers have told next to nothing
-    whole = math.exp(mean)
-    z = (math.log(max(elapsed, SOONEST)) - mean) / spread
-    target = math.exp(min(mean + spread * bell(plan.price / (spread * whole)).after(z), 20.0))
-    if spread > 0.12:
+    age = math.log(max(elapsed, SOONEST))
+    if share == 0.0:
+        target = _after(age, mean, spread, plan.price)
+    elif share == 1.0:
+        target = _after(age, far, wide, plan.price)
+    else:
+        near = (1.0 - share) * math.erfc((age - mean) / spread * _ROOT_HALF)
+        share *= math.erfc((age - far) / wide * _ROOT_HALF)
+        share /= share + near + 1e-9
+        target = math.inf
+        if share > UNLIKELY:
+            # a look at what is only so likely is so much dearer
+            target = _after(age, far, wide, plan.price / share)
+        if share < 1.0 - UNLIKELY:
+            target = min(target, _after(age, mean, spread, plan.price / (1.0 - share)))
+    if spread > 0.12 and share < 0.5:
         # Still vague: look again where the curve tells most, if that is not behind us.
+        whole = math.exp(mean)
         telling = whole * plan.first / math.exp(plan.centre)
         if elapsed < 0.85 * telling:
             target = min(target, max(telling, elapsed + 0.15 * whole))
     return min(target, usual) if watch.audit else target
+
+
+def _after(age: float, mean: float, spread: float, price: float) -> float:
+    """Return when to look next at a job whose log(seconds in all) is normal, by its log age."""
+    z = (age - mean) / spread
+    after = bell(price / (spread * math.exp(mean))).after(z)
+    return math.exp(min(mean + spread * after, 20.0))
 
 
 def _target_of_a_stranger(watch: Watch, kind: Kind, elapsed: float, plan: Plan) -> float:
