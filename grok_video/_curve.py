@@ -48,12 +48,13 @@ class Curve:
     with 35 percent would say more about the policy's habits than about the server's.
     """
 
-    __slots__ = ("_reading", "_shape", "count", "jobs", "news", "square", "total")
+    __slots__ = ("_reading", "_shape", "blur", "count", "jobs", "news", "square", "total")
 
     def __init__(self) -> None:
         self.count: list[float] = [0.0] * _BINS
         self.total: list[float] = [0.0] * _BINS
         self.square: list[float] = [0.0] * _BINS
+        self.blur: list[float] = [0.0] * _BINS
         #: Finished jobs that sent numbers, and those of them not yet drawn into the curve.
         self.jobs: int = 0
         self.news: int = 0
@@ -69,10 +70,13 @@ class Curve:
             self.count[place] += weight
             self.total[place] += weight * percent
             self.square[place] += weight * percent * percent
+            # The end is only known to a window, so the place is: by so many stretches.
+            self.blur[place] += weight * (elapsed * _BINS * (done - before) / (whole * whole)) ** 2
             if self.count[place] > _HALVED_AT:
                 self.count[place] *= 0.5
                 self.total[place] *= 0.5
                 self.square[place] *= 0.5
+                self.blur[place] *= 0.5
         self.jobs += 1
         self.news += 1
         if self.news >= 0.2 * self.jobs:
@@ -132,11 +136,12 @@ class Curve:
             doubt = max(doubt * noise / (heard * doubt + noise), 6.0)
             here = max(self.square[i] - counts[i] * averages[i] ** 2, 0.0)
             here = (4.0 * noise + here) / (4.0 + max(counts[i] - 1.0, 0.0))
-            # what the curve climbs inside one bin is not noise
+            # what the curve climbs inside one stretch, or a blurred one, is not noise
             left, right = max(i - 1, 0), min(i + 1, _BINS - 1)
             if counts[i] > 4.0 and counts[left] and counts[right]:
                 climb = (averages[right] - averages[left]) / (right - left)
-                here -= min(climb * climb / 12.0, 0.7 * here)
+                blur = 1.0 + self.blur[i] / counts[i]
+                here -= min(climb * climb * blur / 12.0, 0.7 * here)
             here += 0.25
             weight = here / doubt
             means[i] = (weight * guess + self.total[i]) / (weight + counts[i])

@@ -73,11 +73,11 @@ LONGEST_WISH: Final = 600.0
 #: The length of job at which a look costs most, in seconds.
 DEAREST: Final = 20.0
 #: Each delay is changed by up to this share of itself, so that a batch does not poll in step.
-JITTER: Final = 0.05
+JITTER: Final = 0.03
 # Progress is used after `UNTESTED` jobs and while this share of jobs ended where it said; this
 # share of jobs is watched by the time alone as well.
 UNTESTED: Final = 3
-AUDITED: Final = 1.0 / 16.0
+AUDITED: Final = 1.0 / 32.0
 #: log(fraction of life) beyond which "not yet over" is all that a number says.
 NEARLY_ALL: Final = -0.12
 #: A hump that is less likely is forgotten.
@@ -187,10 +187,10 @@ def inspect(times: list[float], chances: list[float], price: float, gap: float =
 
 @lru_cache(maxsize=32)
 def _bell(row: int) -> Schedule:
-    # 6 % of it 2.5 times as wide: a foretold end is sometimes off by more than it claimed
+    # 3 % of it 2.5 times as wide: a foretold end is sometimes off by more than it claimed
     times = [-5.0 + 0.0625 * i for i in range(145)] + [4.0 * 1.04**i for i in range(1, 40)]
     chances = [
-        0.47 * math.erfc(-z * _ROOT_HALF) + 0.03 * math.erfc(-z * _ROOT_HALF / 2.5) for z in times
+        0.485 * math.erfc(-z * _ROOT_HALF) + 0.015 * math.erfc(-z * _ROOT_HALF / 2.5) for z in times
     ]
     chances[0] = 0.0
     return inspect(times, chances, 0.004 * 1.5**row)
