@@ -27,7 +27,7 @@ CARRIED: Final = 24.0
 # `FIRMNESS` jobs would teach it.
 UNKNOWN_SPEED: Final = 0.30
 SPREAD: Final = 0.33
-FIRMNESS: Final = 5.0
+FIRMNESS: Final = 4.0
 # Some jobs take several times longer: the second hump, before any was seen.
 TAIL_SHARE: Final = 0.03
 TAIL_OFFSET: Final = 1.25
@@ -225,9 +225,9 @@ class Kind:
             information = sums.information + trust
             step = (sums.slope - trust * (self.mean - before)) / information
             self.mean += min(max(step, -0.7), 0.7)
-            firm = (SPREAD / self.sigma) ** 2
-            warmer = (sums.heat + FIRMNESS * (firm - 1.0)) / (
-                sums.heat_information + FIRMNESS * 2.0 * max(firm, 0.5)
+            # log-normal, so that a server that hardly varies is soon believed
+            warmer = (sums.heat + 2.0 * FIRMNESS * math.log(SPREAD / self.sigma)) / (
+                sums.heat_information + 2.0 * FIRMNESS
             )
             self.sigma *= math.exp(min(max(warmer, -0.5), 0.5))
             self.sigma = min(max(self.sigma, 0.01), 1.5)
