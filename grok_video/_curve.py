@@ -159,18 +159,15 @@ class Curve:
     def _read(self, percent: int) -> tuple[float, float, float]:
         if not self._shape:
             self._draw()
-        likely = [
-            math.exp(-0.5 * ((percent - mean) * sharpness) ** 2) * sharpness
-            for _, mean, sharpness in self._shape
-        ]
-        least = 0.1 * max(likely)
+        gaps = [((percent - mean) * sharpness) ** 2 for _, mean, sharpness in self._shape]
+        # far fractions that explain it badly would count by their distance alone
+        most = min(gaps) + 4.6
         total = first = second = 0.0
-        for k, weight in enumerate(likely):
-            # far fractions that explain it badly would count by their distance alone
-            if weight > least and k > 3:
-                logarithm = self._shape[k][0]
+        for k, gap in enumerate(gaps):
+            if gap < most and k > 3:
+                logarithm, _, sharpness = self._shape[k]
                 # equal steps of a fraction are unequal steps of its logarithm
-                share = weight / (k + 0.5)
+                share = math.exp(-0.5 * gap) * sharpness / (k + 0.5)
                 total += share
                 first += share * logarithm
                 second += share * logarithm * logarithm

@@ -158,16 +158,19 @@ class Experience:
                 kind.earlier, kind.cohort = kind.cohort, Cohort()
                 kind.weighed = CARRIED
             watch.cohort = cohort = kind.cohort
-        elif cohort is kind.cohort or cohort is kind.earlier:
-            self._leave(cohort, watch.rung)
-        if watch.elapsed > SOONEST:
-            rung = max(-99, math.floor(10.0 * math.log(watch.elapsed / kind.typical)))
+        elapsed, old = watch.elapsed, watch.rung
+        if elapsed > SOONEST:
+            rung = math.floor(10.0 * math.log(elapsed / kind.typical))
+            rung = rung if rung > -99 else -99
             kind.news += 0.05
         else:
             rung = NO_RUNG
-        watch.rung = rung
-        if rung != NO_RUNG:
-            cohort.waiting[rung] = cohort.waiting.get(rung, 0) + 1
+        if rung != old:
+            if old != NO_RUNG:
+                self._leave(cohort, old)
+            watch.rung = rung
+            if rung != NO_RUNG:
+                cohort.waiting[rung] = cohort.waiting.get(rung, 0) + 1
 
     @staticmethod
     def _leave(cohort: Cohort, rung: int) -> None:
@@ -215,7 +218,7 @@ class Experience:
 
     def consult(self, kind: Kind) -> None:
         """Bring the belief up to date, if enough has happened since it was formed."""
-        if kind.news >= max(1.0, 0.2 * kind.weighed):
+        if kind.news >= max(1.0, 0.25 * kind.weighed):
             others, weights = 0.0, 0.0
             for other in self._kinds.values():
                 if other is not kind and other.finished:

@@ -229,6 +229,22 @@ class Plan(NamedTuple):
     #: Mean and spread of log(seconds), the long tail included.
     centre: float
     width: float
+    #: What it was made from: the belief, and how many jobs had ended.
+    humps: Humps
+    judged: int
+
+
+def _stands(plan: Plan, kind: Kind) -> bool:
+    """Is what is now believed so near to what the plan was made from that it may stay?"""
+    was, now = plan.humps, kind.humps()
+    return (
+        kind.talking + kind.silent <= 3 + plan.judged + plan.judged // 3
+        and abs(now.mean - was.mean) < 0.1 * was.spread
+        and abs(now.spread - was.spread) < 0.1 * was.spread
+        and abs(now.share - was.share) < 0.2 * was.share
+        and abs(now.far - was.far) < 0.2 * was.wide
+        and abs(now.wide - was.wide) < 0.2 * was.wide
+    )
 
 
 def _step(price: float, spread: float, typical: float) -> float:
@@ -260,7 +276,10 @@ def survey(kind: Kind, interval: float, gap: float) -> Plan:
     schedule = inspect([0.0, *times], [0.0, *chances], price, gap)
     width = math.hypot(spread, math.sqrt(share) * (far - mean))
     first = _first_look(kind, schedule, price, typical, width)
-    return Plan(kind.version, interval, price, schedule, first, math.log(typical), width)
+    judged = kind.talking + kind.silent
+    centre = math.log(typical)
+    humps = kind.humps()
+    return Plan(kind.version, interval, price, schedule, first, centre, width, humps, judged)
 
 
 def _first_look(
@@ -274,8 +293,8 @@ def _first_look(
     ends = [typical * math.exp(kind.spread * z) for z in _NODES]
     foretold: dict[int, float] = {}
     best, first = math.inf, latest
-    for k in range(24):
-        look = typical * (0.2 + 0.04 * k)
+    for k in range(17):
+        look = typical * (0.2 + 0.06 * k)
         if look > 1.5 * latest:
             break
         i = bisect_right(schedule.times, look) - 1
@@ -344,30 +363,34 @@ class Polling:
         """
         if self.adaptive:
             delay = self._adaptive(watch, elapsed, experience, random)
-            delay = min(max(delay, SHORTEST), LONGEST)
+            # min() and max() would take a tenth of the time of all of this
+            delay = SHORTEST if delay < SHORTEST else LONGEST if delay > LONGEST else delay
         elif self.jitter:
             delay = random.uniform(self.interval - self.jitter, self.interval + self.jitter)
         else:
             delay = self.interval
-        delay = max(delay, min(watch.hint_until - elapsed, LONGEST_WISH))
+        if watch.hint_until > elapsed:
+            delay = max(delay, min(watch.hint_until - elapsed, LONGEST_WISH))
         watch.due = elapsed + delay
         return delay
 
     def _adaptive(
         self, watch: Watch, elapsed: float, experience: Experience, random: _random.Random
     ) -> float:
-        kind = experience.kind(watch)
-        ignorant = not (experience.answered or kind.finished)
+        kind = watch.kind or experience.kind(watch)
+        ignorant = not (experience.answered or watch.polls or kind.finished)
         experience.follow(watch, kind)
         if kind.news >= 1.0:
             experience.consult(kind)
         plan = kind.plan
-        if (
-            not isinstance(plan, Plan)
-            or plan.version != kind.version
-            or plan.interval != self.interval
-        ):
+        if not isinstance(plan, Plan) or plan.interval != self.interval:
             plan = kind.plan = survey(kind, self.interval, experience.round_trip)
+        elif plan.version != kind.version:
+            if _stands(plan, kind):
+                plan = plan._replace(version=kind.version)
+            else:
+                plan = survey(kind, self.interval, experience.round_trip)
+            kind.plan = plan
         if not watch.polls:
             if not watch.age_known:
                 return SHORTEST  # a handle made from an id: most likely done long ago
@@ -380,7 +403,7 @@ class Polling:
             target = _target(watch, kind, elapsed, plan)
         else:
             target = _target_of_a_stranger(watch, kind, elapsed, plan)
-        if kind.finished and not experience.answered:
+        if not experience.answered and kind.finished:
             # Nothing was ever caught running: whatever was asked so far came too late.
             target = min(target, 0.25 * experience.soonest)
         delay = (target - elapsed) * (1.0 + JITTER * (2.0 * random.random() - 1.0))
