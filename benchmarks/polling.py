@@ -364,9 +364,7 @@ def ask_case(case: Case, tiny: bool, policy: Polling) -> dict:
                 experience = Experience()
                 jobs = stream(case, mode, 40 if client < clients else 1, jobs_dice)
                 for place, job in enumerate(jobs):
-                    lived, ends = parts[
-                        "late" if place >= 20 else "2 to 20" if place else "first"
-                    ]
+                    lived, ends = parts["late" if place >= 20 else "2 to 20" if place else "first"]
                     lived.append(live(policy, job, experience, dice))
                     ends.append(job.ends)
             against = rivals(parts["late"][1], dice)
@@ -511,7 +509,7 @@ def judge(result: dict) -> list[dict]:
                 for what in ("lag", "polls"):
                     figure, more = of[f"{what} to {name}"], {}
                     if mode == "none" and "room" in row:
-                        lag, polls, least = row["room"].values()
+                        lag, _, least = row["room"].values()
                         more["possible"] = least < lag  # together with the other five
                     hold(f"{what} less than {name}", case, figure, 1.0, **more)
             hold("less lag than any fixed interval at equal polls", case, of["at_equal"], 1.0)

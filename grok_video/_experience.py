@@ -160,8 +160,7 @@ class Experience:
             watch.cohort = cohort = kind.cohort
         elapsed, old = watch.elapsed, watch.rung
         if elapsed > SOONEST:
-            rung = math.floor(10.0 * math.log(elapsed / kind.typical))
-            rung = rung if rung > -99 else -99
+            rung = max(-99, math.floor(10.0 * math.log(elapsed / kind.typical)))
             kind.news += 0.05
         else:
             rung = NO_RUNG

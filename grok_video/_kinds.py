@@ -15,7 +15,7 @@ from grok_video._curve import Curve
 if TYPE_CHECKING:
     from random import Random
 
-__all__ = ["Cohort", "Humps", "Kind", "truncated"]
+__all__ = ["Cohort", "Humps", "Kind", "narrow", "truncated"]
 
 #: Finished jobs kept per kind and generation: enough for the median to sigma / 8.
 KEPT: Final = 64
@@ -65,6 +65,21 @@ def truncated(low: float, high: float) -> tuple[float, float, float]:
         middle = 0.5 * (max(low, high - 1.0) + high)
         return 1e-16, middle, middle * middle
     return mass, (edge_low - edge_high) / mass, 1.0 + (weighted_low - weighted_high) / mass
+
+
+def narrow(
+    mean: float, spread: float, low: float, high: float, noise: float
+) -> tuple[float, float, float]:
+    """Return the chance that x + noise lies in low..high, and mean and spread of x if it does.
+
+    Before, x is normal with this mean and spread.
+    """
+    total = spread * spread + noise * noise
+    root = math.sqrt(total)
+    mass, z, zz = truncated((low - mean) / root, max(high - mean, low - mean + 0.001) / root)
+    share = spread * spread / total
+    variance = share * noise * noise + share * share * total * max(zz - z * z, 1e-6)
+    return mass, mean + share * root * z, max(math.sqrt(variance), 0.004)
 
 
 class Cohort:
@@ -188,9 +203,7 @@ class Kind:
         """Return what is believed of one job of this kind before it has shown anything."""
         base = math.log(self.typical)
         wide = math.hypot(self.tail_sigma, self.mean_error)
-        return Humps(
-            self.tail_share, base + self.mean, self.spread, base + self.tail_mean, wide
-        )
+        return Humps(self.tail_share, base + self.mean, self.spread, base + self.tail_mean, wide)
 
     def evidence(self) -> list[tuple[float, float, float]]:
         """Return the windows of both generations."""

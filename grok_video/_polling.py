@@ -11,40 +11,43 @@ second, given it is still running), a gap d costs d / 2 of lag in the end and c 
 then: the best gap is **d = sqrt(2 c / h)**. So looks are dense where the end is likely and sparse
 where it is not, and the first one waits until the end becomes likely at all. For real curves with
 few looks the rule is only about right; `inspect` finds the exact schedule by going backwards from
-the latest time (dynamic programming over some 250 times, about a millisecond, once per lesson).
+the latest time (dynamic programming over 100 to 300 times, a little closer than the looks will be;
+a quarter of a millisecond, and only when what is believed has moved by a tenth of its spread).
 
 **The price.** A fixed interval D is the right answer for a job of mean length T that may end at any
 moment equally (h = 1 / T, d = D) if c = D * D / (2 T). `Polling(interval=D)` takes that price, so
 everything that is known about a job turns into less lag *and* fewer looks than a fixed D would
-give, by about the same factor. Beyond 20 seconds T ** 0.8 stands for T (a longer job may be noticed
-a little later); under 20 seconds the price shrinks with the job.
+give, by about the same factor. Beyond 20 seconds T ** 0.75 stands for T (a longer job may be
+noticed a little later); under 20 the price shrinks with the job.
 
 **What is known** (`_experience`). Before anything: T is lognormal about the formula of contract.md,
-section 5, with a long tail. Every finished job of the client narrows that, as the window between
-its last two looks; jobs still running count as "longer than this", so the first batch of a fan-out
-learns from its own earliest finishers without taking them for typical. Kinds (model, duration,
-resolution) teach each other the speed of the server. As long as a client has seen nothing at all it
-looks once early, where that is cheap: an emulator is a thousand times faster, a bad input fails
-within a second.
+section 5, and a few jobs take several times longer (a second, far hump). Every finished job of the
+client narrows that, as the window between its last two looks; jobs still running count as "longer
+than this", so the first batch of a fan-out learns from its own earliest finishers without taking
+them for typical. Kinds (model, duration, resolution) teach each other the speed of the server. As
+long as a client has seen nothing at all it looks once early, where that is cheap: an emulator is a
+thousand times faster, a bad input fails within a second.
 
 **Progress** is a clock, a rough one. `Curve.read` turns a percentage into the fraction of life at
 which jobs of this kind showed it (an interval, give or take some noise), so T is the age divided by
-that fraction; `narrow` combines it with what was believed before, and the schedule for a bell of
-that width is used. A number that stalls says only what its curve says about the far end. Numbers
-count once three jobs of the kind have sent them, as long as they give better odds to the ends that
-come than time alone does; one job in sixteen is watched by the time as well, so that a server that
-begins to lie is found out. Where numbers are to be expected, the first look is placed for them.
+that fraction; `narrow` combines it with what was believed before, for each of the two humps, and
+says which of them had the better odds. The next look is where the schedule for a bell about the
+hump puts it; while both are possible, the earlier of two, each look at what is only p likely being
+1 / p as dear. A number that stalls says only what its curve says about the far end. Numbers count
+once three jobs of the kind have sent them, as long as they give better odds to the ends that come
+than time alone does; one job in 32 is watched by the time as well, so that a server that begins to
+lie is found out. Where numbers are to be expected, the first look is placed for them.
 
 **The round trip.** A look is worth what it says when its answer arrives, so all times are those of
 answers, and each delay is shortened by what polls of this client have been taking (half a second,
 as recorded). Looks are never planned closer together than that.
 
 **By hand.** A 10 s clip at 480p from the older model takes 8 + 10 * 1.2 = 20 s typically, so a look
-costs c = 5 * 5 / (2 * 20) = 0.625 s. With nothing seen, log T is off by hypot(0.27, 0.30) = 0.404.
-At 20 s, still running, the density is 0.97 * 0.399 / (0.404 * 20) = 0.048 per second (0.97: the
-rest is the long tail) and 0.515 of the jobs are left, so h = 0.093 and the gap should be about
-sqrt(2 * 0.625 / 0.093) = 3.7 s; `inspect` says 3.4. It puts the first look at 15.0 s, when 23 % of
-the jobs are done, then 19.0, 22.5, 25.7, and expects to pay 4.5 s in all, lag and looks.
+costs c = 5 * 5 / (2 * 20) = 0.625 s. With nothing seen, log T is off by hypot(0.33, 0.30) = 0.446.
+At 20 s, still running, the density is 0.97 * 0.399 / (0.446 * 20) = 0.043 per second (0.97: the
+rest is the far hump) and 0.515 of the jobs are left, so h = 0.084 and the gap should be about
+sqrt(2 * 0.625 / 0.084) = 3.9 s; `inspect` says 3.6. It puts the first look at 14.3 s, when 22 % of
+the jobs are done, then 18.6, 22.4, 25.9, and expects to pay 4.7 s in all, lag and looks.
 `tests/pure/test_polling.py` does this sum again.
 """
 
@@ -58,14 +61,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from attrs import field, frozen, validators
 
 from grok_video._experience import SOONEST, Experience, Watch
-from grok_video._kinds import Humps, Kind, truncated
+from grok_video._kinds import Humps, Kind, narrow
 
 if TYPE_CHECKING:
     import random as _random
 
 __all__ = ["Experience", "Polling", "Watch"]
 
-#: Shortest and longest wait between two polls of one job, in seconds.
+#: Shortest and longest wait between two polls of one job, in seconds. With 60 a job of two minutes
+#: would cost a look where it is hardly ever done; hours-long jobs are seen to live every 120.
 SHORTEST: Final = 0.05
 LONGEST: Final = 120.0
 #: Seconds up to which the server's wish is kept: the usual patience for a whole job.
@@ -82,6 +86,7 @@ AUDITED: Final = 1.0 / 32.0
 NEARLY_ALL: Final = -0.12
 #: A hump that is less likely is forgotten.
 UNLIKELY: Final = 0.01
+#: Steps of the times of a schedule, in gaps: on coarser ones looks would come too late.
 FINE: Final = 0.7
 #: How likely a server nobody has asked is to be an emulator, or the first job to fail at once.
 EARLY_CHANCE: Final = 0.08
@@ -180,7 +185,7 @@ def inspect(times: list[float], chances: list[float], price: float, gap: float =
             if bend > 0.0:
                 shift = 0.5 * (left * up / down - right * down / up) / bend
                 target += min(max(shift, -0.5 * down), 0.5 * up)
-        targets[i] = target if target > soonest else soonest
+        targets[i] = max(soonest, target)
     targets[last] = times[last] + max(targets[last - 1] - times[last - 1], gap)
     return Schedule(times, targets, rest, area)
 
@@ -202,21 +207,6 @@ def bell(price: float) -> Schedule:
     return _bell(min(max(row, 0), 26))
 
 
-def narrow(
-    mean: float, spread: float, low: float, high: float, noise: float
-) -> tuple[float, float, float]:
-    """Return the chance that x + noise lies in low..high, and mean and spread of x if it does.
-
-    Before, x is normal with this mean and spread.
-    """
-    total = spread * spread + noise * noise
-    root = math.sqrt(total)
-    mass, z, zz = truncated((low - mean) / root, max(high - mean, low - mean + 0.001) / root)
-    share = spread * spread / total
-    variance = share * noise * noise + share * share * total * max(zz - z * z, 1e-6)
-    return mass, mean + share * root * z, max(math.sqrt(variance), 0.004)
-
-
 class Plan(NamedTuple):
     """What one state of experience says about jobs of one kind."""
 
@@ -235,7 +225,7 @@ class Plan(NamedTuple):
 
 
 def _stands(plan: Plan, kind: Kind) -> bool:
-    """Is what is now believed so near to what the plan was made from that it may stay?"""
+    """Return whether what is now believed is so near to what the plan was made from."""
     was, now = plan.humps, kind.humps()
     return (
         kind.talking + kind.silent <= 3 + plan.judged + plan.judged // 3
@@ -358,13 +348,12 @@ class Polling:
     ) -> float:
         """Return the seconds until the next poll, not before the server's wish.
 
-        The learner's own answers lie between 0.05 and 60. To be asked once before the first poll
+        The learner's own answers lie between 0.05 and 120. To be asked once before the first poll
         and once after each that found the job running.
         """
         if self.adaptive:
             delay = self._adaptive(watch, elapsed, experience, random)
-            # min() and max() would take a tenth of the time of all of this
-            delay = SHORTEST if delay < SHORTEST else LONGEST if delay > LONGEST else delay
+            delay = min(max(delay, SHORTEST), LONGEST)
         elif self.jitter:
             delay = random.uniform(self.interval - self.jitter, self.interval + self.jitter)
         else:
@@ -430,12 +419,10 @@ def _take_in(watch: Watch, kind: Kind, plan: Plan, random: _random.Random) -> No
 def _heard(belief: Humps, kind: Kind, elapsed: float, percent: float, *, stalled: bool) -> Humps:
     """Return the humps of log(seconds in all), after one more number."""
     low, high, noise = kind.curve.read(percent)
-    # "At most nearly all of its life" is what still running says, and the schedule knows that.
-    vague = high >= NEARLY_ALL
-    if elapsed < SOONEST or (stalled and vague):
-        return belief
+    if elapsed < SOONEST or (stalled and high >= NEARLY_ALL):
+        return belief  # still "at most nearly all of its life": the schedule knows that
     age = math.log(elapsed)
-    least = age - (9.0 if vague else high)
+    least = age - high
     most = age + 9.0 if stalled else age - low  # of a stalled number only its far end is new
     share, mean, spread, far, wide = belief
     surprise = max(least - mean, mean - most) / (spread + noise)
@@ -444,13 +431,15 @@ def _heard(belief: Humps, kind: Kind, elapsed: float, percent: float, *, stalled
     if surprise > 1.5:
         # the more a number contradicts what is known, the less it is believed
         noise *= (surprise / 1.5) ** 2
-    if share < 1.0:
+    if share == 0.0:
+        _, mean, spread = narrow(mean, spread, least, most, noise)
+    elif share == 1.0:
+        _, far, wide = narrow(far, wide, least, most, noise)
+    else:
         near_mass, mean, spread = narrow(mean, spread, least, most, noise)
-    if 0.0 < share:
         far_mass, far, wide = narrow(far, wide, least, most, noise)
-        if share < 1.0:
-            share *= far_mass / (share * far_mass + (1.0 - share) * near_mass)
-            share = 0.0 if share < UNLIKELY else 1.0 if share > 1.0 - UNLIKELY else share
+        share *= far_mass / (share * far_mass + (1.0 - share) * near_mass)
+        share = 0.0 if share < UNLIKELY else 1.0 if share > 1.0 - UNLIKELY else share
     return Humps(share, mean, spread, far, wide)
 
 
