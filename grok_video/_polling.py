@@ -248,14 +248,13 @@ def survey(kind: Kind, interval: float, gap: float) -> Plan:
     wide = math.hypot(kind.tail_sigma, kind.mean_error)
     typical = kind.typical * math.exp(mean)
     price = price_of_a_look(interval, typical)
-    # Times a little closer than the looks will be, in the hump and in the tail.
-    step = _step(price, spread, typical)
-    logs = [mean - 4.0 * spread]
-    while logs[-1] < mean + 4.0 * spread:
-        logs.append(logs[-1] + step)
-    step = _step(price, wide, kind.typical * math.exp(far))
+    # Times a little closer than the looks will be, in either hump.
+    step, far_step = _step(price, spread, typical), _step(price, wide, kind.typical * math.exp(far))
+    logs, end = [mean - 4.0 * spread], mean + 4.0 * spread
+    while logs[-1] < end:
+        logs.append(logs[-1] + (step if logs[-1] < far - 3.0 * wide else min(step, far_step)))
     while logs[-1] < far + 3.5 * wide:
-        logs.append(logs[-1] + step)
+        logs.append(logs[-1] + far_step)
     near, out = _ROOT_HALF / spread, _ROOT_HALF / wide
     chances = [
         0.5 * (1.0 - share) * math.erfc((mean - u) * near)
