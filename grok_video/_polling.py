@@ -447,12 +447,11 @@ def _target(watch: Watch, kind: Kind, elapsed: float, plan: Plan) -> float:
     belief = watch.belief
     if belief is None and elapsed < 0.5 * plan.first:
         return plan.first
-    usual = plan.schedule.after(elapsed)
     if belief is None or kind.gain < 0.0:
-        return usual
+        return plan.schedule.after(elapsed)
     share, mean, spread, far, wide = belief
     if spread > 0.8 * plan.width and abs(mean - plan.centre) < plan.width:
-        return usual  # the numbers have told next to nothing
+        return plan.schedule.after(elapsed)  # the numbers have told next to nothing
     age = math.log(max(elapsed, SOONEST))
     if share == 0.0:
         target = _after(age, mean, spread, plan.price)
@@ -474,7 +473,7 @@ def _target(watch: Watch, kind: Kind, elapsed: float, plan: Plan) -> float:
         telling = whole * plan.first / math.exp(plan.centre)
         if elapsed < 0.85 * telling:
             target = min(target, max(telling, elapsed + 0.15 * whole))
-    return min(target, usual) if watch.audit else target
+    return min(target, plan.schedule.after(elapsed)) if watch.audit else target
 
 
 def _after(age: float, mean: float, spread: float, price: float) -> float:
