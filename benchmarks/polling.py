@@ -350,11 +350,11 @@ def summary(rounds: list[dict]) -> dict:
 
 def ask_case(case: Case, tiny: bool, policy: Polling) -> dict:
     """Streams of 40 jobs, the last 20 counted; and many clients' first job."""
-    rounds, firsts = (1, 2) if tiny else (ROUNDS, 70)
+    rounds, firsts = (1, 2) if tiny else (ROUNDS, 60)
     schedules = optimum_for(case, 4 if tiny else 24)
     row: dict = {"kind": case.name, "modes": {}, "room": room(case, schedules)}
     for mode in ("none", "image", "extension", "smooth"):
-        clients = 1 if tiny else 12 if mode == "none" else 5
+        clients = 1 if tiny else 12 if mode == "none" else 4
         seen_rounds = []
         for number in range(rounds):
             # two dice, so that every policy meets the same jobs
@@ -436,7 +436,7 @@ def ask_recorded(tiny: bool, policy: Polling) -> dict:
 
 def ask_fan_out(tiny: bool, policy: Polling) -> list[dict]:
     """Does the first batch learn from its own first finishers? Against each job for itself."""
-    rounds, size, alone = (1, 20, 5) if tiny else (5, 200, 70)
+    rounds, size, alone = (1, 20, 5) if tiny else (5, 200, 50)
     rows = []
     for case, kind in (
         (Case(45, 0.25, 0), 45),
