@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import importlib.util
 import math
 import pickle
@@ -341,6 +342,24 @@ def test_the_earliest_finishers_are_not_taken_for_typical():
     policy.next_delay(fresh, 0.0, experience, dice)
     kind = experience.kind(fresh)
     assert kind.typical * math.exp(kind.mean) > 14.0
+
+
+def test_a_crowd_still_running_is_not_taken_for_a_crowd_about_to_end():
+    """Five hundred jobs of one age, and none done: that says "longer", not "all of them now"."""
+    experience, dice, policy = Experience(), Random(1), Polling()
+    jobs, polls = [(0.0, number) for number in range(500)], 0
+    seen = [watch() for _ in jobs]
+    while jobs:
+        age, number = heapq.heappop(jobs)
+        if age < 80.0:
+            if age:
+                seen[number].note(age, None)
+                polls += 1
+            delay = policy.next_delay(seen[number], age, experience, dice)
+            heapq.heappush(jobs, (age + delay, number))
+        else:
+            experience.record(seen[number], seen[number].elapsed, age)
+    assert polls / 500 < 80.0 / 5.0
 
 
 def test_a_changed_speed_is_believed_within_two_generations():
