@@ -29,7 +29,8 @@ UNKNOWN_SPEED: Final = 0.30
 SPREAD: Final = 0.33
 FIRMNESS: Final = 4.0
 #: What it counts for a small spread that running jobs agree. In full, a thousand jobs three times
-#: longer than expected cost 144 polls each; with 0.3 they cost 26, and with 0.05 the lag is 12 s, not 4.5.
+#: longer than expected cost 144 polls each; with 0.3 they cost 26, with 0.05 their lag is 12 s
+#: instead of 4.5.
 AGREEMENT: Final = 0.3
 # Some jobs take several times longer: the second hump, before any was seen.
 TAIL_SHARE: Final = 0.03
