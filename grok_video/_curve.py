@@ -25,6 +25,8 @@ _BINS: Final = 20
 _FINE: Final = 80
 #: Weight of readings in one stretch at which all that was seen there counts half from then on.
 _HALVED_AT: Final = 64
+#: How much of what one stretch strays from the known shapes its neighbours are believed to.
+_BESIDE: Final = (0.2, 0.5, 0.8, 1.0, 0.8, 0.5, 0.2)
 
 
 def _percent(knots: tuple[tuple[float, float], ...], fraction: float) -> float:
@@ -46,12 +48,13 @@ class Curve:
     with 35 percent would say more about the policy's habits than about the server's.
     """
 
-    __slots__ = ("_reading", "_shape", "count", "jobs", "news", "square", "total")
+    __slots__ = ("_reading", "_shape", "blur", "count", "jobs", "news", "square", "total")
 
     def __init__(self) -> None:
         self.count: list[float] = [0.0] * _BINS
         self.total: list[float] = [0.0] * _BINS
         self.square: list[float] = [0.0] * _BINS
+        self.blur: list[float] = [0.0] * _BINS
         #: Finished jobs that sent numbers, and those of them not yet drawn into the curve.
         self.jobs: int = 0
         self.news: int = 0
@@ -61,16 +64,19 @@ class Curve:
     def learn(self, readings: list[tuple[float, float]], before: float, done: float) -> None:
         """Take in what a job said that ended between `before` and `done`."""
         whole = 0.5 * (before + done)
-        weight = 1.0 / (1.0 + ((done - before) / (0.15 * whole)) ** 2)
+        weight = 1.0 / (1.0 + ((done - before) / (0.5 * whole)) ** 2)
         for elapsed, percent in readings:
             place = min(_BINS - 1, int(elapsed / whole * _BINS))
             self.count[place] += weight
             self.total[place] += weight * percent
             self.square[place] += weight * percent * percent
+            # The end is only known to a window, so the place is: by so many stretches.
+            self.blur[place] += weight * (elapsed * _BINS * (done - before) / (whole * whole)) ** 2
             if self.count[place] > _HALVED_AT:
                 self.count[place] *= 0.5
                 self.total[place] *= 0.5
                 self.square[place] *= 0.5
+                self.blur[place] *= 0.5
         self.jobs += 1
         self.news += 1
         if self.news >= 0.2 * self.jobs:
@@ -106,22 +112,36 @@ class Curve:
         stray = least / (1.0 + sum(min(n, 3.0) for n in counts))
         votes = [math.exp(-0.5 * (m - least) / 100.0) for m in misfits]
         total = sum(votes)
+        guesses = [
+            sum(v * shape[i] for v, shape in zip(votes, _SHAPES, strict=True)) / total
+            for i in range(_BINS)
+        ]
+        # What a server shows late it shows late all along: stretches learn from those beside them.
+        strays = [t - n * g for t, n, g in zip(self.total, counts, guesses, strict=True)]
         means, errors = [0.0] * _BINS, [0.0] * _BINS
         for i in range(_BINS):
-            guess = sum(v * shape[i] for v, shape in zip(votes, _SHAPES, strict=True)) / total
+            guess = guesses[i]
             doubt = (
                 6.0
                 + stray
                 + sum(v * (shape[i] - guess) ** 2 for v, shape in zip(votes, _SHAPES, strict=True))
                 / total
             )
+            first, beyond = max(i - 3, 0), min(i + 4, _BINS)
+            near = _BESIDE[3 + first - i : 3 + beyond - i]
+            heard = sum(k * n for k, n in zip(near, counts[first:beyond], strict=True))
+            guess += sum(k * r for k, r in zip(near, strays[first:beyond], strict=True)) / (
+                heard + noise / doubt
+            )
+            doubt = max(doubt * noise / (heard * doubt + noise), 6.0)
             here = max(self.square[i] - counts[i] * averages[i] ** 2, 0.0)
             here = (4.0 * noise + here) / (4.0 + max(counts[i] - 1.0, 0.0))
-            # what the curve climbs inside one bin is not noise
+            # what the curve climbs inside one stretch, or a blurred one, is not noise
             left, right = max(i - 1, 0), min(i + 1, _BINS - 1)
             if counts[i] > 4.0 and counts[left] and counts[right]:
                 climb = (averages[right] - averages[left]) / (right - left)
-                here -= min(climb * climb / 12.0, 0.7 * here)
+                blur = 1.0 + self.blur[i] / counts[i]
+                here -= min(climb * climb * blur / 12.0, 0.7 * here)
             here += 0.25
             weight = here / doubt
             means[i] = (weight * guess + self.total[i]) / (weight + counts[i])
@@ -139,18 +159,15 @@ class Curve:
     def _read(self, percent: int) -> tuple[float, float, float]:
         if not self._shape:
             self._draw()
-        likely = [
-            math.exp(-0.5 * ((percent - mean) * sharpness) ** 2) * sharpness
-            for _, mean, sharpness in self._shape
-        ]
-        least = 0.1 * max(likely)
+        gaps = [((percent - mean) * sharpness) ** 2 for _, mean, sharpness in self._shape]
+        # far fractions that explain it badly would count by their distance alone
+        most = min(gaps) + 4.6
         total = first = second = 0.0
-        for k, weight in enumerate(likely):
-            # far fractions that explain it badly would count by their distance alone
-            if weight > least and k > 3:
-                logarithm = self._shape[k][0]
+        for k, gap in enumerate(gaps):
+            if gap < most and k > 3:
+                logarithm, _, sharpness = self._shape[k]
                 # equal steps of a fraction are unequal steps of its logarithm
-                share = weight / (k + 0.5)
+                share = math.exp(-0.5 * gap) * sharpness / (k + 0.5)
                 total += share
                 first += share * logarithm
                 second += share * logarithm * logarithm
@@ -159,6 +176,6 @@ class Curve:
         centre = first / total
         variance = max(second / total - centre * centre, 0.0)
         variance += 0.0001 + 0.012 / (2.0 + self.jobs)
-        noise = min(math.sqrt(variance), 0.04)
+        noise = min(math.sqrt(variance), 0.10)
         half = math.sqrt(3.0 * max(variance - noise * noise, 0.0))
         return (centre - half, min(centre + half, 0.0), noise)

@@ -11,7 +11,7 @@ import math
 from random import Random
 from typing import Final
 
-from grok_video._kinds import CARRIED, NO_RUNG, UNKNOWN_SPEED, Cohort, Kind, truncated
+from grok_video._kinds import CARRIED, NO_RUNG, UNKNOWN_SPEED, Cohort, Humps, Kind
 
 __all__ = ["Experience", "Watch", "typical_seconds"]
 
@@ -86,8 +86,8 @@ class Watch:
         self.readings: list[tuple[float, float]] = []
         #: True until the policy has looked at the last number.
         self.unread: bool = False
-        #: Mean and spread of log(seconds in all), once a number told something.
-        self.belief: tuple[float, float] | None = None
+        #: What log(seconds in all) may be, once a number told something.
+        self.belief: Humps | None = None
         #: True where the usual schedule is kept beside what progress foretells, to test it.
         self.audit: bool = False
         #: True once the belief rests on a curve learned from finished jobs.
@@ -158,16 +158,18 @@ class Experience:
                 kind.earlier, kind.cohort = kind.cohort, Cohort()
                 kind.weighed = CARRIED
             watch.cohort = cohort = kind.cohort
-        elif cohort is kind.cohort or cohort is kind.earlier:
-            self._leave(cohort, watch.rung)
-        if watch.elapsed > SOONEST:
-            rung = max(-99, math.floor(10.0 * math.log(watch.elapsed / kind.typical)))
+        elapsed, old = watch.elapsed, watch.rung
+        if elapsed > SOONEST:
+            rung = max(-99, math.floor(10.0 * math.log(elapsed / kind.typical)))
             kind.news += 0.05
         else:
             rung = NO_RUNG
-        watch.rung = rung
-        if rung != NO_RUNG:
-            cohort.waiting[rung] = cohort.waiting.get(rung, 0) + 1
+        if rung != old:
+            if old != NO_RUNG:
+                self._leave(cohort, old)
+            watch.rung = rung
+            if rung != NO_RUNG:
+                cohort.waiting[rung] = cohort.waiting.get(rung, 0) + 1
 
     @staticmethod
     def _leave(cohort: Cohort, rung: int) -> None:
@@ -199,10 +201,8 @@ class Experience:
         """Compare what progress foretold with what came, and learn its curve."""
         if watch.belief is not None:
             low, high = math.log(max(before, SOONEST)), math.log(done)
-            mean, spread = watch.belief
-            foretold = truncated((low - mean) / spread, (high - mean) / spread)[0]
-            mean, spread = math.log(kind.typical) + kind.mean, kind.spread
-            usual = truncated((low - mean) / spread, (high - mean) / spread)[0]
+            foretold = watch.belief.chance(low, high)
+            usual = kind.humps().chance(low, high)
             gained = math.log((foretold + 0.02) / (usual + 0.02))
             kind.gain += 0.1 * (gained - kind.gain)
         if watch.polls:
@@ -217,7 +217,7 @@ class Experience:
 
     def consult(self, kind: Kind) -> None:
         """Bring the belief up to date, if enough has happened since it was formed."""
-        if kind.news >= max(1.0, 0.2 * kind.weighed):
+        if kind.news >= max(1.0, 0.25 * kind.weighed):
             others, weights = 0.0, 0.0
             for other in self._kinds.values():
                 if other is not kind and other.finished:

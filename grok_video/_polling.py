@@ -11,40 +11,43 @@ second, given it is still running), a gap d costs d / 2 of lag in the end and c 
 then: the best gap is **d = sqrt(2 c / h)**. So looks are dense where the end is likely and sparse
 where it is not, and the first one waits until the end becomes likely at all. For real curves with
 few looks the rule is only about right; `inspect` finds the exact schedule by going backwards from
-the latest time (dynamic programming over some 250 times, about a millisecond, once per lesson).
+the latest time (dynamic programming over 100 to 300 times, a little closer than the looks will be;
+a quarter of a millisecond, and only when what is believed has moved by a tenth of its spread).
 
 **The price.** A fixed interval D is the right answer for a job of mean length T that may end at any
 moment equally (h = 1 / T, d = D) if c = D * D / (2 T). `Polling(interval=D)` takes that price, so
 everything that is known about a job turns into less lag *and* fewer looks than a fixed D would
-give, by about the same factor. Beyond 20 seconds T ** 0.8 stands for T (a longer job may be noticed
-a little later); under 20 seconds the price shrinks with the job.
+give, by about the same factor. Beyond 20 seconds T ** 0.75 stands for T (a longer job may be
+noticed a little later); under 20 the price shrinks with the job.
 
 **What is known** (`_experience`). Before anything: T is lognormal about the formula of contract.md,
-section 5, with a long tail. Every finished job of the client narrows that, as the window between
-its last two looks; jobs still running count as "longer than this", so the first batch of a fan-out
-learns from its own earliest finishers without taking them for typical. Kinds (model, duration,
-resolution) teach each other the speed of the server. As long as a client has seen nothing at all it
-looks once early, where that is cheap: an emulator is a thousand times faster, a bad input fails
-within a second.
+section 5, and a few jobs take several times longer (a second, far hump). Every finished job of the
+client narrows that, as the window between its last two looks; jobs still running count as "longer
+than this", so the first batch of a fan-out learns from its own earliest finishers without taking
+them for typical. Kinds (model, duration, resolution) teach each other the speed of the server. As
+long as a client has seen nothing at all it looks once early, where that is cheap: an emulator is a
+thousand times faster, a bad input fails within a second.
 
 **Progress** is a clock, a rough one. `Curve.read` turns a percentage into the fraction of life at
 which jobs of this kind showed it (an interval, give or take some noise), so T is the age divided by
-that fraction; `narrow` combines it with what was believed before, and the schedule for a bell of
-that width is used. A number that stalls says only what its curve says about the far end. Numbers
-count once three jobs of the kind have sent them, as long as they give better odds to the ends that
-come than time alone does; one job in sixteen is watched by the time as well, so that a server that
-begins to lie is found out. Where numbers are to be expected, the first look is placed for them.
+that fraction; `narrow` combines it with what was believed before, for each of the two humps, and
+says which of them had the better odds. The next look is where the schedule for a bell about the
+hump puts it; while both are possible, the earlier of two, each look at what is only p likely being
+1 / p as dear. A number that stalls says only what its curve says about the far end. Numbers count
+once three jobs of the kind have sent them, as long as they give better odds to the ends that come
+than time alone does; one job in 32 is watched by the time as well, so that a server that begins to
+lie is found out. Where numbers are to be expected, the first look is placed for them.
 
 **The round trip.** A look is worth what it says when its answer arrives, so all times are those of
 answers, and each delay is shortened by what polls of this client have been taking (half a second,
 as recorded). Looks are never planned closer together than that.
 
 **By hand.** A 10 s clip at 480p from the older model takes 8 + 10 * 1.2 = 20 s typically, so a look
-costs c = 5 * 5 / (2 * 20) = 0.625 s. With nothing seen, log T is off by hypot(0.27, 0.30) = 0.404.
-At 20 s, still running, the density is 0.97 * 0.399 / (0.404 * 20) = 0.048 per second (0.97: the
-rest is the long tail) and 0.515 of the jobs are left, so h = 0.093 and the gap should be about
-sqrt(2 * 0.625 / 0.093) = 3.7 s; `inspect` says 3.4. It puts the first look at 15.0 s, when 23 % of
-the jobs are done, then 19.0, 22.5, 25.7, and expects to pay 4.5 s in all, lag and looks.
+costs c = 5 * 5 / (2 * 20) = 0.625 s. With nothing seen, log T is off by hypot(0.33, 0.30) = 0.446.
+At 20 s, still running, the density is 0.97 * 0.399 / (0.446 * 20) = 0.043 per second (0.97: the
+rest is the far hump) and 0.515 of the jobs are left, so h = 0.084 and the gap should be about
+sqrt(2 * 0.625 / 0.084) = 3.9 s; `inspect` says 3.6. It puts the first look at 14.3 s, when 22 % of
+the jobs are done, then 18.6, 22.4, 25.9, and expects to pay 4.7 s in all, lag and looks.
 `tests/pure/test_polling.py` does this sum again.
 """
 
@@ -58,28 +61,33 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from attrs import field, frozen, validators
 
 from grok_video._experience import SOONEST, Experience, Watch
-from grok_video._kinds import Kind, truncated
+from grok_video._kinds import Humps, Kind, narrow
 
 if TYPE_CHECKING:
     import random as _random
 
 __all__ = ["Experience", "Polling", "Watch"]
 
-#: Shortest and longest wait between two polls of one job, in seconds.
+#: Shortest and longest wait between two polls of one job, in seconds. With 60 a job of two minutes
+#: would cost a look where it is hardly ever done; hours-long jobs are seen to live every 120.
 SHORTEST: Final = 0.05
-LONGEST: Final = 60.0
+LONGEST: Final = 120.0
 #: Seconds up to which the server's wish is kept: the usual patience for a whole job.
 LONGEST_WISH: Final = 600.0
 #: The length of job at which a look costs most, in seconds.
 DEAREST: Final = 20.0
 #: Each delay is changed by up to this share of itself, so that a batch does not poll in step.
-JITTER: Final = 0.05
+JITTER: Final = 0.03
 # Progress is used after `UNTESTED` jobs and while this share of jobs ended where it said; this
 # share of jobs is watched by the time alone as well.
 UNTESTED: Final = 3
-AUDITED: Final = 1.0 / 16.0
+AUDITED: Final = 1.0 / 32.0
 #: log(fraction of life) beyond which "not yet over" is all that a number says.
 NEARLY_ALL: Final = -0.12
+#: A hump that is less likely is forgotten.
+UNLIKELY: Final = 0.01
+#: Steps of the times of a schedule, in gaps: on coarser ones looks would come too late.
+FINE: Final = 0.7
 #: How likely a server nobody has asked is to be an emulator, or the first job to fail at once.
 EARLY_CHANCE: Final = 0.08
 
@@ -94,7 +102,7 @@ _NODES: Final = (
 def price_of_a_look(interval: float, typical: float) -> float:
     """Return what a look costs, in seconds of lag, for jobs of typically that many seconds."""
     relative = typical / DEAREST
-    scale = relative if relative < 1.0 else relative**-0.8
+    scale = relative if relative < 1.0 else relative**-0.75
     return 0.5 * interval * interval / DEAREST * scale
 
 
@@ -129,8 +137,10 @@ def inspect(times: list[float], chances: list[float], price: float, gap: float =
 
         W(t) = min over s >= t + gap of  (area of F - F(t) from t to s) + price * (1 - F(t)) + W(s)
 
-    where the area is the lag of the jobs that end between two looks. The best s never moves back
-    as t moves on, so each search starts at the one found before and goes downhill from there.
+    where the area is the lag of the jobs that end between two looks. Of what s costs only
+    area(s) + W(s) - F(t) * s depends on s: a straight line over F(t), the steeper the later s is.
+    Going backwards F(t) only falls, so the lines that are lowest somewhere below it are kept in
+    order, each new one is the flattest, and the best moves along them: one step per time.
     """
     last = len(times) - 1
     area = [0.0] * (last + 1)
@@ -142,53 +152,50 @@ def inspect(times: list[float], chances: list[float], price: float, gap: float =
     rest[last] = (1.0 - chances[last]) * (price + math.sqrt(price * (times[last] - times[0])))
     sums = [0.0] * (last + 1)
     sums[last] = area[last] + rest[last]
-    best = last
+    lines, below, best, newest = [last], [0.0], 0, last
     for i in range(last - 1, -1, -1):
         now, chance = times[i], chances[i]
         soonest = now + gap
-        best = max(best, i + 1)
-        while best < last and times[best] < soonest:
-            best += 1
-        value = sums[best] - chance * times[best]
-        if i % 4 == 0:
-            # Between two humps the best look jumps from behind the second to behind the first.
-            for j in range(best - 6, i, -6):
-                if times[j] < soonest:
+        while newest > i + 1 and times[newest - 1] >= soonest:
+            newest -= 1
+            height, at = sums[newest], times[newest]
+            while True:
+                # below this chance the new line lies under the one before it
+                other = lines[-1]
+                crossing = (sums[other] - height) / (times[other] - at)
+                if len(lines) - 1 == best or crossing < below[-1]:
                     break
-                other = sums[j] - chance * times[j]
-                if other < value:
-                    value, best = other, j
-        j, misses = best - 1, 0
-        while j > i and misses < 3 and times[j] >= soonest:
-            other = sums[j] - chance * times[j]
-            if other < value:
-                value, best, misses = other, j, 0
-            else:
-                misses += 1
-            j -= 1
+                lines.pop()
+                below.pop()
+            lines.append(newest)
+            below.append(crossing)
+        while best + 1 < len(lines) and chance <= below[best + 1]:
+            best += 1
+        j = lines[best]
+        target = times[j]
+        value = sums[j] - chance * target
         rest[i] = value - area[i] + chance * now + price * (1.0 - chance)
         sums[i] = area[i] + rest[i]
-        target = times[best]
-        if i + 1 < best < last:
+        if i + 1 < j < last:
             # the lowest point of the parabola through the three costs around it
-            down, up = target - times[best - 1], times[best + 1] - target
-            left = sums[best - 1] - chance * times[best - 1] - value
-            right = sums[best + 1] - chance * times[best + 1] - value
+            down, up = target - times[j - 1], times[j + 1] - target
+            left = sums[j - 1] - chance * times[j - 1] - value
+            right = sums[j + 1] - chance * times[j + 1] - value
             bend = left / down + right / up
             if bend > 0.0:
                 shift = 0.5 * (left * up / down - right * down / up) / bend
                 target += min(max(shift, -0.5 * down), 0.5 * up)
-        targets[i] = max(target, soonest)
+        targets[i] = max(soonest, target)
     targets[last] = times[last] + max(targets[last - 1] - times[last - 1], gap)
     return Schedule(times, targets, rest, area)
 
 
 @lru_cache(maxsize=32)
 def _bell(row: int) -> Schedule:
-    # 6 % of it 2.5 times as wide: a foretold end is sometimes off by more than it claimed
+    # 3 % of it 2.5 times as wide: a foretold end is sometimes off by more than it claimed
     times = [-5.0 + 0.0625 * i for i in range(145)] + [4.0 * 1.04**i for i in range(1, 40)]
     chances = [
-        0.47 * math.erfc(-z * _ROOT_HALF) + 0.03 * math.erfc(-z * _ROOT_HALF / 2.5) for z in times
+        0.485 * math.erfc(-z * _ROOT_HALF) + 0.015 * math.erfc(-z * _ROOT_HALF / 2.5) for z in times
     ]
     chances[0] = 0.0
     return inspect(times, chances, 0.004 * 1.5**row)
@@ -198,18 +205,6 @@ def bell(price: float) -> Schedule:
     """Return the schedule for an end about 0 give or take 1, at about this price per look."""
     row = round(math.log(price * 250.0) * 2.466303)  # 1 / log(1.5)
     return _bell(min(max(row, 0), 26))
-
-
-def narrow(
-    mean: float, spread: float, low: float, high: float, noise: float
-) -> tuple[float, float]:
-    """Return mean and spread of a normal belief x, told that x + noise lies in low..high."""
-    total = spread * spread + noise * noise
-    root = math.sqrt(total)
-    _, z, zz = truncated((low - mean) / root, max(high - mean, low - mean + 0.001) / root)
-    share = spread * spread / total
-    variance = share * noise * noise + share * share * total * max(zz - z * z, 1e-6)
-    return mean + share * root * z, math.sqrt(variance)
 
 
 class Plan(NamedTuple):
@@ -224,6 +219,26 @@ class Plan(NamedTuple):
     #: Mean and spread of log(seconds), the long tail included.
     centre: float
     width: float
+    #: What it was made from: the belief, and how many jobs had ended.
+    humps: Humps
+    judged: int
+
+
+def _stands(plan: Plan, kind: Kind) -> bool:
+    """Return whether what is now believed is so near to what the plan was made from."""
+    was, now = plan.humps, kind.humps()
+    return (
+        kind.talking + kind.silent <= 3 + plan.judged + plan.judged // 3
+        and abs(now.mean - was.mean) < 0.1 * was.spread
+        and abs(now.spread - was.spread) < 0.1 * was.spread
+        and abs(now.share - was.share) < 0.2 * was.share
+        and abs(now.far - was.far) < 0.2 * was.wide
+        and abs(now.wide - was.wide) < 0.2 * was.wide
+    )
+
+
+def _step(price: float, spread: float, typical: float) -> float:
+    return min(max(FINE * math.sqrt(2.0 * price * spread / typical), 0.025 * spread), 0.1 * spread)
 
 
 def survey(kind: Kind, interval: float, gap: float) -> Plan:
@@ -233,12 +248,13 @@ def survey(kind: Kind, interval: float, gap: float) -> Plan:
     wide = math.hypot(kind.tail_sigma, kind.mean_error)
     typical = kind.typical * math.exp(mean)
     price = price_of_a_look(interval, typical)
-    step = 0.05 * spread
-    logs = [mean + step * i for i in range(-90, 91)]
-    end = max(far + 3.5 * wide, mean + 6.0 * spread)
+    # Times a little closer than the looks will be, in either hump.
+    step, far_step = _step(price, spread, typical), _step(price, wide, kind.typical * math.exp(far))
+    logs, end = [mean - 4.0 * spread], mean + 4.0 * spread
     while logs[-1] < end:
-        step = min(1.1 * step, 0.04)
-        logs.append(logs[-1] + step)
+        logs.append(logs[-1] + (step if logs[-1] < far - 3.0 * wide else min(step, far_step)))
+    while logs[-1] < far + 3.5 * wide:
+        logs.append(logs[-1] + far_step)
     near, out = _ROOT_HALF / spread, _ROOT_HALF / wide
     chances = [
         0.5 * (1.0 - share) * math.erfc((mean - u) * near)
@@ -249,7 +265,10 @@ def survey(kind: Kind, interval: float, gap: float) -> Plan:
     schedule = inspect([0.0, *times], [0.0, *chances], price, gap)
     width = math.hypot(spread, math.sqrt(share) * (far - mean))
     first = _first_look(kind, schedule, price, typical, width)
-    return Plan(kind.version, interval, price, schedule, first, math.log(typical), width)
+    judged = kind.talking + kind.silent
+    centre = math.log(typical)
+    humps = kind.humps()
+    return Plan(kind.version, interval, price, schedule, first, centre, width, humps, judged)
 
 
 def _first_look(
@@ -263,8 +282,8 @@ def _first_look(
     ends = [typical * math.exp(kind.spread * z) for z in _NODES]
     foretold: dict[int, float] = {}
     best, first = math.inf, latest
-    for k in range(24):
-        look = typical * (0.2 + 0.04 * k)
+    for k in range(17):
+        look = typical * (0.2 + 0.06 * k)
         if look > 1.5 * latest:
             break
         i = bisect_right(schedule.times, look) - 1
@@ -289,7 +308,7 @@ def _after_number(kind: Kind, fraction: float, width: float, price: float, typic
     """Return what a typical job still costs after the number it shows at `fraction` of its life."""
     low, high, noise = kind.curve.read(kind.curve.says(fraction))
     age = math.log(fraction)
-    _, spread = narrow(0.0, width, age - high if high < NEARLY_ALL else -9.0, age - low, noise)
+    _, _, spread = narrow(0.0, width, age - high if high < NEARLY_ALL else -9.0, age - low, noise)
     spread = min(spread, width) * typical
     return bell(price / spread).rest[0] * spread
 
@@ -328,7 +347,7 @@ class Polling:
     ) -> float:
         """Return the seconds until the next poll, not before the server's wish.
 
-        The learner's own answers lie between 0.05 and 60. To be asked once before the first poll
+        The learner's own answers lie between 0.05 and 120. To be asked once before the first poll
         and once after each that found the job running.
         """
         if self.adaptive:
@@ -338,25 +357,28 @@ class Polling:
             delay = random.uniform(self.interval - self.jitter, self.interval + self.jitter)
         else:
             delay = self.interval
-        delay = max(delay, min(watch.hint_until - elapsed, LONGEST_WISH))
+        if watch.hint_until > elapsed:
+            delay = max(delay, min(watch.hint_until - elapsed, LONGEST_WISH))
         watch.due = elapsed + delay
         return delay
 
     def _adaptive(
         self, watch: Watch, elapsed: float, experience: Experience, random: _random.Random
     ) -> float:
-        kind = experience.kind(watch)
-        ignorant = not (experience.answered or kind.finished)
+        kind = watch.kind or experience.kind(watch)
+        ignorant = not (experience.answered or watch.polls or kind.finished)
         experience.follow(watch, kind)
         if kind.news >= 1.0:
             experience.consult(kind)
         plan = kind.plan
-        if (
-            not isinstance(plan, Plan)
-            or plan.version != kind.version
-            or plan.interval != self.interval
-        ):
+        if not isinstance(plan, Plan) or plan.interval != self.interval:
             plan = kind.plan = survey(kind, self.interval, experience.round_trip)
+        elif plan.version != kind.version:
+            if _stands(plan, kind):
+                plan = plan._replace(version=kind.version)
+            else:
+                plan = survey(kind, self.interval, experience.round_trip)
+            kind.plan = plan
         if not watch.polls:
             if not watch.age_known:
                 return SHORTEST  # a handle made from an id: most likely done long ago
@@ -369,7 +391,7 @@ class Polling:
             target = _target(watch, kind, elapsed, plan)
         else:
             target = _target_of_a_stranger(watch, kind, elapsed, plan)
-        if kind.finished and not experience.answered:
+        if not experience.answered and kind.finished:
             # Nothing was ever caught running: whatever was asked so far came too late.
             target = min(target, 0.25 * experience.soonest)
         delay = (target - elapsed) * (1.0 + JITTER * (2.0 * random.random() - 1.0))
@@ -386,52 +408,79 @@ def _take_in(watch: Watch, kind: Kind, plan: Plan, random: _random.Random) -> No
         # Only now the curve is the server's own: read all numbers from the first.
         watch.tested, watch.audit = True, random.random() < AUDITED
         readings, shown = watch.readings, None
-    mean, spread = belief or (plan.centre, plan.width)
+    belief = watch.belief or kind.humps()
     for elapsed, percent in readings:
-        mean, spread = _heard(mean, spread, kind, elapsed, percent, stalled=percent == shown)
+        belief = _heard(belief, kind, elapsed, percent, stalled=percent == shown)
         shown = percent
-    watch.belief = (mean, spread)
+    watch.belief = belief
 
 
-def _heard(
-    mean: float, spread: float, kind: Kind, elapsed: float, percent: float, *, stalled: bool
-) -> tuple[float, float]:
-    """Return mean and spread of log(seconds in all), after one more number."""
+def _heard(belief: Humps, kind: Kind, elapsed: float, percent: float, *, stalled: bool) -> Humps:
+    """Return the humps of log(seconds in all), after one more number."""
     low, high, noise = kind.curve.read(percent)
-    # "At most nearly all of its life" is what still running says, and the schedule knows that.
-    vague = high >= NEARLY_ALL
-    if elapsed < SOONEST or (stalled and vague):
-        return mean, spread
+    if elapsed < SOONEST or (stalled and high >= NEARLY_ALL):
+        return belief  # still "at most nearly all of its life": the schedule knows that
     age = math.log(elapsed)
-    least = age - (9.0 if vague else high)
+    least = age - high
     most = age + 9.0 if stalled else age - low  # of a stalled number only its far end is new
-    surprise = max(least - mean, mean - most) / math.hypot(spread, noise)
+    share, mean, spread, far, wide = belief
+    surprise = max(least - mean, mean - most) / (spread + noise)
+    if share > 0.0:
+        surprise = min(surprise, max(least - far, far - most) / (wide + noise))
     if surprise > 1.5:
         # the more a number contradicts what is known, the less it is believed
         noise *= (surprise / 1.5) ** 2
-    mean, spread = narrow(mean, spread, least, most, noise)
-    return mean, max(spread, 0.004)
+    if share == 0.0:
+        _, mean, spread = narrow(mean, spread, least, most, noise)
+    elif share == 1.0:
+        _, far, wide = narrow(far, wide, least, most, noise)
+    else:
+        near_mass, mean, spread = narrow(mean, spread, least, most, noise)
+        far_mass, far, wide = narrow(far, wide, least, most, noise)
+        share *= far_mass / (share * far_mass + (1.0 - share) * near_mass)
+        share = 0.0 if share < UNLIKELY else 1.0 if share > 1.0 - UNLIKELY else share
+    return Humps(share, mean, spread, far, wide)
 
 
 def _target(watch: Watch, kind: Kind, elapsed: float, plan: Plan) -> float:
     """Return when the next answer should be here."""
-    if watch.belief is None and elapsed < 0.5 * plan.first:
+    belief = watch.belief
+    if belief is None and elapsed < 0.5 * plan.first:
         return plan.first
-    usual = plan.schedule.after(elapsed)
-    if watch.belief is None or kind.gain < 0.0:
-        return usual
-    mean, spread = watch.belief
+    if belief is None or kind.gain < 0.0:
+        return plan.schedule.after(elapsed)
+    share, mean, spread, far, wide = belief
     if spread > 0.8 * plan.width and abs(mean - plan.centre) < plan.width:
-        return usual  # the numbers have told next to nothing
-    whole = math.exp(mean)
-    z = (math.log(max(elapsed, SOONEST)) - mean) / spread
-    target = math.exp(min(mean + spread * bell(plan.price / (spread * whole)).after(z), 20.0))
-    if spread > 0.12:
+        return plan.schedule.after(elapsed)  # the numbers have told next to nothing
+    age = math.log(max(elapsed, SOONEST))
+    if share == 0.0:
+        target = _after(age, mean, spread, plan.price)
+    elif share == 1.0:
+        target = _after(age, far, wide, plan.price)
+    else:
+        near = (1.0 - share) * math.erfc((age - mean) / spread * _ROOT_HALF)
+        share *= math.erfc((age - far) / wide * _ROOT_HALF)
+        share /= share + near + 1e-9
+        target = math.inf
+        if share > UNLIKELY:
+            # a look at what is only so likely is so much dearer
+            target = _after(age, far, wide, plan.price / share)
+        if share < 1.0 - UNLIKELY:
+            target = min(target, _after(age, mean, spread, plan.price / (1.0 - share)))
+    if spread > 0.12 and share < 0.5:
         # Still vague: look again where the curve tells most, if that is not behind us.
+        whole = math.exp(mean)
         telling = whole * plan.first / math.exp(plan.centre)
         if elapsed < 0.85 * telling:
             target = min(target, max(telling, elapsed + 0.15 * whole))
-    return min(target, usual) if watch.audit else target
+    return min(target, plan.schedule.after(elapsed)) if watch.audit else target
+
+
+def _after(age: float, mean: float, spread: float, price: float) -> float:
+    """Return when to look next at a job whose log(seconds in all) is normal, by its log age."""
+    z = (age - mean) / spread
+    after = bell(price / (spread * math.exp(mean))).after(z)
+    return math.exp(min(mean + spread * after, 20.0))
 
 
 def _target_of_a_stranger(watch: Watch, kind: Kind, elapsed: float, plan: Plan) -> float:
