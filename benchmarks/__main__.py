@@ -75,7 +75,8 @@ def rows(value: object, path: str = "") -> list[tuple[str, float, str]]:
 def told(name: str, result: dict) -> list[str]:
     """Return the table of one benchmark."""
     own = getattr(importlib.import_module(f"benchmarks.{name}"), "table", None)
-    lines = [f"\n{name}: {result['question']}? ({result.get('took_s', 0)} s)".replace("??", "?")]
+    lines = [f"\n{name}: {result['question']} ({result.get('took_s', 0)} s)"]
+    lines += [f"  {'':{WIDTH}} {'median':>10}  least..most (runs)"]
     for absent in result.get("missing", []):
         lines.append(f"  not installed, not measured: {absent}")
     if own is not None:

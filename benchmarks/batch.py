@@ -37,10 +37,10 @@ def run(tiny: bool) -> dict:
     """Return the figures of one run; `ratios` are what must hold on any machine."""
     rounds, width = (1, 20) if tiny else (7, 500)
     #: Files take longer: each is synced to the disk, with a ledger and without.
-    jobs_of = {False: 60, True: 30} if tiny else {False: 1000, True: 1000}
+    jobs_of = {False: 60, True: 30} if tiny else {False: 700, True: 500}
     #: Four times the lines in the same memory say that it does not follow them; ten times as many
     #: say no more, and take minutes.
-    sizes = (50, 100) if tiny else (5000, 20_000)
+    sizes = (50, 100) if tiny else (3000, 12_000)
     found: dict = {
         "question": f"throughput of a batch, {width} in flight, with a ledger and without",
         "runs": rounds,

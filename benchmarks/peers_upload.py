@@ -27,7 +27,7 @@ MIB = 2**20
 
 def run(tiny: bool) -> dict:
     """Return the figures of one run; what is over the best peer has a limit."""
-    rounds, size, at_once = (1, MIB, 4) if tiny else (9, 10 * MIB, 50)
+    rounds, size, at_once = (1, MIB, 4) if tiny else (7, 10 * MIB, 50)
     ways = [name for name in _peers.WAYS if _peers.WAYS[name].version()]
     peers = [name for name in _peers.PEERS if name in ways]
     cpu: dict[str, list[float]] = {way: [] for way in ways}
