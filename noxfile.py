@@ -127,7 +127,7 @@ def kills(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmarks; `-- --save NAME` keeps the figures, `-- --compare NAME` shows changes."""
-    _install(session)
+    _install(session, "bench")
     session.run("python", "-m", "benchmarks", *session.posargs)
 
 

@@ -6,7 +6,7 @@ share of the kernel), and once in a fresh process for its peak memory and its lo
 hand-written loops keep their writes off the event loop; "plain" does nothing else, "same work" also
 hashes, syncs and renames, as `download` does.
 
-    python benchmarks/download.py [--tiny]
+    python -m benchmarks.download [--tiny]
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,8 @@ from unittest import mock
 
 import aiohttp
 
+from benchmarks._bars import at_most, paired
+from benchmarks._memory import MIB, peak_mib
 from grok_video import _download, _partfile
 from grok_video._models import Video
 from grok_video._policies import Deadline, Retry
@@ -38,7 +39,7 @@ from grok_video._redaction import Secret
 from grok_video._transports._aiohttp import AiohttpTransport
 from grok_video._transports._base import Origin, TransportConfig
 
-MIB = 2**20
+ROOT = Path(__file__).parents[1]
 HEAD = b"\0\0\0\x18ftypmp42"
 #: The hand-written loops: (bytes of each write, as `iter_chunked` takes them).
 PLAIN = {"plain 64 KiB": 2**16, "plain 1 MiB": MIB, "plain 2 MiB": 2 * MIB, "plain 4 MiB": 4 * MIB}
@@ -64,7 +65,7 @@ def run(tiny: bool) -> dict:
         }
     median = {way: statistics.median(seen) for way, seen in cpu.items()}
     best = min((way for way in PLAIN if way in median), key=lambda way: median[way])
-    return {
+    found: dict = {
         "question": f"CPU, memory and loop stall of saving {size / MIB:g} MiB",
         "cpu_ms": {way: spread(seen) for way, seen in cpu.items()},
         "best_plain": best,
@@ -90,6 +91,15 @@ def run(tiny: bool) -> dict:
             "longest_stall_ms": 10,
         },
     }
+    goals = found.pop("goals")
+    found["bars"] = [
+        *[at_most(name, figure, goals[name]) for name, figure in found["ratios"].items()],
+        *[
+            at_most(f"{name}, {OURS}", found[name][OURS], goals[name])
+            for name in ("peak_mib_above_start", "longest_stall_ms")
+        ],
+    ]
+    return found
 
 
 def spread(seen: list[float]) -> dict:
@@ -99,10 +109,6 @@ def spread(seen: list[float]) -> dict:
         "min": round(min(seen) * 1e3, 1),
         "max": round(max(seen) * 1e3, 1),
     }
-
-
-def paired(ours: list[float], theirs: list[float]) -> float:
-    return round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)), 3)
 
 
 async def compare(port: int, folder: Path, ways: list[str], rounds: int) -> dict[str, list[float]]:
@@ -211,11 +217,11 @@ async def same_work(url: str, path: Path) -> None:
 
 def in_a_process(way: str, port: int, folder: Path) -> dict:
     done = subprocess.run(
-        [sys.executable, __file__, "--fresh", way, str(port), str(folder)],
+        [sys.executable, "-m", "benchmarks.download", "--fresh", way, str(port), str(folder)],
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=ROOT,
     )
     if done.returncode:
         raise RuntimeError(done.stderr)
@@ -255,17 +261,6 @@ class Heart:
             before = time.perf_counter()
             await asyncio.sleep(0.001)
             self.longest = max(self.longest, time.perf_counter() - before - 0.001)
-
-
-def peak_mib() -> float:
-    """Return the most memory this process ever had resident."""
-    # Not `ru_maxrss` where this can be had: it starts with what the parent had when it forked.
-    status = Path("/proc/self/status")
-    if status.exists():
-        found = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(found.split()[1]) / 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
 
 
 # --- the server ----------------------------------------------------------------------------------
@@ -308,10 +303,10 @@ def serve(size: int) -> None:
 def serving(size: int):
     """Run the server in a process of its own; yield its port."""
     with subprocess.Popen(
-        [sys.executable, __file__, "--serve", str(size)],
+        [sys.executable, "-m", "benchmarks.download", "--serve", str(size)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=ROOT,
     ) as process:
         try:
             yield int(process.stdout.readline())

@@ -23,8 +23,6 @@ import time
 
 import aiohttp
 
-from grok_video import AsyncClient, Limits, Polling
-
 POLLS = 5
 FILE = b"\0\0\0\x18ftypmp42" + bytes(2**16 - 12)
 #: Connections of either way.
@@ -82,6 +80,9 @@ async def crowd(way: str, port: int, jobs: int, at_once: int, interval: float) -
                 await raw_job(session, base, interval)
 
         else:
+            # Here, so that `peers` can take the loop and the server without the package.
+            from grok_video import AsyncClient, Limits, Polling
+
             client = await stack.enter_async_context(
                 AsyncClient(
                     "key",

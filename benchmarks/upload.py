@@ -4,7 +4,7 @@ The server is a sink in a process of its own, pinned to another processor. CPU i
 client process (event loop, worker threads, its share of the kernel), measured interleaved; memory
 is the peak of fresh processes that send many pictures at once, above the same creates by URL.
 
-    python benchmarks/upload.py [--tiny]
+    python -m benchmarks.upload [--tiny]
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import contextlib
 import gc
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -26,15 +25,17 @@ from typing import Self
 
 import aiohttp
 
+from benchmarks._bars import at_most
+from benchmarks._memory import MIB, peak_mib, start_of_peak
 from grok_video import _base64, _images
 from grok_video._redaction import Secret
 from grok_video._requests import Image, VideoRequest
 from grok_video._transports._aiohttp import AiohttpTransport
 from grok_video._transports._base import TransportConfig
 
-MIB = 2**20
 ANSWER = b'{"request_id":"4b2cd27e-0000-4000-8000-000000000000"}'
 PROMPT = "slow push-in"
+ROOT = Path(__file__).parents[1]
 
 
 def run(tiny: bool) -> dict:
@@ -52,7 +53,7 @@ def run(tiny: bool) -> dict:
     usual = statistics.median(cpu["usual, not sent"])
     peak = {way: statistics.median(one["peak_mib"] for one in seen) for way, seen in crowd.items()}
     fast = pybase64_is_here()
-    return {
+    found: dict = {
         "question": f"CPU, memory and loop stall of a {size / MIB:g} MiB picture",
         "pybase64": fast,
         "cpu_ms": {way: spread(seen) for way, seen in cpu.items()},
@@ -79,6 +80,20 @@ def run(tiny: bool) -> dict:
             "longest_stall_ms": 10,
         },
     }
+    goals = found.pop("goals")
+    found["bars"] = [
+        *[
+            at_most(f"CPU, {name}", found["ratios"][name], limit)
+            for name, limit in goals.items()
+            if name in found["ratios"]
+        ],
+        *[
+            at_most(f"{name}, {way}", found[name][way], goals[name])
+            for name in ("peak_mib_above_url", "longest_stall_ms")
+            for way in ("path", "path-stdlib", "data")
+        ],
+    ]
+    return found
 
 
 def spread(seen: list[float]) -> dict:
@@ -191,11 +206,20 @@ def without_pybase64():
 def in_a_process(way: str, port: int, photograph: Path, at_once: int) -> dict:
     """Return what a fresh process saw that sent `at_once` pictures together."""
     done = subprocess.run(
-        [sys.executable, __file__, "--crowd", way, str(port), str(photograph), str(at_once)],
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.upload",
+            "--crowd",
+            way,
+            str(port),
+            str(photograph),
+            str(at_once),
+        ],
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=ROOT,
     )
     if done.returncode:
         raise RuntimeError(done.stderr)
@@ -234,27 +258,6 @@ async def crowd(way: str, port: int, photograph: Path, at_once: int) -> dict:
         "peak_mib": peak_mib("VmHWM") - held,
         "stall_ms": heart.longest * 1e3,
     }
-
-
-def start_of_peak() -> float:
-    """Return the memory that is resident now, and let the peak begin here where that is possible.
-
-    Else a peak would hold what the preparations took: a data URI is made of two larger ones.
-    """
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    return peak_mib("VmRSS")
-
-
-def peak_mib(which: str) -> float:
-    """Return the most memory that was resident (VmHWM), or what is now (VmRSS)."""
-    # Not `ru_maxrss` where this can be had: it starts with what the parent had when it forked.
-    status = Path("/proc/self/status")
-    if status.exists():
-        found = next(line for line in status.read_text().splitlines() if line.startswith(which))
-        return int(found.split()[1]) / 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
 
 
 def as_data_uri(content: bytes) -> str:
@@ -323,10 +326,10 @@ async def serve() -> None:
 def serving():
     """Run the sink in a process of its own; yield its port."""
     with subprocess.Popen(
-        [sys.executable, __file__, "--serve"],
+        [sys.executable, "-m", "benchmarks.upload", "--serve"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=ROOT,
     ) as process:
         try:
             yield int(process.stdout.readline())

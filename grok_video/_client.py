@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, Never, Self, overload
 
 import anyio
 
-from grok_video import _download
 from grok_video._completion import Completion
 from grok_video._errors import ConfigurationError, InvalidRequest, JobTimeout, resume_hint
 from grok_video._job import DEFAULT_TIMEOUT, AsyncJob, poller_of, require_request_id
@@ -236,6 +235,8 @@ class AsyncClient:
             unknown,
         )
         if save_to is not None:
+            from grok_video import _download
+
             await _download.check_destination(save_to, overwrite=overwrite, request_id=None)
         job = await self._start(request, deadline, on_submitted)
         if save_to is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NewType, TypeGuard, cast
 
 import cattrs
@@ -23,32 +24,33 @@ if TYPE_CHECKING:
 # One class stands for all three levels of an answer (envelope, task, provider), because gateways
 # move keys between the levels and a reader that looks on one level only would miss them. Nobody
 # changes one, and yet they are not frozen: attrs makes those at twice the price, one for each poll.
+# Nobody compares or shows one, and to write how is half of what such a class costs to import.
 
 Lenient = NewType("Lenient", str)
 Number = NewType("Number", float)
 Flag = NewType("Flag", bool)
 
 
-@define
+@define(eq=False, repr=False)
 class VideoDocument:
     url: str | None = None
     duration: Number | None = None
     respect_moderation: Flag | None = None
 
 
-@define
+@define(eq=False, repr=False)
 class UsageDocument:
     cost_in_usd_ticks: Number | None = None
 
 
-@define
+@define(eq=False, repr=False)
 class ErrorDocument:
     code: Lenient | None = None
     message: Lenient | None = None
     type: Lenient | None = None
 
 
-@define
+@define(eq=False, repr=False)
 class Document:
     status: str | None = None
     request_id: Lenient | None = None
@@ -165,7 +167,13 @@ def _an_object(value: Any) -> dict[str, Any]:  # noqa: ANN401
     return value
 
 
-_READ: Final = _make_converter().get_structure_hook(Document)
+@cache
+def _reader() -> Callable[[Any, Any], Any]:
+    # Made for the first answer, not with the import, of which it would be a tenth: cattrs writes
+    # and compiles a reader for each class.
+    return _make_converter().get_structure_hook(Document)
+
+
 _JSON: Final = json.JSONDecoder()
 
 
@@ -205,7 +213,7 @@ def read_document(status: int, body: bytes, *, refused: bool) -> tuple[Document,
             refused=refused,
         )
     try:
-        return _READ(raw, Document), raw
+        return _reader()(raw, Document), raw
     except (cattrs.BaseValidationError, RecursionError) as error:
         path, why = _explain(error)
         raise UnexpectedResponse(

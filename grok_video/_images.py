@@ -11,11 +11,10 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+from functools import cache
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
 
 import anyio
-import anyio.lowlevel
-import anyio.to_thread
 
 from grok_video._base64 import codec_is_known, encoded_size
 from grok_video._errors import APIConnectionError, CreateOutcomeUnknown, InvalidRequest
@@ -34,6 +33,8 @@ from grok_video._wire import write_create
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from anyio.lowlevel import RunVar
 
     from grok_video._pictures import Picture
     from grok_video._requests import Image, VideoRequest
@@ -213,10 +214,10 @@ class Uploads:
     @classmethod
     def of_this_loop(cls) -> Uploads:
         """Return those of the running event loop."""
-        found = _uploads.get(None)
+        found = _uploads().get(None)
         if found is None:
             found = cls()
-            _uploads.set(found)
+            _uploads().set(found)
         return found
 
     async def large_piece(self) -> bool:
@@ -241,14 +242,23 @@ class Uploads:
     async def in_thread(self, function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
         """Return what the function returns, called in one of the worker threads."""
         # Not abandoned when cancelled: a thread that goes on would hold a file open.
-        return await anyio.to_thread.run_sync(function, *args, limiter=self._threads)
+        from anyio import to_thread
+
+        return await to_thread.run_sync(function, *args, limiter=self._threads)
 
     async def encode(self, image: Image) -> Picture:
         """Return a Pillow image as the file that is sent."""
-        return await anyio.to_thread.run_sync(encode_pil, image, limiter=self._encoders)
+        from anyio import to_thread
+
+        return await to_thread.run_sync(encode_pil, image, limiter=self._encoders)
 
 
-_uploads: anyio.lowlevel.RunVar[Uploads | None] = anyio.lowlevel.RunVar("grok_video_uploads", None)
+@cache
+def _uploads() -> RunVar[Uploads | None]:
+    # Parts of anyio are imported with the first picture: `import anyio` itself loads none of them.
+    from anyio.lowlevel import RunVar
+
+    return RunVar("grok_video_uploads", None)
 
 
 async def _open(image: Image) -> Picture:
@@ -277,9 +287,9 @@ async def _open_file(image: Image, uploads: Uploads) -> Picture:
         return await uploads.in_thread(FilePicture, image)
     # Abandoned when cancelled, and not one of the few picture threads: a pipe may be silent for
     # hours, and its bytes are lost to others in any case.
-    content = await anyio.to_thread.run_sync(
-        read_to_end, image, LARGE_PIECE, abandon_on_cancel=True
-    )
+    from anyio import to_thread
+
+    content = await to_thread.run_sync(read_to_end, image, LARGE_PIECE, abandon_on_cancel=True)
     return MemoryPicture(content, image)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Self
 
-from grok_video import _download
 from grok_video._models import JobStatus, Snapshot, Video
 from grok_video._policies import Deadline
 from grok_video._poller import Poller
@@ -122,6 +121,8 @@ class AsyncJob:
         place cannot be written (told before anything is fetched), `LinkExpired`, `Truncated`,
         `NotAVideo`, and what `result` raises.
         """
+        from grok_video import _download  # not before it is needed: a sixth of what `import` costs
+
         poller, session = self._poller, self._poller.session
         deadline = Deadline.after(current_time(), timeout)
         await _download.check_destination(
@@ -147,6 +148,8 @@ class AsyncJob:
 
         Waits for the job first. Raises as `download` does, without the errors of a destination.
         """
+        from grok_video import _download
+
         session = self._poller.session
         video = await self.result()
         chunks = _download.stream(

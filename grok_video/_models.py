@@ -7,7 +7,6 @@ waits or fetches (that is `_job`).
 from __future__ import annotations
 
 import enum
-import html
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -77,6 +76,8 @@ class Video:
 
     def _repr_html_(self) -> str:
         """Show the video in a notebook: from the saved file where there is one."""
+        import html  # its table of 2,231 entities is of use to notebooks alone
+
         source = self.path.resolve().as_uri() if self.path else (self.url or "")
         if not source.startswith(("https://", "http://", "file://")):
             return f"<code>{html.escape(repr(self))}</code>"

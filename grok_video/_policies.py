@@ -153,7 +153,7 @@ _BURST_SECONDS: Final = 1.0
 _FLOOR: Final = 0.1
 
 
-@define
+@define(eq=False, repr=False)
 class Pacer:
     """One budget of requests for all jobs of a client.
 

@@ -313,17 +313,23 @@ def _after_number(kind: Kind, fraction: float, width: float, price: float, typic
     return bell(price / spread).rest[0] * spread
 
 
+def _as_float(value: float) -> float:
+    # Not `float` itself: to read the signature of a builtin, attrs has `inspect` compile the
+    # pattern of all tokens of Python, a tenth of what making a client costs beside aiohttp.
+    return float(value)
+
+
 @frozen
 class Polling:
     """How often running jobs are asked about; the default learns (see the module)."""
 
     #: Seconds. A fixed policy asks this often; the learner is about as thrifty as that where it
     #: knows nothing, and better on both counts the more it knows.
-    interval: float = field(default=5.0, converter=float, validator=validators.gt(0.0))
+    interval: float = field(default=5.0, converter=_as_float, validator=validators.gt(0.0))
     #: False asks every `interval`, whatever the jobs show.
     adaptive: bool = True
     #: Seconds added or taken at random around a fixed interval; less than the interval.
-    jitter: float = field(default=0.0, converter=float, validator=validators.ge(0.0))
+    jitter: float = field(default=0.0, converter=_as_float, validator=validators.ge(0.0))
     #: Seconds for which a job may show nothing new (the same status and progress, or polls that
     #: fail) before a wait gives up on it with `JobTimeout`; None waits to its deadline. Longer than
     #: a whole job takes where the server sends no progress: there a status may be all that changes.

@@ -18,21 +18,23 @@ T = TypeVar("T")
 BODY_LIMIT: Final = 2000
 _SCAN_LIMIT: Final = 2**16
 
+# Not compiled here, all but one: `re` keeps what it compiled, and most processes redact little.
+
 # A data URI's payload may be megabytes: the type and the length are the only useful facts.
 # A "/" may come as JSON's "\/" and as a URL's "%2F".
 _SLASH = r"(?:\\?/|%2[Ff])"
-_DATA_URI = re.compile(
+_DATA_URI: Final = (
     rf"data:([\w.+-]+{_SLASH}[\w.+-]+)?((?:;[\w.+=-]+)*),((?:[A-Za-z0-9+/=_%-]|\\/)*)"
 )
 # Long unbroken base64 outside a data URI (a gateway may echo only the tail of a body).
 # Tried only where a run begins: from each of its characters, a document would take quadratic time.
-_BASE64_RUN = re.compile(r"(?<![A-Za-z0-9+/])(?:[A-Za-z0-9+/]|\\/|%2[BbFf]){200,}+={0,2}")
+_BASE64_RUN: Final = r"(?<![A-Za-z0-9+/])(?:[A-Za-z0-9+/]|\\/|%2[BbFf]){200,}+={0,2}"
 # Whether the above is worth asking: a tenth of its price.
 _LONG_RUN = re.compile(rb"(?<![A-Za-z0-9+/\\%])[A-Za-z0-9+/\\%]{200}")
 # Eight characters and more: "invalid bearer token" is a sentence, not a credential.
-_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}")
-_KEY_LIKE = re.compile(r"\b(sk|xai|comet)-[A-Za-z0-9_\-*.]{6,}")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,20}://[^\s\"'<>\\]+")
+_BEARER: Final = r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"
+_KEY_LIKE: Final = r"\b(sk|xai|comet)-[A-Za-z0-9_\-*.]{6,}"
+_URL: Final = r"[A-Za-z][A-Za-z0-9+.-]{0,20}://[^\s\"'<>\\]+"
 
 
 class Secret:
@@ -131,12 +133,12 @@ def redact_url(url: str) -> str:
 
 def _hide(text: str) -> str:
     if "data:" in text:
-        text = _DATA_URI.sub(_short_data_uri, text)
-    text = _BASE64_RUN.sub(_short_base64, text)
+        text = re.sub(_DATA_URI, _short_data_uri, text)
+    text = re.sub(_BASE64_RUN, _short_base64, text)
     if "://" in text:
-        text = _URL.sub(lambda match: redact_url(match[0]), text)
-    text = _BEARER.sub(r"\1 ***", text)
-    return _KEY_LIKE.sub(r"\1-***", text)
+        text = re.sub(_URL, lambda match: redact_url(match[0]), text)
+    text = re.sub(_BEARER, r"\1 ***", text)
+    return re.sub(_KEY_LIKE, r"\1-***", text)
 
 
 def hide_pictures(body: bytes) -> bytes:
@@ -147,7 +149,8 @@ def hide_pictures(body: bytes) -> bytes:
     if b"data:" not in body and _LONG_RUN.search(body) is None:
         return body
     text = body.decode("latin-1")  # byte for byte, there and back
-    return _BASE64_RUN.sub(_short_base64, _DATA_URI.sub(_short_data_uri, text)).encode("latin-1")
+    text = re.sub(_DATA_URI, _short_data_uri, text)
+    return re.sub(_BASE64_RUN, _short_base64, text).encode("latin-1")
 
 
 def _short_base64(match: re.Match[str]) -> str:

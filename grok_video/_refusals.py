@@ -32,26 +32,27 @@ if TYPE_CHECKING:
 
 __all__ = ["TEXT_LIMIT", "read_error", "read_retry_after"]
 
-_GATEWAY_ID = re.compile(r"\(request id:\s*([^)\s]+)\s*\)")
+# Not compiled here: `re` keeps what it compiled, and most processes never read an error.
+_GATEWAY_ID: Final = r"\(request id:\s*([^)\s]+)\s*\)"
 #: Characters of an error text that are looked at: the longest recorded one has 230, and patterns
 #: must not run over megabytes.
 TEXT_LIMIT: Final = 2**14
-_NO_MONEY = re.compile(
+_NO_MONEY: Final = (
     r"(?i)quota is not enough|insufficient[_ ](user[_ ])?(quota|balance|credit|fund)|"
     r"used all available credits|spending limit|purchase more credits|out of credits|"
     r"(balance|credits?) (is |are )?(exhausted|not enough|insufficient|too low)"
 )
-_BAD_KEY = re.compile(
+_BAD_KEY: Final = (
     r"(?i)incorrect api key|invalid (api[ _]key|token|bearer token|key provided)|"
     r"api key (is )?(invalid|missing|not found)|no api key"
 )
 _BAD_REQUEST_CODES = frozenset(
     {"invalid_request", "convert_request_failed", "invalid_argument", "invalid-argument"}
 )
-_NO_CHANNEL = re.compile(r"(?i)no available channel|model_not_found")
+_NO_CHANNEL: Final = r"(?i)no available channel|model_not_found"
 # Envoy writes the reset reason; with these three the upstream never had the request. A
 # "connection termination" or "remote reset" may come after it had.
-_NEVER_REACHED_UPSTREAM = re.compile(
+_NEVER_REACHED_UPSTREAM: Final = (
     r"(?i)upstream connect error.*reset reason:\s*"
     r"(connection timeout|connection failure|overflow|remote connection failure)|"
     r"no healthy upstream"
@@ -79,7 +80,7 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now: flo
     kind = _classify(status, code, text, html=html)
     shown = "an HTML page" if html else (redact(text, limit=300) or "an empty body")
     label = f" [{redact(code, limit=100)}]" if code else ""
-    request = _GATEWAY_ID.search(text)
+    request = re.search(_GATEWAY_ID, text)
     facts: dict[str, Any] = {
         "status": status,
         "code": redact(code, limit=200) if code else code,
@@ -116,12 +117,12 @@ def _read_error_body(body: bytes) -> tuple[str | None, str, bool]:
 
 def _classify(status: int, code: str | None, text: str, *, html: bool) -> type[APIError]:
     word = (code or "").strip().lower()
-    if status == 402 or _NO_MONEY.search(text) or _NO_MONEY.search(word):
+    if status == 402 or re.search(_NO_MONEY, text) or re.search(_NO_MONEY, word):
         return InsufficientBalance
-    if status == 401 or (status in (400, 403) and _BAD_KEY.search(text)):
+    if status == 401 or (status in (400, 403) and re.search(_BAD_KEY, text)):
         return AuthenticationError
     if word in ("task_not_exist", "model_not_found") or (
-        status == 503 and _NO_CHANNEL.search(text)
+        status == 503 and re.search(_NO_CHANNEL, text)
     ):
         return NotFound
     if word in _BAD_REQUEST_CODES:
@@ -145,7 +146,7 @@ def _is_refusal(kind: type[APIError], status: int, text: str, headers: Mapping[s
         return True
     if status != 503:
         return False
-    return bool(_NEVER_REACHED_UPSTREAM.search(text)) or "retry-after" in headers
+    return bool(re.search(_NEVER_REACHED_UPSTREAM, text)) or "retry-after" in headers
 
 
 def read_retry_after(headers: Mapping[str, str], *, now: float) -> float | None:

@@ -316,7 +316,7 @@ class Heard(NamedTuple):
     snapshot: Snapshot
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class _Outcome:
     """What one attempt at a create came to: an id, or a failure."""
 

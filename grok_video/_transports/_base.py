@@ -74,7 +74,7 @@ class Address(str):
         self.parsed: object = None
 
 
-@define
+@define(eq=False)
 class Answer:
     """A whole answer; header names are lower-case."""
 
@@ -104,7 +104,7 @@ class StreamedAnswer(Protocol):
         ...
 
 
-@frozen
+@frozen(eq=False)
 class TransportConfig:
     """What every transport needs to know; made once by the client."""
 
@@ -301,7 +301,7 @@ async def public_addresses(host: str, port: int) -> list[str]:
     return addresses
 
 
-@frozen
+@frozen(eq=False)
 class Proxies:
     """Which proxy a request goes through: the one that was given, or what the environment says.
 
