@@ -177,13 +177,13 @@ async def stream(
         while True:
             # The scope is left before each `yield`: a scope open across one would end up in
             # whatever task goes on with the generator.
-            piece = None
             with anyio.CancelScope(deadline=deadline.at) as scope:
-                piece = await anext(pieces, None)
+                try:
+                    piece = await anext(pieces)
+                except StopAsyncIteration:
+                    return
             if scope.cancelled_caught:
                 raise transfer.too_late()
-            if piece is None:
-                return
             if isinstance(piece, bytes):
                 yield piece
     finally:

@@ -65,7 +65,7 @@ def _stretched(picture: bytes | None, size: tuple[int, int]) -> Image.Image:
             # Transparent parts show black, as a video has nothing behind it.
             layer = upright.convert("RGBA")
             upright = Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer)
-        return upright.convert("RGB").resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        return _resized(upright.convert("RGB"), size, Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
 def _card(size: tuple[int, int]) -> Image.Image:
@@ -110,7 +110,15 @@ def _pushed(plane: Image.Image, share: float) -> Image.Image:
     cut = _PUSH * share
     left, top = width * cut * _DRIFT[0], height * cut * _DRIFT[1]
     box = (left, top, left + width * (1 - cut), top + height * (1 - cut))
-    return plane.resize((width, height), Image.Resampling.BILINEAR, box=box)
+    return _resized(plane, (width, height), Image.Resampling.BILINEAR, box=box)
+
+
+def _resized(
+    plane: Image.Image, size: tuple[int, int], how: Image.Resampling, **words: Any
+) -> Image.Image:
+    # Pillow types a size with numpy's arrays too, which type checkers cannot see without numpy.
+    resize = plane.resize  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return resize(size, how, **words)
 
 
 def _fill(plane: Any, source: Image.Image) -> None:  # noqa: ANN401 - as in _av
