@@ -177,6 +177,7 @@ async def stream(
         while True:
             # The scope is left before each `yield`: a scope open across one would end up in
             # whatever task goes on with the generator.
+            piece = b""
             with anyio.CancelScope(deadline=deadline.at) as scope:
                 try:
                     piece = await anext(pieces)

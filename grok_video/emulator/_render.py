@@ -114,7 +114,10 @@ def _pushed(plane: Image.Image, share: float) -> Image.Image:
 
 
 def _resized(
-    plane: Image.Image, size: tuple[int, int], how: Image.Resampling, **words: Any
+    plane: Image.Image,
+    size: tuple[int, int],
+    how: Image.Resampling,
+    **words: Any,  # noqa: ANN401 - Pillow's own
 ) -> Image.Image:
     # Pillow types a size with numpy's arrays too, which type checkers cannot see without numpy.
     resize = plane.resize  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
