@@ -39,6 +39,7 @@ from grok_video._session import logger
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import AsyncIterator
     from types import TracebackType
 
     from anyio.abc import TaskGroup
@@ -207,7 +208,7 @@ class AsyncBatch:
             self._receive.close()
             await course.journal.close()
 
-    def __aiter__(self) -> Self:
+    def __aiter__(self) -> AsyncIterator[Outcome]:
         return self
 
     async def __anext__(self) -> Outcome:

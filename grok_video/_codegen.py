@@ -107,7 +107,7 @@ WORDS: Final = {"aclose": "close"} | {name: twin.name for name, twin in TWINS.it
 _ENTERED: Final = {
     "__aenter__": ("__enter__", "self._enter(); return self"),
     "__aexit__": ("__exit__", "self._leave({1})"),
-    "__aiter__": ("__iter__", "return self"),
+    "__aiter__": ("__iter__", "return self._iterate_over()"),
     "__anext__": ("__next__", "return self._next()"),
 }
 #: Not generated: what only an asynchronous class has, and what the hand-written half does.

@@ -425,8 +425,8 @@ class Batch(BatchTwin):
     ) -> None:
         self._leave(error)
 
-    def __iter__(self) -> Self:
-        return self
+    def __iter__(self) -> Iterator[Outcome]:
+        return self._iterate_over()
 
     def __next__(self) -> Outcome:
         return self._next()

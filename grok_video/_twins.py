@@ -263,6 +263,21 @@ class BatchTwin(Twin["AsyncBatch"]):
         next(outcomes)  # entered; it raises what entering raises
         self._outcomes = outcomes
 
+    def _iterate_over(self) -> Iterator[Outcome]:
+        """Return the outcomes; a batch that was not entered is, and is left at their end."""
+        return self._run() if self._outcomes is None else self._outcomes
+
+    def _run(self) -> Iterator[Outcome]:
+        # Safe in plain code, where a generator that is dropped half-way is closed and the batch is
+        # left. An `async for` that is broken off tells nobody: there the context is needed.
+        self._enter()
+        try:
+            yield from self._outcomes or ()
+        except BaseException as error:
+            self._leave(error)
+            raise
+        self._leave(None)
+
     def _next(self) -> Outcome:
         if self._outcomes is None:
             message = "a batch is used inside its context: with client.batch(...) as batch"

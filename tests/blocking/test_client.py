@@ -101,6 +101,34 @@ def test_a_batch_is_run_by_plain_code(blocking: Client, tmp_path: Path) -> None:
     assert batch.summary.in_flight == 0
 
 
+def test_a_batch_needs_no_context_where_it_is_only_iterated(
+    blocking: Client, tmp_path: Path, grok_emulator: Emulator
+) -> None:
+    requests = [VideoRequest(f"drift {number}", duration=1) for number in range(20)]
+    ledger = tmp_path / "run.sqlite"
+    for number, outcome in enumerate(blocking.batch(requests, ledger=ledger, max_in_flight=3)):
+        assert outcome.video is not None
+        if number == 4:
+            break
+    assert crossings(blocking) == 0
+    batch = blocking.batch(requests, ledger=ledger)  # the ledger is free again
+    assert len(list(batch)) == 20
+    assert grok_emulator.accepted == 20
+    assert list(batch) == []  # a batch is run once
+
+
+def test_an_error_in_the_loop_leaves_a_batch_that_is_only_iterated(
+    blocking: Client, tmp_path: Path
+) -> None:
+    requests = [VideoRequest(f"drift {number}", duration=1) for number in range(20)]
+    batch = blocking.batch(requests, ledger=tmp_path / "run.sqlite", max_in_flight=3)
+    with pytest.raises(ZeroDivisionError):
+        for _ in batch:
+            1 / 0  # noqa: B018
+    gc.collect()
+    assert crossings(blocking) == 0
+
+
 def test_a_batch_that_is_left_early_leaves_nothing_running(
     waiting: Client, slow_emulator: Emulator
 ) -> None:
