@@ -16,6 +16,10 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HERE = Path(__file__).parent
 KEPT = HERE.parent / "out" / "bench"
@@ -25,15 +29,15 @@ CHANGE = 0.02
 WIDTH = 58
 
 
-def measure(names: list[str], *, tiny: bool) -> dict:
-    found = {}
+def measure(names: list[str], *, tiny: bool) -> Iterator[tuple[str, dict]]:
+    """Yield each result as soon as it is there: what took minutes is then kept at once."""
     for name in names:
         began = time.monotonic()
         print(f"{name} ...", file=sys.stderr, flush=True)
-        found[name] = importlib.import_module(f"benchmarks.{name}").run(tiny)
-        found[name]["took_s"] = round(time.monotonic() - began)
-        print(f"{name} took {found[name]['took_s']} s", file=sys.stderr, flush=True)
-    return found
+        result = importlib.import_module(f"benchmarks.{name}").run(tiny)
+        result["took_s"] = round(time.monotonic() - began)
+        print(f"{name} took {result['took_s']} s", file=sys.stderr, flush=True)
+        yield name, result
 
 
 def figures(value: object, path: str = "") -> dict[str, float]:
@@ -123,14 +127,16 @@ def main(words: list[str] | None = None) -> int:
     if given.compare:
         # Read first: it may be missing, or about to be overwritten, and measuring takes minutes.
         before = json.loads((given.folder / f"{given.compare}.json").read_text(encoding="utf-8"))
-    found = measure(given.only, tiny=given.tiny)
     given.folder.mkdir(parents=True, exist_ok=True)
+    kept = given.folder / (given.save or "last")
+    found: dict = {}
+    for name, result in measure(given.only, tiny=given.tiny):
+        found[name] = result
+        kept.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     lines = [line for name, result in found.items() for line in told(name, result)]
     lines += verdicts(found)
     if before is not None:
         lines += [f"\nsince {given.compare}", *changes(found, before)]
-    kept = given.folder / (given.save or "last")
-    kept.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     kept.with_suffix(".txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
     return 0

@@ -61,7 +61,7 @@ def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         bar = at_most("one crossing, us", {"median": crossing, "min": 1.0, "max": 999.0}, 120.0)
         result = {"question": "cost", "crossing_us": {"median": crossing}, "steady": 7.0}
         found = {"blocking": result | {"bars": [bar], "took_s": 3, "missing": ["xai-sdk"]}}
-        monkeypatch.setattr(command, "measure", lambda names, tiny: found)
+        monkeypatch.setattr(command, "measure", lambda names, tiny: iter(found.items()))
         return command.main([*words, "--folder", str(tmp_path / "kept")])
 
     return run
