@@ -17,7 +17,13 @@ import anyio
 
 from grok_video._completion import Completion
 from grok_video._errors import ConfigurationError, InvalidRequest, JobTimeout, resume_hint
-from grok_video._job import DEFAULT_TIMEOUT, AsyncJob, poller_of, require_request_id
+from grok_video._job import (
+    DEFAULT_TIMEOUT,
+    AsyncJob,
+    load_downloads,
+    poller_of,
+    require_request_id,
+)
 from grok_video._lifecycle import Event
 from grok_video._policies import Deadline, Limits, Retry
 from grok_video._polling import Polling
@@ -235,6 +241,7 @@ class AsyncClient:
             unknown,
         )
         if save_to is not None:
+            await load_downloads()
             from grok_video import _download
 
             await _download.check_destination(save_to, overwrite=overwrite, request_id=None)

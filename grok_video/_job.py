@@ -6,7 +6,11 @@ own, so that any number of handles, waiters and processes may share one job.
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Final, Self
+
+import anyio.to_thread
 
 from grok_video._models import JobStatus, Snapshot, Video
 from grok_video._policies import Deadline
@@ -121,7 +125,8 @@ class AsyncJob:
         place cannot be written (told before anything is fetched), `LinkExpired`, `Truncated`,
         `NotAVideo`, and what `result` raises.
         """
-        from grok_video import _download  # not before it is needed: a sixth of what `import` costs
+        await load_downloads()
+        from grok_video import _download
 
         poller, session = self._poller, self._poller.session
         deadline = Deadline.after(current_time(), timeout)
@@ -148,6 +153,7 @@ class AsyncJob:
 
         Waits for the job first. Raises as `download` does, without the errors of a destination.
         """
+        await load_downloads()
         from grok_video import _download
 
         session = self._poller.session
@@ -190,6 +196,15 @@ class _Updates:
             await poller.step(self._deadline)
         self._shown = poller.snapshot
         return self._shown
+
+
+async def load_downloads() -> None:
+    """Return when the module of downloads can be imported without holding the event loop.
+
+    It is a sixth of what importing the package costs, and those who only submit never need it.
+    """
+    if "grok_video._download" not in sys.modules:
+        await anyio.to_thread.run_sync(import_module, "grok_video._download")
 
 
 def require_request_id(request_id: str) -> str:
