@@ -174,7 +174,8 @@ class Poller:
                 await self._news.wait_until(due)
                 continue
             place = self.session.place_for_poll(now)
-            if now + place + self.session.config.timeout < deadline.at:
+            session = self.session
+            if now + place + session.config.timeout < deadline.at and not session.polls_wait_here:
                 await self._poll_in_passing(now, place)
                 continue
             with anyio.CancelScope(deadline=deadline.at) as scope:

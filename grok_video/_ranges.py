@@ -55,6 +55,8 @@ class Follows:
 
     start: int
     version: Version
+    #: Where they end, if the server said so; None for the end of the file.
+    end: int | None = None
 
 
 @frozen
@@ -99,7 +101,9 @@ def judge(status: int, headers: Mapping[str, str], *, have: int, version: Versio
                 return StartOver()
             total = int(match[3]) if match[3] != "*" else version.total
             new = version_of(headers, total=total)
-            return Follows(have, new) if not have or new.is_same(version) else StartOver()
+            if have and not new.is_same(version):
+                return StartOver()
+            return Follows(have, new, int(match[2]) + 1)
         case 416:
             match = _CONTENT_RANGE.fullmatch(headers.get("content-range", "").strip())
             whole = have > 0 and match is not None and match[3] == str(have)

@@ -13,11 +13,11 @@ import random
 import re
 import time
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import anyio
-from attrs import frozen
+from attrs import define, field, frozen
 
 from grok_video import _wire
 from grok_video._errors import (
@@ -36,7 +36,7 @@ from grok_video._errors import (
 )
 from grok_video._images import create_body
 from grok_video._lifecycle import Event, State, advance
-from grok_video._models import JobStatus
+from grok_video._models import JobStatus, Snapshot
 from grok_video._policies import Deadline, Pacer
 from grok_video._polling import Experience
 from grok_video._redaction import hide_pictures
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from grok_video._images import CreateBody
-    from grok_video._models import Snapshot
     from grok_video._policies import Limits, Retry
     from grok_video._polling import Polling
     from grok_video._requests import VideoRequest
@@ -97,6 +96,9 @@ class Session:
             lambda: anyio.CapacityLimiter(limits.concurrent_downloads), _nothing_to_close
         )
         self.create_url: Address = Address(config.base_url + _wire.CREATE_PATH)
+        # Slots stand before the transports, so that waiting for a connection is neither waiting for
+        # the server nor the beginning of a create.
+        self._create_slots, self._poll_slots = _slots(limits), _slots(limits)
         self._creates = Pacer(
             limits.creates_per_minute / 60 if limits.creates_per_minute is not None else None
         )
@@ -172,7 +174,8 @@ class Session:
             await transport.aclose()
         if self._given is not None:
             await self._given.aclose()
-        await self.download_slots.aclose()
+        for slots in (self.download_slots, self._create_slots, self._poll_slots):
+            await slots.aclose()
 
     # --- create ----------------------------------------------------------------------------------
 
@@ -199,8 +202,13 @@ class Session:
                 attempt += 1
                 await self._wait_for_place(self._creates, until)
                 attempted = _Attempt(self, transport, request, body, record)
-                state = advance(state, Event.SENDING_BEGAN)
-                outcome = await attempted.run(until)
+                slots = self._create_slots.held() or await self._create_slots.get()
+                await _take(slots, until)
+                try:
+                    state = advance(state, Event.SENDING_BEGAN)
+                    outcome = await attempted.run(until)
+                finally:
+                    slots.release()
                 state = advance(state, outcome.event)
                 if outcome.request_id is not None:
                     return outcome.request_id
@@ -265,8 +273,10 @@ class Session:
         if place > 0:
             await anyio.sleep(place)
             now = current_time()
+        slots = self._poll_slots.held() or await self._poll_slots.get()
         try:
-            answer = await transport.get(url)
+            async with slots:
+                answer = await transport.get(url)
             ended = current_time()
             self.round_trip += 0.2 * (ended - now - self.round_trip)
             # Most polls are answered as the one before was, byte for byte: that means the same.
@@ -295,6 +305,12 @@ class Session:
             hint = read_retry_after(answer.headers, now=time.time())
         return heard, ended, hint
 
+    @property
+    def polls_wait_here(self) -> bool:
+        """True if a poll may have to wait for a connection, for longer than one exchange lasts."""
+        slots = self._poll_slots.held()
+        return slots is None or slots.value == 0
+
     def polls_blocked_until(self) -> float:
         """Return the time on the loop's clock before which the server wants no poll."""
         return self._polls.blocked_until
@@ -308,11 +324,12 @@ class Session:
         return hide_pictures(body)
 
 
-class Heard(NamedTuple):
+@define(eq=False)
+class Heard:
     """A poll's answer that could be read, and what it meant."""
 
     status: int
-    body: bytes
+    body: bytes = field(repr=False)  # as it came: a server may have echoed the key
     snapshot: Snapshot
 
 
@@ -463,6 +480,27 @@ def _unknown(
     )
     error.__cause__ = failure
     return error
+
+
+def _slots(limits: Limits) -> LoopLocal[anyio.Semaphore]:
+    return LoopLocal(
+        lambda: anyio.Semaphore(limits.connections, fast_acquire=True), _nothing_to_close
+    )
+
+
+async def _take(slots: anyio.Semaphore, until: Deadline) -> None:
+    """Return once a slot is taken. Raises `APITimeoutError` if none became free in time."""
+    try:
+        slots.acquire_nowait()
+    except anyio.WouldBlock:
+        with anyio.CancelScope(deadline=until.at):
+            await slots.acquire()
+            return
+        raise APITimeoutError(
+            f"no connection became free within the {until.timeout:g} s of this call; nothing was "
+            "sent",
+            may_have_been_sent=False,
+        ) from None
 
 
 def _too_long(delay: float) -> RateLimited:

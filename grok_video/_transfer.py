@@ -110,6 +110,8 @@ class Transfer:
         self.restartable = True
         #: Ask without a range: the server cannot serve one of this version.
         self._whole_only = False
+        #: Where a file of unknown length may end; kept over all answers that bring it.
+        self.boxes: Boxes | None = None
         self._failures = 0
         self._deaths = 0
         self._versions = 0
@@ -126,6 +128,9 @@ class Transfer:
         Raises `DownloadError` if it cannot be had whole.
         """
         self._reached = self.have
+        if self.have and self.total is None:
+            # Kept by an earlier process, which did not keep where its boxes stood.
+            self._forget("an earlier transfer broke off, and no server has said how long it is")
         while not (self.have and self.have == self.total):
             self._forget_unprovable()
             verdict: Verdict | None = None
@@ -211,7 +216,7 @@ class Transfer:
         if not anew:
             self.version = evolve(self.version, total=follows.version.total or self.total)
         framed = is_framed(answer.headers)
-        return _Intake(self, follows.version, skip=skip, anew=anew, framed=framed)
+        return _Intake(self, follows, skip=skip, anew=anew, framed=framed)
 
     def check_head(self, head: bytes) -> None:
         if head[4:_HEAD] != b"ftyp":
@@ -325,16 +330,18 @@ class _Intake:
     """Takes in the body of one answer; `have` and `version` of the transfer follow it."""
 
     def __init__(
-        self, transfer: Transfer, version: Version, *, skip: int, anew: bool, framed: bool
+        self, transfer: Transfer, follows: Follows, *, skip: int, anew: bool, framed: bool
     ) -> None:
         self._transfer = transfer
-        self._version = version
+        self._version = follows.version
+        self._end = follows.end
+        #: False where HTTP itself cannot tell the whole from a part.
+        self._framed = framed
         #: Bytes to throw away: the range was ignored, and the file is still the same one.
         self._skip = skip
         #: True until what is kept is given up, and that only for something that is a video.
         self._anew = anew
         self._head = b""
-        self._boxes = Boxes() if anew and not framed else None
 
     def take(self, chunk: bytes) -> tuple[Version | bytes, ...]:
         """Return what a chunk adds; a `Version` before it says that the file begins anew."""
@@ -349,12 +356,13 @@ class _Intake:
             transfer.check_head(chunk)
             self._anew = False
             transfer.have, transfer.version = 0, self._version
+            transfer.boxes = Boxes() if self._version.total is None else None
             pieces = (self._version,)
         if chunk:
             transfer.have += len(chunk)
             transfer.note_progress()
-            if self._boxes is not None:
-                self._boxes.feed(chunk)
+            if transfer.boxes is not None:
+                transfer.boxes.feed(chunk)
             pieces += (chunk,)
         return pieces
 
@@ -363,7 +371,10 @@ class _Intake:
         transfer, total = self._transfer, self._version.total
         if self._anew and (total is None or len(self._head) >= total):
             transfer.check_head(self._head)
-        if self._boxes is not None and not self._boxes.is_between:
+        short = self._skip or (self._end is not None and transfer.have < self._end)
+        if transfer.total is None and not self._framed:
+            short = short or transfer.boxes is None or not transfer.boxes.is_between
+        if short:
             raise APIConnectionError(
                 "the file came without a length and broke off", may_have_been_sent=True
             )

@@ -42,6 +42,7 @@ from grok_video._transports._base import (
     refuse_private,
     without_frames,
 )
+from grok_video._transports._debuglog import hide_written_bytes
 from grok_video._transports._loops import LoopLocal
 
 if TYPE_CHECKING:
@@ -71,43 +72,43 @@ class AiohttpTransport(Transport):
         sessions = self._sessions.held() or await self._sessions.get()
         outer = sys.exception()
         chunks = _Chunks(body)
-        async with sessions.create_slots:
-            try:
-                response = await sessions.creates.post(
-                    _parsed(url),
-                    data=aiohttp.AsyncIterablePayload(chunks),
-                    headers=sessions.create_headers(body),
-                    allow_redirects=False,
-                    proxy=sessions.api_proxy,
-                )
-                return await _read(response)
-            except GrokVideoError:
-                raise
-            except Exception as error:  # noqa: BLE001 - whatever broke, was the request sent?
-                raise _failure(error, url, outer, sent=chunks.began) from without_frames(
-                    error, outer
-                )
-            except BaseException as error:  # noqa: BLE001 - the frames hold the key
-                raise without_frames(error, outer)  # noqa: B904
+        try:
+            response = await sessions.creates.post(
+                _parsed(url),
+                data=aiohttp.AsyncIterablePayload(chunks),
+                headers=sessions.create_headers(body),
+                allow_redirects=False,
+                proxy=sessions.api_proxy,
+            )
+            if not chunks.began:
+                # It stood in the connection before anything was asked: not the answer to this.
+                response.close()
+                raise aiohttp.ServerDisconnectedError  # noqa: TRY301 - as if it had been closed
+            return await _read(response)
+        except GrokVideoError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever broke, was the request sent?
+            raise _failure(error, url, outer, sent=chunks.began) from without_frames(error, outer)
+        except BaseException as error:  # noqa: BLE001 - the frames hold the key
+            raise without_frames(error, outer)  # noqa: B904
 
     async def get(self, url: str) -> Answer:
         sessions = self._sessions.held() or await self._sessions.get()
         outer = sys.exception()
-        async with sessions.poll_slots:
-            try:
-                response = await sessions.api.get(
-                    _parsed(url),
-                    headers=sessions.api_headers,
-                    allow_redirects=False,
-                    proxy=sessions.api_proxy,
-                )
-                return await _read(response)
-            except GrokVideoError:
-                raise
-            except Exception as error:  # noqa: BLE001 - a poll fails with one kind of error
-                raise _failure(error, url, outer) from without_frames(error, outer)
-            except BaseException as error:  # noqa: BLE001 - the frames hold the key
-                raise without_frames(error, outer)  # noqa: B904
+        try:
+            response = await sessions.api.get(
+                _parsed(url),
+                headers=sessions.api_headers,
+                allow_redirects=False,
+                proxy=sessions.api_proxy,
+            )
+            return await _read(response)
+        except GrokVideoError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a poll fails with one kind of error
+            raise _failure(error, url, outer) from without_frames(error, outer)
+        except BaseException as error:  # noqa: BLE001 - the frames hold the key
+            raise without_frames(error, outer)  # noqa: B904
 
     def stream(self, url: str, headers: Mapping[str, str], *, public_only: bool) -> _Streaming:
         return _Streaming(self, url, headers, public_only=public_only)
@@ -159,13 +160,10 @@ class _Sessions:
     """The sessions of one event loop."""
 
     def __init__(self, config: TransportConfig) -> None:
+        hide_written_bytes()
         self._config = config
         self._origin = config.origin
         self._made: dict[str, aiohttp.ClientSession] = {}
-        # Slots stand in front of the pools, so that waiting for a connection does not count as
-        # waiting for the server.
-        self.create_slots = asyncio.Semaphore(config.connections)
-        self.poll_slots = asyncio.Semaphore(config.connections)
         self._file_timeout = aiohttp.ClientTimeout(
             total=None,
             sock_connect=min(CONNECT_TIMEOUT, config.timeout),
@@ -305,37 +303,38 @@ class _Streamed:
 class _FileChunks:
     """The body of a streamed answer, as it arrives."""
 
-    __slots__ = ("_content", "_end", "_url")
+    __slots__ = ("_content", "_failure", "_url")
 
     def __init__(self, content: aiohttp.StreamReader, url: str) -> None:
         self._content = content
         self._url = url
-        #: What ends the iteration, once that is known.
-        self._end: Exception | None = None
+        #: What broke, while there is still something to hand out before it is told.
+        self._failure: Exception | None = None
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
-        if self._end is not None:
-            raise self._end
+        if self._failure is not None:
+            # Taken out first: kept here, it would keep this and the connection alive.
+            failure, self._failure = self._failure, None
+            raise failure
         outer = sys.exception()
         content = self._content
         try:
             # Not `readany`: it joins what is buffered, one more copy of each byte.
             chunk, ends_http_chunk = await content.readchunk()
-            while ends_http_chunk and not chunk:
+            while ends_http_chunk and not chunk and not content.at_eof():
                 chunk, ends_http_chunk = await content.readchunk()
         except Exception as error:  # noqa: BLE001 - a download fails with one kind of error
             failure = _failure(error, self._url, outer)
             failure.__cause__ = without_frames(error, outer)
-            self._end = failure
             if rest := _unread(content):
+                self._failure = failure
                 return rest
             raise failure  # noqa: B904 - it is set
         if not chunk:
-            self._end = StopAsyncIteration()
-            raise self._end
+            raise StopAsyncIteration
         return chunk
 
 

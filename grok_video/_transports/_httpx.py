@@ -38,6 +38,7 @@ from grok_video._transports._base import (
     refuse_private,
     without_frames,
 )
+from grok_video._transports._debuglog import hide_written_bytes
 from grok_video._transports._loops import LoopLocal
 
 if TYPE_CHECKING:
@@ -123,17 +124,16 @@ class HttpxTransport(Transport):
 
     async def post(self, url: str, body: Body) -> Answer:
         lines = self._given or await self._own.get()
-        async with lines.create_slots:
-            return await self._exchange(lines, "POST", url, body)
+        return await self._exchange(lines, "POST", url, body)
 
     async def get(self, url: str) -> Answer:
         lines = self._given or await self._own.get()
-        async with lines.poll_slots:
-            return await self._exchange(lines, "GET", url, None)
+        return await self._exchange(lines, "GET", url, None)
 
     async def _exchange(
         self, lines: _OwnLines | _GivenLines, method: str, url: str, body: Body | None
     ) -> Answer:
+        hide_written_bytes()
         outer = sys.exception()
         sent = _Sent(lines, self._config.timeout)
         try:
@@ -325,8 +325,6 @@ class _OwnLines:
         self._proxies = Proxies.of(config)
         # Slots stand in front of the pools, so that waiting for a connection does not count as
         # waiting for the server.
-        self.create_slots = anyio.CapacityLimiter(config.connections)
-        self.poll_slots = anyio.CapacityLimiter(config.connections)
         # Kept as the library's type, whose repr masks the key.
         self._api_headers = family.Headers({"User-Agent": USER_AGENT})
         self._api_headers.update(config.headers)
@@ -379,7 +377,7 @@ class _OwnLines:
 
 
 class _GivenLines:
-    """The caller's client, with slots before it."""
+    """The caller's client."""
 
     ages_unknown = True
 
@@ -387,8 +385,6 @@ class _GivenLines:
         self._config = config
         self._family = family
         self._client = client
-        self.create_slots = anyio.CapacityLimiter(config.connections)
-        self.poll_slots = anyio.CapacityLimiter(config.connections)
         self._own_headers = family.Headers(dict(config.headers))
         _add_own(self._own_headers, config)
 

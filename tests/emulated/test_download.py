@@ -48,6 +48,7 @@ from grok_video import (
 from grok_video._models import Video
 from grok_video._policies import Deadline
 from grok_video._redaction import Secret
+from grok_video._transfer import Transfer
 from grok_video._transports._aiohttp import AiohttpTransport
 from grok_video._transports._base import Origin, Transport, TransportConfig
 from grok_video._transports._httpx import HttpxTransport
@@ -128,6 +129,10 @@ class Unframed:
     """Send without anything that tells where the answer ends, up to `at`."""
 
     at: int | None = None
+    #: Send the whole file again, whatever range is asked for.
+    ignores_range: bool = False
+    #: Say of a range where it ends and not how long the file is.
+    hides_total: bool = False
 
 
 @define
@@ -212,7 +217,8 @@ class FileServer:
         wanted = request.get("range")
         condition = request.get("if-range")
         met = condition in (None, self.etag) or not obey_if_range
-        if wanted is not None and met and not isinstance(fault, IgnoreRange | Chunked):
+        whole = isinstance(fault, IgnoreRange | Chunked) or getattr(fault, "ignores_range", False)
+        if wanted is not None and met and not whole:
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
         headers = {"ETag": self.etag, "Last-Modified": self.modified}
         body = memoryview(self.data)[start:]
@@ -234,7 +240,8 @@ class FileServer:
         if not isinstance(fault, Unframed):
             headers["Content-Length"] = str(len(body))
         if start:
-            headers["Content-Range"] = f"bytes {start}-{len(self.data) - 1}/{len(self.data)}"
+            total = "*" if getattr(fault, "hides_total", False) else len(self.data)
+            headers["Content-Range"] = f"bytes {start}-{len(self.data) - 1}/{total}"
         self._head(connection, 206 if start else 200, headers)
         at = getattr(fault, "at", None)
         for place in range(0, len(body) if at is None else min(at, len(body)), 2**16):
@@ -453,6 +460,40 @@ async def test_a_file_that_only_ends_with_the_connection_is_checked_by_its_boxes
     path = tmp_path / "dog.mp4"
     downloads.server.script.append(Unframed())
     assert is_whole(await downloads.save(path), path, data)
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        Unframed(9, ignores_range=True),
+        Unframed(160_000, ignores_range=True),
+        Unframed(10, hides_total=True),
+    ],
+    ids=["less than is here", "a little more", "a part of a part"],
+)
+async def test_an_answer_without_a_length_that_breaks_off_again_is_no_whole_file(
+    downloads: Downloads, tmp_path: Path, second: Unframed
+) -> None:
+    data = clip(12) + bytes(12) + (200_000).to_bytes(4, "big") + b"mdat" + clip(199_992)
+    downloads.server.data = data
+    downloads.server.script.extend([Unframed(150_000), second])
+    downloads.server.always = Unframed(hides_total=True)
+    video = await downloads.save(tmp_path / "cat.mp4")
+    assert is_whole(video, tmp_path / "cat.mp4", data)
+
+
+async def test_a_download_leaves_nothing_that_only_the_collector_frees(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(3):
+            await downloads.save(tmp_path / f"{number}.mp4")
+        left = [found for found in gc.get_objects() if isinstance(found, Transfer)]
+    finally:
+        gc.enable()
+    assert left == []
 
 
 # --- broken and resumed --------------------------------------------------------------------------

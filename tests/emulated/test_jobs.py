@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from decimal import Decimal
 from itertools import pairwise
@@ -13,6 +14,7 @@ import pytest
 
 from grok_video import (
     APIConnectionError,
+    APITimeoutError,
     AsyncClient,
     AsyncJob,
     AuthenticationError,
@@ -499,3 +501,79 @@ async def test_words_beside_a_request_are_refused(
     with pytest.raises(InvalidRequest, match="use aspect_ratio"):
         await client.submit("drift", size="1280x720")  # type: ignore[call-overload]
     assert grok_emulator.requests == ()
+
+
+async def test_waiting_for_a_connection_is_bounded_by_the_wait_of_the_caller(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    """One connection, a silent server: those who queue for it end at their own deadline."""
+    grok_emulator.script("poll", [faults.Stall(5.0)] * 4)
+    late: list[float] = []
+
+    async def one(client: AsyncClient, name: str) -> None:
+        began = anyio.current_time()
+        with pytest.raises(JobTimeout):
+            await client.job(name).result(timeout=0.4)
+        late.append(anyio.current_time() - began - 0.4)
+
+    limits = Limits(connections=1, polls_per_second=None)
+    client = new_client(grok_emulator, limits=limits, timeout=0.3)
+    async with client, anyio.create_task_group() as tasks:
+        for number in range(4):
+            tasks.start_soon(one, client, f"job-{number}")
+    assert max(late) < 0.25, late
+
+
+async def test_a_create_that_waits_for_a_connection_is_not_sent_after_its_deadline(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("create", [faults.Stall(0.6, resume=True)])
+    seen: list[str] = []
+
+    async def one(client: AsyncClient) -> None:
+        try:
+            await client.generate("drift", duration=1, timeout=0.3)
+        except (APITimeoutError, CreateOutcomeUnknown, JobTimeout) as error:
+            seen.append(type(error).__name__)
+
+    limits = Limits(connections=1, polls_per_second=None)
+    client = new_client(grok_emulator, limits=limits)
+    async with client, anyio.create_task_group() as tasks:
+        for _ in range(4):
+            tasks.start_soon(one, client)
+    assert seen.count("APITimeoutError") == 3, seen
+    assert grok_emulator.accepted == 1
+
+
+async def test_a_cancelled_create_that_waits_for_a_connection_ends_at_once_and_sends_nothing(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("create", [faults.Stall(0.5, resume=True)])
+    limits = Limits(connections=1, polls_per_second=None)
+    client = new_client(grok_emulator, limits=limits)
+    async with client, anyio.create_task_group() as tasks:
+        tasks.start_soon(client.submit, "first")
+        while not grok_emulator.faults_consumed:
+            await anyio.lowlevel.checkpoint()
+        began = anyio.current_time()
+        with anyio.move_on_after(0.05):
+            await client.submit("second")
+        assert anyio.current_time() - began < 0.4
+    assert grok_emulator.accepted == 1
+
+
+async def test_the_words_of_an_answer_stand_in_no_frame_of_a_later_failure(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    """A server may echo the key in a poll that is fine, and fail the next one."""
+    key = "sk-" + "k" * 40
+    echo = {"status": "processing", "progress": 10, "note": f"Bearer {key}"}
+    grok_emulator.script("poll", [faults.Answer(200, echo), faults.Answer(401, {"error": "no"})])
+    async with new_client(base_url=grok_emulator.base_url, api_key=key) as client:
+        job = client.job("somewhere")
+        await job.refresh()
+        with pytest.raises(AuthenticationError) as caught:
+            await job.refresh()
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    # The frame of this very test has the key in a variable of its own.
+    assert not [line for line in shown.format() if key in line and "test_jobs" not in line]

@@ -14,6 +14,7 @@ import os
 import random
 import runpy
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ import anyio
 import pytest
 import trio
 
-from grok_video import GrokVideoError
+from grok_video import APIConnectionError, AsyncClient, GrokVideoError
 from grok_video.emulator import Emulator, faults
 
 from .canary import Canary, Eavesdropper, Watch, pickled, texts_of
@@ -274,7 +275,9 @@ def look(
         for seen in emulator.requests:
             if seen.origin == "files":
                 texts.append(("another origin", repr(seen.headers)))
-        assert any(seen.authorization for seen in emulator.requests)
+        # A connection that is closed as soon as it is accepted may take its request with it.
+        read = [seen for seen in emulator.requests if seen.origin != "files"]
+        assert not read or any(seen.authorization for seen in read)
         assert emulator.faults_consumed
     for path in folder.rglob("*"):
         if path.is_file():
@@ -362,3 +365,30 @@ def _try(door: Door, work: Any, errors: list[BaseException]) -> None:
         raise
     except BaseException as error:  # noqa: BLE001 - all are searched
         errors.append(error)
+
+
+@pytest.mark.parametrize("lane", ["asyncio-aiohttp", "asyncio-httpx"])
+def test_a_socket_that_broke_is_logged_in_debug_mode_without_what_was_written(lane: str) -> None:
+    """asyncio's own record shows the frame that wrote, and what: it is made here, to be certain."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_debug(True)
+        words = {"transport": lane.partition("-")[2], "api_key": CANARY.key}
+        async with AsyncClient(base_url="http://127.0.0.1:9", **words) as client:  # type: ignore[arg-type]
+            with contextlib.suppress(APIConnectionError):
+                await client.job("j").refresh()
+        reader, writer = socket.socketpair()
+        with reader:
+            writer.setblocking(False)
+            transport, _ = await loop.create_connection(asyncio.Protocol, sock=writer)
+            writer.shutdown(socket.SHUT_WR)
+            transport.write(f"Authorization: Bearer {CANARY.key}".encode())
+            transport.close()
+
+    with Watch() as watch:
+        asyncio.run(main())
+    told = [text for text in watch.texts if "Fatal write error" in text]
+    assert told
+    assert "BrokenPipeError" in told[0]
+    assert found_in([], watch) == []
