@@ -128,9 +128,6 @@ class Transfer:
         Raises `DownloadError` if it cannot be had whole.
         """
         self._reached = self.have
-        if self.have and self.total is None:
-            # Kept by an earlier process, which did not keep where its boxes stood.
-            self._forget("an earlier transfer broke off, and no server has said how long it is")
         while not (self.have and self.have == self.total):
             self._forget_unprovable()
             verdict: Verdict | None = None
@@ -140,6 +137,9 @@ class Transfer:
                     verdict = judge(
                         answer.status, answer.headers, have=self.have, version=self.version
                     )
+                    if isinstance(verdict, Follows) and self._is_endless(answer, verdict):
+                        verdict = StartOver()
+                        self._forget("nobody can tell where the file ends")
                     if isinstance(verdict, Follows):
                         intake = self._begin(answer, verdict)
                         chunks = answer.chunks()
@@ -201,6 +201,19 @@ class Transfer:
                     return
             url, before = target, url
         raise self.error(DownloadError, f"the link was redirected more than {_REDIRECTS} times")
+
+    def _is_endless(self, answer: StreamedAnswer, follows: Follows) -> bool:
+        """Return whether nothing could tell the whole from a part, were the file continued so.
+
+        What an earlier process kept came without the place where its boxes stood.
+        """
+        return (
+            self.have > 0
+            and self.boxes is None
+            and self.total is None
+            and follows.version.total is None
+            and not is_framed(answer.headers)
+        )
 
     def _begin(self, answer: StreamedAnswer, follows: Follows) -> _Intake:
         """Return what takes in the body of this answer."""

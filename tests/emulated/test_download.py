@@ -1321,3 +1321,16 @@ async def test_a_stream_left_early_leaves_nothing_open(downloads: Downloads) -> 
         break
     await chunks.aclose()
     gc.collect()
+
+
+async def test_a_part_of_unknown_length_is_not_continued_without_a_length_by_the_next_process(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    data = clip(12) + bytes(12) + (200_000).to_bytes(4, "big") + b"mdat" + clip(199_992)
+    downloads.server.data = data
+    downloads.server.script.extend([Unframed(150_000), *[Say(403)] * 5])
+    await downloads.refused(LinkExpired, tmp_path / "cat.mp4")
+    downloads.server.script.extend([Unframed(10, hides_total=True)])
+    downloads.server.always = Unframed(hides_total=True)
+    video = await downloads.save(tmp_path / "cat.mp4")
+    assert is_whole(video, tmp_path / "cat.mp4", data)
