@@ -5,7 +5,7 @@ another processor and speaks just enough HTTP. The hand-written loop pools all i
 does nothing that is not needed: it is the practical limit in Python. Each way runs in turns, CPU of
 this process counts, ratios are taken pair by pair.
 
-    python benchmarks/jobs.py [--tiny]
+    python -m benchmarks.jobs [--tiny]
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import contextlib
 import gc
 import json
 import os
-import resource
-import statistics
 import subprocess
 import sys
 import time
 
 import aiohttp
+
+from benchmarks._bars import at_most, paired, spread
+from benchmarks._memory import peak_mib
 
 POLLS = 5
 FILE = b"\0\0\0\x18ftypmp42" + bytes(2**16 - 12)
@@ -32,10 +33,11 @@ INTERVAL = 0.2
 
 
 def run(tiny: bool) -> dict:
-    """Return the figures of one run; `ratios` are what must hold on any machine."""
-    rounds = 1 if tiny else 9
-    crowds = {1: 10, 50: 50} if tiny else {1: 100, 200: 2000}
+    """Return the figures of one run, with what must hold on any machine in `bars`."""
+    rounds, flights = (1, 0) if tiny else (9, 3)
+    crowds = {1: 10, 50: 50} if tiny else {1: 60, 200: 800}
     found: dict = {"question": f"CPU of a job: a create, {POLLS} polls, 64 KiB", "runs": rounds}
+    bars = found["bars"] = []
     with serving() as port:
         pin(0)
         for at_once, jobs in crowds.items():
@@ -46,26 +48,110 @@ def run(tiny: bool) -> dict:
                     cost = asyncio.run(crowd(way, port, jobs, at_once, interval))
                     if number or tiny:
                         seen[way].append(cost * 1e3)
-            ratios = [ours / raw for ours, raw in zip(seen["ours"], seen["raw"], strict=True)]
+            ratio = paired(seen["ours"], seen["raw"])
             found[f"at once: {at_once}"] = {
                 "raw_ms": spread(seen["raw"]),
                 "ours_ms": spread(seen["ours"]),
-                "ratio": spread(ratios),
+                "ratio": ratio,
             }
-        if not tiny:
-            found["in flight"] = {
-                count: {way: fresh(way, port, count) for way in ("raw", "ours")}
-                for count in (1000, 10_000)
-            }
+            bars.append(at_most(f"CPU of a job over raw aiohttp, {at_once} at once", ratio, 1.25))
+        share = own_share(rounds, jobs=10 if tiny else 40)
+        found["own share of a poll, us"] = share
+        bars.append(at_most("own share of a poll, us", share, 40))
+        if flights:
+            found["in flight"], more = in_flight(port, flights)
+            bars += more
     return found
 
 
-def spread(seen: list[float]) -> dict:
-    return {
-        "median": round(statistics.median(seen), 3),
-        "min": round(min(seen), 3),
-        "max": round(max(seen), 3),
+def in_flight(port: int, flights: int) -> tuple[dict, list[dict]]:
+    """Return figures and bars of very many jobs at once, each round in processes of its own."""
+    seen: dict[int, dict[str, list[dict]]] = {
+        count: {"raw": [], "ours": []} for count in (1000, 10_000)
     }
+    for number in range(flights):
+        for count, ways in seen.items():
+            for way in ("raw", "ours") if number % 2 else ("ours", "raw"):
+                ways[way].append(fresh(way, port, count))
+
+    def figures(count: int, way: str, figure: str) -> list[float]:
+        return [one[figure] for one in seen[count][way]]
+
+    found = {
+        count: {
+            way: {figure: spread(figures(count, way, figure)) for figure in ("ms", "peak_mib")}
+            for way in ("raw", "ours")
+        }
+        for count in seen
+    }
+    cpu = paired(figures(10_000, "ours", "ms"), figures(10_000, "raw", "ms"))
+    memory = paired(figures(10_000, "ours", "peak_mib"), figures(10_000, "raw", "peak_mib"))
+    growth = paired(figures(10_000, "ours", "ms"), figures(1000, "ours", "ms"))
+    return found, [
+        at_most("CPU of a job over raw aiohttp, 10,000 in flight", cpu, 1.3),
+        at_most("peak memory over raw aiohttp, 10,000 in flight", memory, 1.2),
+        at_most("CPU of a job, 10,000 over 1000 in flight", growth, 1.25),
+    ]
+
+
+def own_share(rounds: int, jobs: int) -> dict:
+    """Return microseconds that a poll costs where its answer comes at once, without a connection.
+
+    What is left is the package's own: wire, lifecycle, policies, tasks and timers.
+    """
+    return spread(
+        [
+            (asyncio.run(unconnected(21, jobs)) - asyncio.run(unconnected(1, jobs))) / 20 * 1e6
+            for _ in range(rounds)
+        ],
+        digits=1,
+    )
+
+
+async def unconnected(polls: int, jobs: int) -> float:
+    """Return the CPU seconds of a job with so many polls, over a transport without connections."""
+    from grok_video import AsyncClient, Limits, Polling
+    from grok_video._transports._base import Answer, Transport
+
+    class Answering(Transport):
+        """Answers at once; the percentage grows, so that no answer is as the one before."""
+
+        def __init__(self) -> None:
+            self.asked: dict[str, int] = {}
+
+        async def post(self, url, body) -> Answer:
+            name = b"%x" % len(self.asked)
+            self.asked[f"{url.rpartition('/')[0]}/{name.decode()}"] = 0
+            return Answer(200, {}, b'{"request_id":"%s"}' % name)
+
+        async def get(self, url) -> Answer:
+            self.asked[url] = asked = self.asked[url] + 1
+            if asked < polls:
+                return Answer(200, {}, b'{"status":"pending","progress":%d}' % asked)
+            return Answer(200, {}, b'{"status":"done","video":{"url":"http://h/a.mp4"}}')
+
+        def stream(self, *_, **__):
+            raise NotImplementedError
+
+        async def aclose(self) -> None:
+            pass
+
+    client = AsyncClient(
+        "key",
+        base_url="http://127.0.0.1:9/v1",
+        transport=Answering(),
+        polling=Polling.fixed(0.01),
+        limits=Limits(polls_per_second=None),
+    )
+
+    async def one() -> None:
+        await (await client.submit("drift"))
+
+    await one()
+    gc.collect()
+    began = time.process_time()
+    await asyncio.gather(*[one() for _ in range(jobs)])
+    return (time.process_time() - began) / jobs
 
 
 async def crowd(way: str, port: int, jobs: int, at_once: int, interval: float) -> float:
@@ -138,7 +224,8 @@ async def raw_job(session: aiohttp.ClientSession, base: str, interval: float) ->
 def fresh(way: str, port: int, count: int) -> dict:
     """Run so many jobs, all in flight, in a new process: CPU of a job and peak memory."""
     done = subprocess.run(
-        [sys.executable, __file__, "--fresh", way, str(port), str(count)],
+        [sys.executable, "-m", "benchmarks.jobs", "--fresh", way, str(port), str(count)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         check=True,
@@ -212,7 +299,10 @@ async def serve() -> None:
 @contextlib.contextmanager
 def serving():
     process = subprocess.Popen(
-        [sys.executable, __file__, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", "benchmarks.jobs", "--serve"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     try:
         yield int(process.stdout.readline())
@@ -234,8 +324,7 @@ def main() -> None:
         way, port, count = sys.argv[-3], int(sys.argv[-2]), int(sys.argv[-1])
         pin(0)
         cost = asyncio.run(crowd(way, port, count, count, INTERVAL))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"ms": round(cost * 1e3, 3), "peak_mib": round(peak, 1)}))
+        print(json.dumps({"ms": round(cost * 1e3, 3), "peak_mib": round(peak_mib(), 1)}))
     else:
         print(json.dumps(run("--tiny" in sys.argv), indent=1))
 
