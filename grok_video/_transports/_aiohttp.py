@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import aiohttp
 import aiohttp.abc
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from grok_video._errors import GrokVideoError
@@ -35,6 +35,7 @@ from grok_video._transports._base import (
     Transport,
     TransportConfig,
     Trouble,
+    causes,
     decode_body,
     public_addresses,
     read_bounded,
@@ -88,9 +89,9 @@ class AiohttpTransport(Transport):
         except GrokVideoError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever broke, was the request sent?
-            raise _failure(error, url, outer, sent=chunks.began) from without_frames(error, outer)
+            raise _failure(error, url, outer, sent=chunks.began) from _presentable(error, outer)
         except BaseException as error:  # noqa: BLE001 - the frames hold the key
-            raise without_frames(error, outer)  # noqa: B904
+            raise _presentable(error, outer)  # noqa: B904
 
     async def get(self, url: str) -> Answer:
         sessions = self._sessions.held() or await self._sessions.get()
@@ -106,9 +107,9 @@ class AiohttpTransport(Transport):
         except GrokVideoError:
             raise
         except Exception as error:  # noqa: BLE001 - a poll fails with one kind of error
-            raise _failure(error, url, outer) from without_frames(error, outer)
+            raise _failure(error, url, outer) from _presentable(error, outer)
         except BaseException as error:  # noqa: BLE001 - the frames hold the key
-            raise without_frames(error, outer)  # noqa: B904
+            raise _presentable(error, outer)  # noqa: B904
 
     def stream(self, url: str, headers: Mapping[str, str], *, public_only: bool) -> _Streaming:
         return _Streaming(self, url, headers, public_only=public_only)
@@ -127,9 +128,9 @@ class AiohttpTransport(Transport):
             refused = getattr(error, "os_error", error)
             if isinstance(refused, PrivateAddress):
                 raise PrivateAddress(str(refused)) from None
-            raise _failure(error, url, outer) from without_frames(error, outer)
+            raise _failure(error, url, outer) from _presentable(error, outer)
         except BaseException as error:  # noqa: BLE001 - the frames hold the key
-            raise without_frames(error, outer)  # noqa: B904
+            raise _presentable(error, outer)  # noqa: B904
 
     async def aclose(self) -> None:
         await self._sessions.aclose()
@@ -328,7 +329,7 @@ class _FileChunks:
                 chunk, ends_http_chunk = await content.readchunk()
         except Exception as error:  # noqa: BLE001 - a download fails with one kind of error
             failure = _failure(error, self._url, outer)
-            failure.__cause__ = without_frames(error, outer)
+            failure.__cause__ = _presentable(error, outer)
             if rest := _unread(content):
                 self._failure = failure
                 return rest
@@ -425,6 +426,22 @@ _EXCEPTIONS: Final[list[tuple[type[BaseException], Trouble]]] = [
     (ValueError, Trouble.REFUSED_HERE),
     (Exception, Trouble.BROKE),
 ]
+
+
+def _presentable(error: BaseException, outer: BaseException | None) -> BaseException:
+    """Return the error as it may be shown: without frames, headers, queries and proxy passwords."""
+    for link in causes(error, outer):
+        if isinstance(link, aiohttp.ClientResponseError):
+            # Its repr is that of the whole request, the key among the headers.
+            info = link.request_info
+            url = info.real_url.with_query(None)
+            bare = CIMultiDictProxy(CIMultiDict[str]())
+            link.request_info = aiohttp.RequestInfo(url, info.method, bare, url)
+            link.history = ()
+            link.args = (link.request_info, ())
+        elif isinstance(link, aiohttp.ClientConnectorError):
+            link.args = (str(link),)
+    return without_frames(error, outer)
 
 
 def _failure(

@@ -392,3 +392,9 @@ def test_a_socket_that_broke_is_logged_in_debug_mode_without_what_was_written(la
     assert told
     assert "BrokenPipeError" in told[0]
     assert found_in([], watch) == []
+
+
+@pytest.mark.parametrize("name", list(DOORS))
+def test_an_answer_that_is_no_http_brings_no_request_to_light(name: str, tmp_path: Path) -> None:
+    """The libraries chain errors that hold the whole request, and print it."""
+    look(DOORS[name], tmp_path, {"create": [faults.WrongLength(-5)]})
