@@ -58,14 +58,15 @@ class Bell:
 
     def __init__(self) -> None:
         self._futures: list[asyncio.Future[None]] = []
-        self._event: anyio.Event | None = None
+        self._event: Any = None  # trio's own, for the same reason
 
     async def wait_until(self, when: float) -> None:
         """Return at `when` on the loop's clock, or when the bell is rung."""
         if running_library() == "trio":
+            trio = sys.modules["trio"]
             if self._event is None:
-                self._event = anyio.Event()
-            with anyio.CancelScope(deadline=when):
+                self._event = trio.Event()
+            with trio.CancelScope(deadline=when):
                 await self._event.wait()
             return
         loop = asyncio.get_running_loop()

@@ -46,13 +46,13 @@ class Provider(Transport):
 
     async def get(self, url: str) -> Answer:
         name = url.rsplit("/", 1)[1]
-        self.polls.setdefault(name, []).append(anyio.current_time())
-        await anyio.sleep(self.latency)
+        self.polls.setdefault(name, []).append(trio.current_time())
+        await trio.sleep(self.latency)
         if self.failing:
             return self.failing.pop(0)
-        age = anyio.current_time() - self.born.get(name, -1e9)
+        age = trio.current_time() - self.born.get(name, -1e9)
         if age < self.seconds:
-            return answer(202, {"status": "pending"})
+            return PENDING
         return answer(200, {"status": "done", "video": {"url": LINK, "duration": 8}})
 
     @contextlib.asynccontextmanager
@@ -70,6 +70,10 @@ def answer(status: int, document: Any, **headers: str) -> Answer:
     return Answer(status, headers, json.dumps(document).encode())
 
 
+#: Made once: thousands of jobs are told so, and what is measured is not this server.
+PENDING = answer(202, {"status": "pending"})
+
+
 def run(main: Any, provider: Provider, **words: Any) -> float:
     """Run in virtual time; return the real seconds of CPU it took, whatever else runs here."""
 
@@ -83,8 +87,7 @@ def run(main: Any, provider: Provider, **words: Any) -> float:
 
 
 def test_a_thousand_jobs_of_ten_minutes_take_seconds_and_end_near_their_end() -> None:
-    # Answers come at once: what they would take is spent in trio, and not in this package.
-    provider = Provider(seconds=600, latency=0.0)
+    provider = Provider(seconds=600)
     late: list[float] = []
 
     async def main(client: AsyncClient) -> None:
