@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import math
 import sys
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import anyio
 
@@ -97,9 +97,10 @@ def _wake(future: asyncio.Future[None]) -> None:
 async def finish(work: Callable[[], Coroutine[Any, Any, T]], *, grace: float = math.inf) -> T:
     """Return what the work returns, done to its end however often the caller is cancelled.
 
-    A cancelled caller waits for it, at most `grace` seconds; then the work is cancelled as well,
-    and the caller's cancellation goes on. A shield alone does not do that: asyncio's own
-    `task.cancel()` knows nothing of it, and a second one would break off what the first began.
+    A cancelled caller waits for it, at most `grace` seconds in which this process was awake; then
+    the work is cancelled as well, and the caller's cancellation goes on. A shield alone does not do
+    that: asyncio's own `task.cancel()` knows nothing of it, and a second one would break off what
+    the first began.
     """
     if running_library() == "trio":
         return await _finish_in_group(work, grace)
@@ -113,7 +114,7 @@ async def finish(work: Callable[[], Coroutine[Any, Any, T]], *, grace: float = m
     try:
         await ended
     except asyncio.CancelledError:
-        await _outlast(task, loop.time() + grace)
+        await _outlast(task, grace)
         if not task.done():
             task.cancel()
             await _outlast(task, math.inf)
@@ -121,12 +122,20 @@ async def finish(work: Callable[[], Coroutine[Any, Any, T]], *, grace: float = m
     return task.result()
 
 
-async def _outlast(task: asyncio.Task[Any], until: float) -> None:
-    """Return when the task is done, or at `until`; no cancellation ends it before."""
+#: In how many parts a grace is waited for. A machine that sleeps, or a process that is stopped,
+#: takes one part of it: awake again, the answer still has the others to come in.
+_PARTS: Final = 10
+
+
+async def _outlast(task: asyncio.Task[Any], grace: float) -> None:
+    """Return when the task is done, or the grace is over; no cancellation ends it before."""
     loop = asyncio.get_running_loop()
-    while not task.done() and (left := until - loop.time()) > 0:
+    part = grace / _PARTS
+    while not task.done() and grace > 0:
+        began = loop.time()
         with contextlib.suppress(asyncio.CancelledError), anyio.CancelScope(shield=True):
-            await asyncio.wait({task}, timeout=left if left < math.inf else None)
+            await asyncio.wait({task}, timeout=part if part < math.inf else None)
+        grace -= min(loop.time() - began, part)
     if task.done() and not task.cancelled():
         task.exception()  # the caller's cancellation is what is told; this one was seen
 
@@ -154,17 +163,29 @@ async def _finish_in_group(work: Callable[[], Coroutine[Any, Any, T]], grace: fl
         tasks.start_soon(protected)
         try:
             await done.wait()
-        except KeyboardInterrupt as error:
-            scope.deadline = anyio.current_time() + grace
+        except BaseException as error:
+            try:
+                await _outlast_event(done, grace)
+            finally:
+                scope.cancel()
+            if not isinstance(error, KeyboardInterrupt):
+                raise
             interrupt = error  # raised below: here it would come out inside a group
-        except BaseException:
-            scope.deadline = anyio.current_time() + grace
-            raise
     if interrupt is not None:
         raise interrupt
     if failures:
         raise failures[0]
     return results[0]
+
+
+async def _outlast_event(done: anyio.Event, grace: float) -> None:
+    """Return when it is set, or the grace is over, as `_outlast`."""
+    part = grace / _PARTS
+    while not done.is_set() and grace > 0:
+        began = anyio.current_time()
+        with anyio.move_on_after(part, shield=True):
+            await done.wait()
+        grace -= min(anyio.current_time() - began, part)
 
 
 class LoopLocal(Generic[T]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from decimal import Decimal
@@ -34,10 +36,12 @@ from grok_video import (
     RateLimited,
     Retry,
     VideoRequest,
+    _session,
 )
 from grok_video.emulator import Emulator, faults
 
 from ..conftest import EAGER, PHOTO
+from ..transports.rawserver import PATIENCE, Visit, raw_server
 
 
 async def test_a_picture_becomes_a_file(
@@ -441,6 +445,51 @@ async def test_a_cancelled_create_still_tells_its_id(
             await client.submit("drift", on_submitted=lambda job: told.append(job.request_id))
         assert scope.cancelled_caught
     assert told == [grok_emulator.creates[0].request_id]
+
+
+@pytest.mark.parametrize("answer", ["while it stood still", "once it goes on"])
+async def test_a_process_that_stood_still_longer_than_the_grace_still_hears_the_answer(
+    answer: str, new_client: Callable[..., AsyncClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A closed laptop, a stopped process: the clock went on, and who waits did not wait."""
+    grace = 0.5
+    monkeypatch.setattr(_session, "CANCEL_GRACE", grace)
+    taken, answering, answered = threading.Event(), threading.Event(), threading.Event()
+
+    def answers_when_told(visit: Visit) -> None:
+        visit.request()
+        taken.set()
+        assert answering.wait(PATIENCE)
+        visit.answer(b'{"request_id":"job-1"}')
+        answered.set()
+        visit.until_gone()
+
+    told: list[str] = []
+    with raw_server(answers_when_told) as server:
+        async with new_client(api_key="k", base_url=server.base) as client:
+
+            async def submit() -> None:
+                await client.submit("drift", on_submitted=lambda job: told.append(job.request_id))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(submit)
+                while not taken.is_set():
+                    await anyio.lowlevel.checkpoint()
+                tasks.cancel_scope.cancel()
+                for _ in range(10):  # until the one who was cancelled waits for the answer
+                    with anyio.CancelScope(shield=True):
+                        await anyio.lowlevel.checkpoint()
+                over = time.monotonic() + 1.5 * grace
+                while time.monotonic() < over:
+                    pass  # the loop stands still, and its clock does not
+                if answer == "while it stood still":
+                    answering.set()
+                    assert answered.wait(PATIENCE)
+                else:
+                    with anyio.CancelScope(shield=True):
+                        await anyio.sleep(grace / 10)
+                    answering.set()
+    assert told == ["job-1"]
 
 
 async def test_a_destination_is_checked_before_anything_is_paid(
