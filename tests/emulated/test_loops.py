@@ -15,6 +15,7 @@ from blockbuster import BlockBuster, BlockingError, blockbuster_ctx
 
 import grok_video
 from grok_video import AsyncClient
+from grok_video._transports._loops import finish
 from grok_video.emulator import Emulator
 
 from ..conftest import NO_LIMITS, PHOTO, QUICK
@@ -134,3 +135,24 @@ async def test_the_guard_sees_a_coroutine_that_blocks(no_blocking: BlockBuster) 
         return
     with pytest.raises(BlockingError):
         await space["hold"]()
+
+
+def test_work_that_is_cancelled_before_its_first_step_does_not_hang_its_caller() -> None:
+    """Some programs end by cancelling every task they can find, in no order."""
+
+    async def main() -> None:
+        begun: list[str] = []
+
+        async def work() -> None:
+            begun.append("work")
+
+        caller = asyncio.ensure_future(finish(work))
+        for _ in range(3):
+            await asyncio.sleep(0)
+            for task in asyncio.all_tasks() - {caller, asyncio.current_task()}:
+                task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(caller, 5)
+        assert begun == []
+
+    asyncio.run(main())
