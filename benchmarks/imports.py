@@ -57,7 +57,7 @@ MOST = {"import": 15.0, "help": 150.0, "ready": 1.1}
 
 def run(tiny: bool) -> dict:
     """Return the figures of one run; three have limits."""
-    rounds = 1 if tiny else 15
+    rounds = 1 if tiny else 11
     codes = {
         "bare": BARE,
         "import grok_video": PACKAGE,

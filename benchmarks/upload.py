@@ -162,13 +162,12 @@ async def send_usual(session: aiohttp.ClientSession, port: int, photograph: Path
         await response.read()
 
 
-def make_transport(port: int, connections: int = 200) -> AiohttpTransport:
+def make_transport(port: int) -> AiohttpTransport:
     return AiohttpTransport(
         TransportConfig(
             base_url=f"http://127.0.0.1:{port}",
             api_key=Secret("sk-benchmark"),
             timeout=120.0,
-            connections=connections,
             proxy=None,
             ssl_context=None,
             headers={},

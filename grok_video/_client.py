@@ -99,7 +99,6 @@ class AsyncClient:
                 base_url=find_base_url(base_url)[0],
                 api_key=find_key(lift(api_key))[0],
                 timeout=require_positive("timeout", timeout, "must be a number of seconds above 0"),
-                connections=limits.connections,
                 proxy=_checked_proxy(lift(proxy)),
                 ssl_context=ssl_context,
                 headers=_checked_headers(lift(headers)),

@@ -113,7 +113,6 @@ class TransportConfig:
     #: Seconds for one whole exchange of a create or a poll, and for the longest silence while a
     #: download streams (which has no total: a large file on a slow line is not an error).
     timeout: float
-    connections: int
     proxy: str | None = field(repr=False)  # may hold a password
     ssl_context: object | None
     #: The caller's own headers: for the API only, as they may be secrets of a gateway.

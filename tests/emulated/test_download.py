@@ -354,7 +354,6 @@ def config(timeout: float = 10.0) -> TransportConfig:
         base_url="http://127.0.0.1:9/grok/v1",
         api_key=Secret(KEY),
         timeout=timeout,
-        connections=10,
         proxy=None,
         ssl_context=None,
         headers={},
@@ -973,7 +972,7 @@ if int(limit):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
 
 async def main():
-    transport = AiohttpTransport(TransportConfig(url, Secret("k"), 10.0, 10, None, None, {}))
+    transport = AiohttpTransport(TransportConfig(url, Secret("k"), 10.0, None, None, {}))
     try:
         video = await _download.save(
             transport, None, Video(job, url), path, overwrite=False,

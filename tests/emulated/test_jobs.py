@@ -573,6 +573,37 @@ async def test_waiting_for_a_connection_is_bounded_by_the_wait_of_the_caller(
     assert max(late) < 0.25, late
 
 
+async def test_waiting_for_a_connection_is_not_waiting_for_the_server(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    """Two answers of 0.3 s each, one after the other, and 0.5 s for either."""
+    grok_emulator.script("poll", [faults.Stall(0.3, resume=True)] * 2)
+    limits = Limits(connections=1, polls_per_second=None)
+    async with new_client(grok_emulator, limits=limits, timeout=0.5) as client:
+        jobs = [await client.submit("drift"), await client.submit("drift")]
+        began = anyio.current_time()
+        async with anyio.create_task_group() as tasks:
+            for job in jobs:
+                tasks.start_soon(job.refresh)
+        assert anyio.current_time() - began >= 0.6
+    grok_emulator.assert_faults_consumed()
+
+
+async def test_polls_in_flight_keep_no_create_waiting(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("poll", [faults.Stall(60)])
+    limits = Limits(connections=1, polls_per_second=None)
+    client = new_client(grok_emulator, limits=limits)
+    async with client, anyio.create_task_group() as tasks:
+        tasks.start_soon((await client.submit("first")).refresh)
+        while not grok_emulator.faults_consumed:
+            await anyio.lowlevel.checkpoint()
+        with anyio.fail_after(5):
+            await client.submit("second")
+        tasks.cancel_scope.cancel()
+
+
 async def test_a_create_that_waits_for_a_connection_is_not_sent_after_its_deadline(
     new_client: Callable[..., AsyncClient], grok_emulator: Emulator
 ) -> None:

@@ -73,7 +73,6 @@ def make_config(base: str, **words: Any) -> TransportConfig:
         "base_url": base,
         "api_key": Secret(KEY),
         "timeout": 5.0,
-        "connections": 10,
         "proxy": None,
         "ssl_context": NO_CERTIFICATES,
         "headers": {"X-Gateway": "secret-of-a-gateway"},

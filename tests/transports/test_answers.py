@@ -11,7 +11,7 @@ from conftest import Bytes, Lane, SceneMaker
 from rawserver import Visit, ok, says
 
 from grok_video import APIConnectionError, ConfigurationError, UnexpectedResponse
-from grok_video._transports._base import ANSWER_LIMIT, Answer
+from grok_video._transports._base import ANSWER_LIMIT
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -116,27 +116,6 @@ async def test_header_names_are_found_in_lower_case(scene: SceneMaker):
     assert answer.headers["retry-after"] == "7"
     assert answer.headers.get("x-request-id") == "abc"
     assert "retry-after-ms" not in answer.headers
-
-
-async def test_waiting_for_a_slot_is_not_waiting_for_the_server(scene: SceneMaker):
-    def slow(visit: Visit) -> None:
-        visit.request()
-        visit.sock.settimeout(0.15)
-        with pytest.raises(TimeoutError):
-            visit.sock.recv(1)
-        visit.answer(b"{}", "200 OK", "Connection: close")
-
-    answers: list[Answer] = []
-
-    async with scene(slow, slow, timeout=0.28, connections=1) as play:
-
-        async def poll() -> None:
-            answers.append(await play.transport.get(play.poll_url))
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(poll)
-            tasks.start_soon(poll)
-    assert [answer.status for answer in answers] == [200, 200]
 
 
 async def test_a_cancelled_request_leaves_nothing_behind(scene: SceneMaker):

@@ -24,7 +24,7 @@ from conftest import (
     make_transport,
     open_sockets,
 )
-from rawserver import Part, Visit, leaves_after, ok, raw_server
+from rawserver import Part, Visit, ok, raw_server
 
 from grok_video import APIConnectionError
 from grok_video._transports._base import CREATE_KEEPALIVE, KEEPALIVE, Transport
@@ -80,16 +80,6 @@ async def test_creates_have_connections_of_their_own(scene: SceneMaker):
         await play.transport.post(play.create_url, Bytes())
         await play.transport.get(play.poll_url)
     assert [visit.seen[:4] for visit in play.server.visits] == [b"GET ", b"POST"]
-
-
-async def test_polls_in_flight_keep_no_create_waiting(scene: SceneMaker):
-    parts = [leaves_after(None, "wait"), ok()]
-    async with scene(*parts, connections=1) as play, anyio.create_task_group() as tasks:
-        tasks.start_soon(play.transport.get, play.poll_url)
-        await anyio.wait_all_tasks_blocked()
-        with anyio.fail_after(3):
-            assert (await play.transport.post(play.create_url, Bytes())).status == 200
-        tasks.cancel_scope.cancel()
 
 
 async def test_polls_share_a_connection_for_seconds(
