@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ from grok_video.emulator import Emulator
 # Loaded before any loop runs: an import inside a coroutine would count as blocking it.
 for _module in ("aiohttp", "httpx2", "trio", "PIL.Image", "grok_video._transports._httpx"):
     importlib.import_module(_module)
+
+# A shell starts its background jobs with Ctrl-C ignored, and every child of this process would
+# inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PHOTO = Path(__file__).parent / "photographs" / "rocket.jpg"
 

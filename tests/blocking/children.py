@@ -80,9 +80,6 @@ class Child:
 @contextmanager
 def running(script: str, emulator: Emulator, *, options: tuple[str, ...] = ()) -> Iterator[Child]:
     """A child that runs a script, killed if the test leaves it behind."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # The suite itself may run as a background job, and a child inherits what is ignored.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, *options, "-c", PREFACE + script],
         env=environment(emulator),

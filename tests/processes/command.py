@@ -30,9 +30,6 @@ def environment(emulator: Emulator | None = None, **extra: str) -> dict[str, str
 def start(
     *arguments: str, env: Mapping[str, str], stderr: int = subprocess.PIPE
 ) -> subprocess.Popen[str]:
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # The suite itself may run as a background job, and a child inherits what is ignored.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
         [sys.executable, "-m", "grok_video", *arguments],
         env=env,
