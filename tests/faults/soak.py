@@ -184,7 +184,11 @@ class Run:
                         for _ in range(self.window):
                             tasks.start_soon(self._worker, client, numbers, Path(folder), file)
 
+            before = open_files()
             trio.run(work) if loop == "trio" else asyncio.run(work())
+            gc.collect()
+            if (left_open := open_files() - before) > 0:
+                self.problems.append(f"files left open: {left_open}")
             self.report = report()
             self._compare(notes)
             left = sorted(path.name for path in Path(folder).iterdir() if path != notes)
@@ -244,7 +248,7 @@ class Run:
         sample = Sample(
             self.done,
             time.monotonic() - self._began,
-            len(os.listdir("/proc/self/fd")),
+            open_files(),
             tasks,
             sys.getallocatedblocks(),
             int(Path("/proc/self/statm").read_text().split()[1]) * page,
@@ -274,9 +278,11 @@ class Run:
             self.problems.append("an id was told that the emulator never gave")
 
     def growth(self) -> dict[str, float]:
-        """Return how much more there was in the last quarter than just after the start, on average.
+        """Return how much more there was in the last quarter than just after the start.
 
         Both are means over several samples: how many jobs are in which phase differs each time.
+        Open files swing by as many as there are jobs in flight, and a mean over a few samples with
+        them: there, what each quarter has at the least is compared, which a leak raises as well.
         """
         warm = [one for one in self.samples if one.jobs >= min(WARM, self.jobs // 4)]
         size = max(1, len(warm) // 4)
@@ -285,8 +291,9 @@ class Run:
         def mean(rows: list[Sample], name: str) -> float:
             return sum(getattr(row, name) for row in rows) / len(rows)
 
-        names = ("files", "tasks", "blocks", "rss_kib")
-        return {name: mean(last, name) - mean(first, name) for name in names}
+        files = min(one.files for one in last) - min(one.files for one in first)
+        names = ("tasks", "blocks", "rss_kib")
+        return {"files": files} | {name: mean(last, name) - mean(first, name) for name in names}
 
     def _judge(self) -> None:
         growth = self.growth()
@@ -313,6 +320,10 @@ class Run:
             f"soak {self.lane}: growth after warming up: {growth}",
             f"soak {self.lane}: problems: {self.problems or 'none'}",
         ]
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
 
 
 def trio_tasks() -> int:
