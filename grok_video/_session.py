@@ -9,6 +9,7 @@ is `_job`) and nothing here knows JSON (that is `_wire`).
 from __future__ import annotations
 
 import logging
+import math
 import random
 import re
 import time
@@ -275,10 +276,7 @@ class Session:
             now = current_time()
         slots = self._poll_slots.held() or await self._poll_slots.get()
         try:
-            try:
-                slots.acquire_nowait()
-            except anyio.WouldBlock:
-                await slots.acquire()
+            await _take(slots, _NO_END)  # a wait that ends has a scope around it
             try:
                 answer = await transport.get(url)
             finally:
@@ -494,9 +492,12 @@ def _slots(limits: Limits) -> LoopLocal[anyio.Semaphore]:
     )
 
 
+_NO_END: Final = Deadline(math.inf, None)
+
+
 async def _take(slots: anyio.Semaphore, until: Deadline) -> None:
     """Return once a slot is taken. Raises `APITimeoutError` if none became free in time."""
-    try:
+    try:  # not `acquire()` at once: it asks first whether the caller is cancelled, for each poll
         slots.acquire_nowait()
     except anyio.WouldBlock:
         with anyio.CancelScope(deadline=until.at):

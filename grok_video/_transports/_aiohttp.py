@@ -91,7 +91,7 @@ class AiohttpTransport(Transport):
         except Exception as error:  # noqa: BLE001 - whatever broke, was the request sent?
             raise _failure(error, url, outer, sent=chunks.began) from _presentable(error, outer)
         except BaseException as error:  # noqa: BLE001 - the frames hold the key
-            raise _presentable(error, outer)  # noqa: B904
+            raise _presentable(error, outer)  # noqa: B904 - it is the same error
 
     async def get(self, url: str) -> Answer:
         sessions = self._sessions.held() or await self._sessions.get()
@@ -109,7 +109,7 @@ class AiohttpTransport(Transport):
         except Exception as error:  # noqa: BLE001 - a poll fails with one kind of error
             raise _failure(error, url, outer) from _presentable(error, outer)
         except BaseException as error:  # noqa: BLE001 - the frames hold the key
-            raise _presentable(error, outer)  # noqa: B904
+            raise _presentable(error, outer)  # noqa: B904 - it is the same error
 
     def stream(self, url: str, headers: Mapping[str, str], *, public_only: bool) -> _Streaming:
         return _Streaming(self, url, headers, public_only=public_only)
@@ -130,7 +130,7 @@ class AiohttpTransport(Transport):
                 raise PrivateAddress(str(refused)) from None
             raise _failure(error, url, outer) from _presentable(error, outer)
         except BaseException as error:  # noqa: BLE001 - the frames hold the key
-            raise _presentable(error, outer)  # noqa: B904
+            raise _presentable(error, outer)  # noqa: B904 - it is the same error
 
     async def aclose(self) -> None:
         await self._sessions.aclose()

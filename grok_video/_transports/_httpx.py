@@ -147,7 +147,7 @@ class HttpxTransport(Transport):
             failure = _failure(error, url, outer, may, lines, answered=sent.answered)
             raise failure from _presentable(error, outer)
         except BaseException as error:  # noqa: BLE001 - the frames hold the key
-            raise without_frames(error, outer)  # noqa: B904
+            raise without_frames(error, outer)  # noqa: B904 - it is the same error
 
     async def _attempt(
         self,
@@ -200,7 +200,7 @@ class HttpxTransport(Transport):
         except Exception as error:  # noqa: BLE001 - a download fails with one kind of error
             raise _failure(error, url, outer, None, lines) from _presentable(error, outer)
         except BaseException as error:  # noqa: BLE001 - the frames hold the key
-            raise without_frames(error, outer)  # noqa: B904
+            raise without_frames(error, outer)  # noqa: B904 - it is the same error
         streamed = _Streamed(response, url, lines)
         try:
             yield streamed
@@ -459,7 +459,7 @@ class _Streamed:
             failure = _failure(error, self._url, outer, None, self._lines, answered=True)
             raise failure from _presentable(error, outer)
         except BaseException as error:  # noqa: BLE001 - the frames hold the key
-            raise without_frames(error, outer)  # noqa: B904
+            raise without_frames(error, outer)  # noqa: B904 - it is the same error
 
     async def aclose(self) -> None:
         """Close the connection, unless the answer was read to its end."""

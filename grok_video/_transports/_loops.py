@@ -205,11 +205,7 @@ class LoopLocal(Generic[T]):
 
     def held(self) -> T | None:
         """Return the running loop's value if it has one: the quick way of `get`."""
-        trio = sys.modules.get("trio")
-        if trio is not None and trio.lowlevel.in_trio_task():
-            held = self._values.get(trio.lowlevel.current_trio_token())
-        else:
-            held = self._values.get(asyncio.get_running_loop())
+        held = self._values.get(running_loop())
         return held[0] if held is not None else None
 
     async def get(self) -> T:
