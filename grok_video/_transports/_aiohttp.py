@@ -434,7 +434,7 @@ def _presentable(error: BaseException, outer: BaseException | None) -> BaseExcep
         if isinstance(link, aiohttp.ClientResponseError):
             # Its repr is that of the whole request, the key among the headers.
             info = link.request_info
-            url = info.real_url.with_query(None)
+            url = info.real_url.with_user(None).with_query(None)
             bare = CIMultiDictProxy(CIMultiDict[str]())
             link.request_info = aiohttp.RequestInfo(url, info.method, bare, url)
             link.history = ()

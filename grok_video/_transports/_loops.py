@@ -113,9 +113,9 @@ async def finish(work: Callable[[], Coroutine[Any, Any, T]], *, grace: float = m
         finally:
             _wake(ended)  # one turn of the loop earlier than a callback of the task would
 
-    # A task that nobody else can cancel. A task group would do the same at five times the price,
-    # which counts where each create is one; `asyncio.shield` reports to the loop what a cancelled
-    # caller did not hear, and there is nothing to report: it is heard below.
+    # A task that no cancellation of the caller reaches. A task group would do the same at five
+    # times the price, which counts where each create is one; `asyncio.shield` reports to the loop
+    # what a cancelled caller did not hear, and there is nothing to report: it is heard below.
     task = loop.create_task(run())
     task.add_done_callback(lambda _: _wake(ended))  # it may be cancelled before its first step
     try:
@@ -141,7 +141,7 @@ async def _outlast(task: asyncio.Task[Any], grace: float) -> None:
     while not task.done() and grace > 0:
         began = loop.time()
         with contextlib.suppress(asyncio.CancelledError), anyio.CancelScope(shield=True):
-            await asyncio.wait({task}, timeout=part if part < math.inf else None)
+            await asyncio.wait({task}, timeout=min(part, grace) if grace < math.inf else None)
         grace -= min(loop.time() - began, part)
     if task.done() and not task.cancelled():
         task.exception()  # the caller's cancellation is what is told; this one was seen
@@ -171,13 +171,13 @@ async def _finish_in_group(work: Callable[[], Coroutine[Any, Any, T]], grace: fl
         try:
             await done.wait()
         except BaseException as error:
-            try:
-                await _outlast_event(done, grace)
-            finally:
-                scope.cancel()
-            if not isinstance(error, KeyboardInterrupt):
+            interrupt = await _outlast_event(done, grace)
+            scope.cancel()
+            if isinstance(error, KeyboardInterrupt):
+                interrupt = error
+            elif interrupt is None:
                 raise
-            interrupt = error  # raised below: here it would come out inside a group
+            # An interrupt is raised below: here it would come out inside a group.
     if interrupt is not None:
         raise interrupt
     if failures:
@@ -185,14 +185,19 @@ async def _finish_in_group(work: Callable[[], Coroutine[Any, Any, T]], grace: fl
     return results[0]
 
 
-async def _outlast_event(done: anyio.Event, grace: float) -> None:
-    """Return when it is set, or the grace is over, as `_outlast`."""
+async def _outlast_event(done: anyio.Event, grace: float) -> KeyboardInterrupt | None:
+    """Return when it is set, or the grace is over, as `_outlast`; and a Ctrl-C that came then."""
+    interrupt: KeyboardInterrupt | None = None
     part = grace / _PARTS
     while not done.is_set() and grace > 0:
         began = anyio.current_time()
-        with anyio.move_on_after(part, shield=True):
-            await done.wait()
+        try:
+            with anyio.move_on_after(min(part, grace), shield=True):
+                await done.wait()
+        except KeyboardInterrupt as error:
+            interrupt = error
         grace -= min(anyio.current_time() - began, part)
+    return interrupt
 
 
 class LoopLocal(Generic[T]):

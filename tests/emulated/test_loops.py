@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -156,3 +157,28 @@ def test_work_that_is_cancelled_before_its_first_step_does_not_hang_its_caller()
         assert begun == []
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["alone", "in the grace of a cancelled"])
+def test_ctrl_c_on_trio_leaves_what_was_begun_its_grace(cancelled: bool) -> None:
+    """Pressed twice, or once where the caller was cancelled before: the id comes, then it ends."""
+    kept: list[str] = []
+
+    async def main() -> None:
+        scope = trio.CancelScope()
+
+        async def work() -> None:
+            scope.cancel() if cancelled else signal.raise_signal(signal.SIGINT)
+            for _ in range(5):
+                await trio.lowlevel.checkpoint()
+            signal.raise_signal(signal.SIGINT)
+            for _ in range(5):
+                await trio.lowlevel.checkpoint()
+            kept.append("id")
+
+        with scope:
+            await finish(work, grace=5)
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+    assert kept == ["id"]

@@ -19,6 +19,7 @@ from conftest import (
 from rawserver import Part, Visit, dead_port, leaves_after, ok, says
 
 from grok_video import APIConnectionError, APITimeoutError
+from grok_video._transports._base import causes
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 22\r\n\r\n"
 BODY = b'{"request_id":"job-1"}'
@@ -154,6 +155,16 @@ async def test_a_proxy_that_refuses_was_sent_no_create(scene: SceneMaker, lane: 
         seen = play.server.visits[0].seen
         assert KEY.encode() not in seen
         assert b"secret-of-a-gateway" not in seen
+
+
+async def test_a_proxy_that_refuses_leaves_its_password_in_no_error(scene: SceneMaker, lane: Lane):
+    refusal = b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n"
+    async with scene(says(refusal)) as play:
+        proxy = play.base[:-3].replace("http://", "http://user:PASSWORD@")
+        with pytest.raises(APIConnectionError) as caught:
+            await post_without_server(lane, "https://api.test/v1", proxy=proxy)
+    links = "".join(repr(link) + str(link) + repr(link.args) for link in causes(caught.value))
+    assert "PASSWORD" not in links
 
 
 async def test_a_proxy_that_closes_the_tunnel_was_sent_no_create(scene: SceneMaker, lane: Lane):
