@@ -165,7 +165,8 @@ class Emulator:
 
     def _run(self, started: threading.Event) -> None:
         try:
-            with asyncio.Runner() as runner:
+            # The listener watches its sockets, whatever loop the program around it has chosen.
+            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
                 runner.run(self._serve(started))
         except BaseException as failure:  # noqa: BLE001 - it belongs to the caller of start()
             self._failure = failure
@@ -209,7 +210,7 @@ class Emulator:
             )
             closing.push_async_callback(server.origins.close)
             # A restarted emulator is found where it was, if nobody asked for another place.
-            await server.origins.open(self._port, store.fact("port", 0))
+            server.origins.open(self._port, store.fact("port", 0))
             store.set_fact("port", server.origins.port)
             self._urls = (server.origins.url("api"), server.origins.url("files"))
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()

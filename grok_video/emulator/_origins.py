@@ -14,6 +14,7 @@ from aiohttp import web
 
 from ._connection import Connection
 from ._faults import CloseOnAccept, Refuse
+from ._listener import Listener
 from ._scripts import PHASES, Phase, Scripts
 
 if TYPE_CHECKING:
@@ -33,12 +34,12 @@ class Origins:
             "files": _Manager(server, self, files=True),
         }
         self._ports: dict[Origin, int] = {"api": 0, "files": 0}
-        self._listening: dict[Origin, asyncio.Server] = {}
+        self._listening: dict[Origin, Listener] = {}
         self._connections: set[Connection] = set()
         self._reached: set[Phase] = {"create"}
         self._refusing: asyncio.Task[None] | None = None
 
-    async def open(self, port: int, earlier: int) -> None:
+    def open(self, port: int, earlier: int) -> None:
         """Both origins listen; the API on `port`, or for 0 on the `earlier` one or any free one."""
         try:
             endpoint = _bound(port or earlier)
@@ -46,8 +47,8 @@ class Origins:
             if port:
                 raise
             endpoint = _bound(0)
-        await self._listen("api", endpoint)
-        await self._listen("files", _bound(0))
+        self._listen("api", endpoint)
+        self._listen("files", _bound(0))
 
     @property
     def port(self) -> int:
@@ -58,11 +59,8 @@ class Origins:
         """The origin as a URL, without a path."""
         return f"http://127.0.0.1:{self._ports[origin]}"
 
-    async def _listen(self, origin: Origin, endpoint: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        self._listening[origin] = await loop.create_server(
-            self._managers[origin], sock=endpoint, backlog=1024
-        )
+    def _listen(self, origin: Origin, endpoint: socket.socket) -> None:
+        self._listening[origin] = Listener(endpoint, self._managers[origin])
         self._ports[origin] = endpoint.getsockname()[1]
 
     async def close(self) -> None:
@@ -72,12 +70,10 @@ class Origins:
             await asyncio.gather(self._refusing, return_exceptions=True)
         for listening in self._listening.values():
             listening.close()
-        # A connection that was taken in this very turn is made known some turns later.
-        for _ in range(10):
-            await asyncio.sleep(0)
-            for connection in tuple(self._connections):
-                if connection.transport is not None:
-                    connection.transport.abort()
+            await listening.started()
+        for connection in tuple(self._connections):
+            if connection.transport is not None:
+                connection.transport.abort()
         # aiohttp waits for handlers that still run; a broken connection ends nearly all of them.
         for manager in self._managers.values():
             await manager.shutdown(0.5)
@@ -148,7 +144,7 @@ class Origins:
         try:
             await asyncio.sleep(fault.seconds)
             for origin in tuple(held):
-                await self._listen(origin, held.pop(origin))
+                self._listen(origin, held.pop(origin))
         finally:
             for endpoint in held.values():
                 endpoint.close()

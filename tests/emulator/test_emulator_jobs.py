@@ -1,5 +1,10 @@
 """The life of a job as its polls tell it, in every form, with and without a fate."""
 
+import gc
+import socket
+import warnings
+from urllib.parse import urlsplit
+
 import anyio
 import pytest
 
@@ -242,6 +247,19 @@ async def test_a_cancelled_caller_leaves_no_thread_behind():
     assert emulator._thread is None
     with pytest.raises(RuntimeError, match="runs once"):
         emulator.start()
+
+
+def test_a_connection_made_at_the_very_end_is_closed_and_not_dropped(tiny_clip):
+    """A client may connect in the turn in which the emulator stops, as a cancelled one does."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ResourceWarning)
+        for _ in range(60):
+            with Emulator(clip=tiny_clip) as emulator:
+                address = urlsplit(emulator.origin)
+                peer = socket.create_connection((address.hostname, address.port))
+            peer.close()
+        gc.collect()
+    assert [str(one.message) for one in told] == []
 
 
 def test_two_emulators_run_side_by_side():
