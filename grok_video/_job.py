@@ -10,8 +10,6 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, Self
 
-import anyio.to_thread
-
 from grok_video._models import JobStatus, Snapshot, Video
 from grok_video._policies import Deadline
 from grok_video._poller import Poller
@@ -204,7 +202,9 @@ async def load_downloads() -> None:
     It is a sixth of what importing the package costs, and those who only submit never need it.
     """
     if "grok_video._download" not in sys.modules:
-        await anyio.to_thread.run_sync(import_module, "grok_video._download")
+        from anyio import to_thread
+
+        await to_thread.run_sync(import_module, "grok_video._download")
 
 
 def require_request_id(request_id: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-from attrs import define, field, frozen
+from attrs import field, frozen
 
 from grok_video._errors import APIConnectionError, APIError, RateLimited, ServerError
 from grok_video._public import publish
@@ -109,14 +109,20 @@ class Limits:
     connections: int = field(default=100, validator=_whole)
 
 
-@frozen
+# The next two are written by hand: attrs takes up to a millisecond to make a class, which every
+# program would wait for, and nobody compares or shows these.
+
+
 class Deadline:
     """A point on the monotonic clock after which nobody waits any more."""
 
-    #: Seconds on the event loop's clock; infinity for "no deadline".
-    at: float
-    #: The timeout as the caller gave it, for messages.
-    timeout: float | None
+    __slots__ = ("at", "timeout")
+
+    def __init__(self, at: float, timeout: float | None) -> None:
+        #: Seconds on the event loop's clock; infinity for "no deadline".
+        self.at: float = at
+        #: The timeout as the caller gave it, for messages.
+        self.timeout: float | None = timeout
 
     @classmethod
     def after(cls, now: float, timeout: float | None) -> Deadline:
@@ -153,7 +159,6 @@ _BURST_SECONDS: Final = 1.0
 _FLOOR: Final = 0.1
 
 
-@define(eq=False, repr=False)
 class Pacer:
     """One budget of requests for all jobs of a client.
 
@@ -161,20 +166,18 @@ class Pacer:
     caller asks `reserve` and sleeps as long as it says, then reports what the server thought.
     """
 
-    rate: float | None
-    _pace: float = field(init=False, default=math.inf)
-    #: What the pace recovers to.
-    _target: float = field(init=False, default=math.inf)
-    _next: float = field(init=False, default=-math.inf)
-    #: Before this nothing starts: a Retry-After.
-    blocked_until: float = field(init=False, default=-math.inf)
-    _slowed_at: float = field(init=False, default=-math.inf)
-    _recovered_at: float = field(init=False, default=-math.inf)
-    _seen: float = field(init=False, default=0.0)
-    _seen_at: float = field(init=False, default=-math.inf)
-
-    def __attrs_post_init__(self) -> None:
-        self._pace = self._target = self.rate if self.rate is not None else math.inf
+    def __init__(self, rate: float | None) -> None:
+        self.rate = rate
+        self._pace = rate if rate is not None else math.inf
+        #: What the pace recovers to.
+        self._target = self._pace
+        self._next = -math.inf
+        #: Before this nothing starts: a Retry-After.
+        self.blocked_until = -math.inf
+        self._slowed_at = -math.inf
+        self._recovered_at = -math.inf
+        self._seen = 0.0
+        self._seen_at = -math.inf
 
     @property
     def pace(self) -> float:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import anyio
-from attrs import define, field, frozen
 
 from grok_video import _wire
 from grok_video._errors import (
@@ -328,23 +327,34 @@ class Session:
         return hide_pictures(body)
 
 
-@define(eq=False)
 class Heard:
     """A poll's answer that could be read, and what it meant."""
 
-    status: int
-    body: bytes = field(repr=False)  # as it came: a server may have echoed the key
-    snapshot: Snapshot
+    __slots__ = ("body", "snapshot", "status")
+
+    def __init__(self, status: int, body: bytes, snapshot: Snapshot) -> None:
+        self.status: int = status
+        self.body: bytes = body  # as it came: a server may have echoed the key
+        self.snapshot: Snapshot = snapshot
 
 
-@frozen(eq=False, repr=False)
 class _Outcome:
     """What one attempt at a create came to: an id, or a failure."""
 
-    event: Event
-    request_id: str | None = None
-    failure: GrokVideoError | None = None
-    sent_at: float = 0.0
+    __slots__ = ("event", "failure", "request_id", "sent_at")
+
+    def __init__(
+        self,
+        event: Event,
+        *,
+        request_id: str | None = None,
+        failure: GrokVideoError | None = None,
+        sent_at: float = 0.0,
+    ) -> None:
+        self.event = event
+        self.request_id = request_id
+        self.failure = failure
+        self.sent_at = sent_at
 
     def as_error(self, request: VideoRequest, attempt: int, delay: float | None) -> GrokVideoError:
         failure = self.failure

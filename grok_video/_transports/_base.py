@@ -18,12 +18,10 @@ import socket
 import ssl
 import urllib.request
 import zlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 from urllib.parse import urlsplit
 
 import anyio
-from attrs import define, field, frozen
 
 from grok_video import __version__
 from grok_video._errors import APIConnectionError, APITimeoutError, UnexpectedResponse
@@ -33,7 +31,7 @@ from grok_video._redaction import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
     from contextlib import AbstractAsyncContextManager
 
 #: Largest answer to a create or a poll that is read, in bytes: the largest recorded one has 600,
@@ -74,13 +72,19 @@ class Address(str):
         self.parsed: object = None
 
 
-@define(eq=False)
+# The classes of this module are written by hand: attrs takes up to a millisecond to make one, which
+# every program would wait for, and nobody compares or shows them.
+
+
 class Answer:
     """A whole answer; header names are lower-case."""
 
-    status: int
-    headers: Mapping[str, str]
-    body: bytes = field(repr=False)
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status: int = status
+        self.headers: Mapping[str, str] = headers
+        self.body: bytes = body
 
 
 class StreamedAnswer(Protocol):
@@ -104,19 +108,29 @@ class StreamedAnswer(Protocol):
         ...
 
 
-@frozen(eq=False)
 class TransportConfig:
     """What every transport needs to know; made once by the client."""
 
-    base_url: str
-    api_key: Secret
-    #: Seconds for one whole exchange of a create or a poll, and for the longest silence while a
-    #: download streams (which has no total: a large file on a slow line is not an error).
-    timeout: float
-    proxy: str | None = field(repr=False)  # may hold a password
-    ssl_context: object | None
-    #: The caller's own headers: for the API only, as they may be secrets of a gateway.
-    headers: Mapping[str, str] = field(repr=False)
+    __slots__ = ("api_key", "base_url", "headers", "proxy", "ssl_context", "timeout")
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: Secret,
+        timeout: float,
+        proxy: str | None,
+        ssl_context: object | None,
+        headers: Mapping[str, str],
+    ) -> None:
+        self.base_url: str = base_url
+        self.api_key: Secret = api_key
+        #: Seconds for one whole exchange of a create or a poll, and for the longest silence while
+        #: a download streams (which has no total: a large file on a slow line is not an error).
+        self.timeout: float = timeout
+        self.proxy: str | None = proxy
+        self.ssl_context: object | None = ssl_context
+        #: The caller's own headers: for the API only, as they may be secrets of a gateway.
+        self.headers: Mapping[str, str] = headers
 
     @property
     def origin(self) -> Origin:
@@ -124,8 +138,7 @@ class TransportConfig:
         return Origin.of(self.base_url)
 
 
-@frozen
-class Origin:
+class Origin(NamedTuple):
     """Scheme, host and port: the unit of trust (RFC 6454)."""
 
     scheme: str
@@ -300,7 +313,6 @@ async def public_addresses(host: str, port: int) -> list[str]:
     return addresses
 
 
-@frozen(eq=False)
 class Proxies:
     """Which proxy a request goes through: the one that was given, or what the environment says.
 
@@ -308,8 +320,11 @@ class Proxies:
     reads .netrc, whose passwords would take the place of the key or travel to a file server.
     """
 
-    given: str | None = field(repr=False)
-    found: Mapping[str, str] = field(repr=False)
+    __slots__ = ("found", "given")
+
+    def __init__(self, given: str | None, found: Mapping[str, str]) -> None:
+        self.given = given
+        self.found = found
 
     @classmethod
     def of(cls, config: TransportConfig) -> Proxies:
