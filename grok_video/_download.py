@@ -6,6 +6,7 @@ All file work is done in worker threads, about 1 MiB at a time.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +17,7 @@ from attrs import evolve
 from grok_video import _partfile
 from grok_video._errors import DownloadError
 from grok_video._partfile import Batch, PartFile, kept_words
+from grok_video._policies import Deadline
 from grok_video._ranges import Version
 from grok_video._transfer import Source, Transfer, close
 from grok_video._transports._loops import finish
@@ -26,10 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from grok_video._models import Video
-    from grok_video._policies import Deadline, Retry
+    from grok_video._policies import Retry
     from grok_video._transports._base import Origin, Transport
 
-__all__ = ["Source", "check_destination", "save", "stream"]
+__all__ = ["Source", "check_destination", "close", "save", "stream"]
 
 #: Bytes handed to a worker thread at once: a hand-over costs about 0.1 ms, which 1 MiB hides.
 _BATCH: Final = 2**20
@@ -142,50 +144,29 @@ def _with_kept(error: DownloadError, kept: int, part: PartFile) -> DownloadError
     return error
 
 
-async def stream(
+def stream(
     transport: Transport,
     source: Source,
     video: Video,
     *,
-    deadline: Deadline,
     retry: Retry,
     api_origin: Origin,
     random: random_module.Random,
-) -> AsyncGenerator[bytes, None]:
-    """Yield the video's bytes as they arrive, each once and in order, over breaks and dead links.
+) -> AsyncGenerator[Version | bytes, None]:
+    """Return an iterator over the video's bytes as they arrive, over breaks and dead links.
 
-    Raises `DownloadError` if they cannot be had whole; there is no file.
+    Each byte comes once and in order; a `Version` among them is none of them. Raises
+    `DownloadError`, at once or while it goes on, if they cannot be had whole; there is no file.
     """
     transfer = Transfer(
         transport,
         source,
         video,
-        deadline=deadline,
+        deadline=Deadline(math.inf, None),
         retry=retry,
         api_origin=api_origin,
         random=random,
     )
     transfer.restartable = False
     _require_link(transfer, video)
-    pieces = transfer.pieces()
-    try:
-        if deadline.timeout is None:
-            async for piece in pieces:
-                if isinstance(piece, bytes):
-                    yield piece
-            return
-        while True:
-            # The scope is left before each `yield`: a scope open across one would end up in
-            # whatever task goes on with the generator.
-            piece = b""
-            with anyio.CancelScope(deadline=deadline.at) as scope:
-                try:
-                    piece = await anext(pieces)
-                except StopAsyncIteration:
-                    return
-            if scope.cancelled_caught:
-                raise transfer.too_late()
-            if isinstance(piece, bytes):
-                yield piece
-    finally:
-        await close(pieces)
+    return transfer.pieces()

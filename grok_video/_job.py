@@ -156,20 +156,20 @@ class AsyncJob:
 
         session = self._poller.session
         video = await self.result()
-        chunks = _download.stream(
+        pieces = _download.stream(
             session.transport,
             self._poller,
             video,
-            deadline=Deadline.after(current_time(), None),
             retry=session.retry,
             api_origin=session.config.origin,
             random=session.random,
         )
         try:
-            async for chunk in chunks:
-                yield chunk
+            async for piece in pieces:
+                if isinstance(piece, bytes):
+                    yield piece
         finally:
-            await chunks.aclose()
+            await _download.close(pieces)
 
 
 class _Updates:

@@ -140,7 +140,10 @@ def redirect_target(url: str, status: int, headers: Mapping[str, str]) -> str | 
     location = headers.get("location")
     if status not in (301, 302, 303, 307, 308) or not location:
         return None
-    return urljoin(url, location)
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        return location  # no URL at all: refused for what it is
 
 
 def refused_link(url: str, *, public_only: bool, came_from: str | None = None) -> str | None:

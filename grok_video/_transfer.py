@@ -7,7 +7,6 @@ creates a job.
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Final, Protocol, assert_never
 
 import anyio
@@ -46,6 +45,7 @@ from grok_video._transports._base import PrivateAddress
 if TYPE_CHECKING:
     import random as random_module
     from collections.abc import AsyncGenerator, AsyncIterator
+    from types import TracebackType
 
     from grok_video._models import Video
     from grok_video._policies import Deadline, Retry
@@ -95,12 +95,12 @@ class Transfer:
         api_origin: Origin,
         random: random_module.Random,
     ) -> None:
-        self._transport = transport
+        self.transport = transport
         self._source = source
         self._deadline = deadline
         self._retry = retry
         self._random = random
-        self._public_only = not api_origin.is_private
+        self.public_only = not api_origin.is_private
         self.request_id = video.request_id
         self.url = video.url or ""
         #: Bytes handed out (or found on disk), and of which version.
@@ -133,7 +133,7 @@ class Transfer:
             verdict: Verdict | None = None
             failure: GrokVideoError | None = None
             try:
-                async with self._open() as answer:
+                async with _Followed(self) as answer:
                     verdict = judge(
                         answer.status, answer.headers, have=self.have, version=self.version
                     )
@@ -183,24 +183,9 @@ class Transfer:
             assert failure is not None  # noqa: S101 - for the type checker
             await self._wait(failure)
 
-    @contextlib.asynccontextmanager
-    async def _open(self) -> AsyncGenerator[StreamedAnswer]:
-        """Give the answer at the end of the redirects. The key is the transport's business."""
-        url, before = self.url, None
-        for _ in range(_REDIRECTS + 1):
-            problem = refused_link(url, public_only=self._public_only, came_from=before)
-            if problem is not None:
-                raise self.error(DownloadError, f"the link was not followed: {problem}", url=url)
-            headers = {} if self._whole_only else request_headers(self.have, self.version)
-            async with self._transport.stream(
-                url, headers, public_only=self._public_only
-            ) as answer:
-                target = redirect_target(url, answer.status, answer.headers)
-                if target is None:
-                    yield answer
-                    return
-            url, before = target, url
-        raise self.error(DownloadError, f"the link was redirected more than {_REDIRECTS} times")
+    def headers(self) -> dict[str, str]:
+        """Return the headers of the next request."""
+        return {} if self._whole_only else request_headers(self.have, self.version)
 
     def _is_endless(self, answer: StreamedAnswer, follows: Follows) -> bool:
         """Return whether nothing could tell the whole from a part, were the file continued so.
@@ -337,6 +322,46 @@ class Transfer:
             f"the deadline of {self._deadline.timeout:g} s ended the download after "
             f"{self.have}{of} bytes; downloading again continues it",
         )
+
+
+class _Followed:
+    """The answer at the end of the redirects, as a context. The key is the transport's business.
+
+    A class, because a generator for each download costs three times.
+    """
+
+    __slots__ = ("_answering", "_transfer")
+
+    def __init__(self, transfer: Transfer) -> None:
+        self._transfer = transfer
+
+    async def __aenter__(self) -> StreamedAnswer:
+        transfer = self._transfer
+        url, before = transfer.url, None
+        for _ in range(_REDIRECTS + 1):
+            problem = refused_link(url, public_only=transfer.public_only, came_from=before)
+            if problem is not None:
+                problem = f"the link was not followed: {problem}"
+                raise transfer.error(DownloadError, problem, url=url)
+            self._answering = transfer.transport.stream(
+                url, transfer.headers(), public_only=transfer.public_only
+            )
+            answer = await self._answering.__aenter__()
+            target = redirect_target(url, answer.status, answer.headers)
+            if target is None:
+                return answer
+            await self._answering.__aexit__(None, None, None)
+            url, before = target, url
+        problem = f"the link was redirected more than {_REDIRECTS} times"
+        raise transfer.error(DownloadError, problem)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._answering.__aexit__(kind, error, traceback)
 
 
 class _Intake:

@@ -47,7 +47,7 @@ from grok_video._transports._debuglog import hide_written_bytes
 from grok_video._transports._loops import LoopLocal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from grok_video._errors import APIConnectionError
     from grok_video._transports._base import Body
@@ -72,16 +72,16 @@ class AiohttpTransport(Transport):
     async def post(self, url: str, body: Body) -> Answer:
         sessions = self._sessions.held() or await self._sessions.get()
         outer = sys.exception()
-        chunks = _Chunks(body)
+        payload = _Payload(body)
         try:
             response = await sessions.creates.post(
                 _parsed(url),
-                data=aiohttp.AsyncIterablePayload(chunks),
+                data=payload,
                 headers=sessions.create_headers(body),
                 allow_redirects=False,
                 proxy=sessions.api_proxy,
             )
-            if not chunks.began:
+            if not payload.began:
                 # It stood in the connection before anything was asked: not the answer to this.
                 response.close()
                 raise aiohttp.ServerDisconnectedError  # noqa: TRY301 - as if it had been closed
@@ -89,7 +89,7 @@ class AiohttpTransport(Transport):
         except GrokVideoError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever broke, was the request sent?
-            raise _failure(error, url, outer, sent=chunks.began) from _presentable(error, outer)
+            raise _failure(error, url, outer, sent=payload.began) from _presentable(error, outer)
         except BaseException as error:  # noqa: BLE001 - the frames hold the key
             raise _presentable(error, outer)  # noqa: B904 - it is the same error
 
@@ -136,25 +136,36 @@ class AiohttpTransport(Transport):
         await self._sessions.aclose()
 
 
-class _Chunks:
+class _Payload(aiohttp.Payload):
     """A body as aiohttp takes it; `began` is true once the first byte of it may have gone out.
 
     Until then no server can have taken the create: it has nothing of the body that the headers
     announce. (aiohttp even keeps the headers back until it has the first chunk.)
     """
 
-    __slots__ = ("_chunks", "began")
-
     def __init__(self, body: Body) -> None:
-        self._chunks = body.chunks()
+        super().__init__(body, content_type="application/json")
+        self._body = body
         self.began = False
 
-    def __aiter__(self) -> Self:
-        return self
+    @property
+    def autoclose(self) -> bool:
+        """True: whoever made the body closes it."""
+        return True
 
-    def __anext__(self) -> Awaitable[bytes]:
+    async def write(self, writer: aiohttp.abc.AbstractStreamWriter) -> None:
         self.began = True
-        return self._chunks.__anext__()
+        async for chunk in self._body.chunks():
+            await writer.write(chunk)
+
+    async def write_with_length(
+        self, writer: aiohttp.abc.AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        del content_length  # it is the length that the body itself has announced
+        await self.write(writer)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        raise TypeError("a body that is sent while it is made cannot be shown as text")
 
 
 class _Sessions:

@@ -107,7 +107,11 @@ async def finish(work: Callable[[], Coroutine[Any, Any, T]], *, grace: float = m
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
 
+    def wake(_: object) -> None:
+        _wake(ended)
+
     async def run() -> T:
+        task.remove_done_callback(wake)
         try:
             return await work()
         finally:
@@ -117,7 +121,7 @@ async def finish(work: Callable[[], Coroutine[Any, Any, T]], *, grace: float = m
     # times the price, which counts where each create is one; `asyncio.shield` reports to the loop
     # what a cancelled caller did not hear, and there is nothing to report: it is heard below.
     task = loop.create_task(run())
-    task.add_done_callback(lambda _: _wake(ended))  # it may be cancelled before its first step
+    task.add_done_callback(wake)  # it may be cancelled before its first step
     try:
         await ended
     except asyncio.CancelledError:
