@@ -13,6 +13,7 @@ import io
 import os
 import stat
 import threading
+import time
 import weakref
 from itertools import accumulate
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
@@ -123,6 +124,9 @@ class DataPicture:
         if characters % 4:
             return False
         for offset in range(0, characters, _VALIDATED_AT_ONCE):
+            # Lets go of the GIL, or the event loop would wait 5 ms for it, and as long once more
+            # for the other thread that does the same.
+            time.sleep(0)
             try:
                 part = self._slice(offset, _VALIDATED_AT_ONCE)
             except UnicodeEncodeError:  # a lone surrogate
