@@ -398,22 +398,36 @@ class _Attempt:
         self._record = record
         self._outcome: _Outcome | None = None
         self._sent_at = 0.0
+        #: What the caller's own `record` failed with.
+        self._unrecorded: Exception | None = None
 
     async def run(self, until: Deadline) -> _Outcome:
-        """Return what came of it, at `until` and its grace at the latest."""
-        if current_time() + self._session.config.timeout < until.at:
-            await finish(self._exchange, grace=CANCEL_GRACE)
-        else:
-            with anyio.CancelScope(deadline=until.at):
+        """Return what came of it, at `until` and its grace at the latest.
+
+        Raises what `record` raised; a cancelled caller hears of its cancellation alone, and the log
+        of the rest.
+        """
+        try:
+            if current_time() + self._session.config.timeout < until.at:
                 await finish(self._exchange, grace=CANCEL_GRACE)
-            if self._outcome is None:
-                failure = APITimeoutError(
-                    f"no answer within the {until.timeout:g} s of this call, nor in the "
-                    f"{CANCEL_GRACE:g} s after",
-                    may_have_been_sent=True,
-                )
-                self._outcome = _Outcome(Event.ANSWER_LOST, failure=failure, sent_at=self._sent_at)
-        assert self._outcome is not None  # noqa: S101 - for the type checker
+            else:
+                with anyio.CancelScope(deadline=until.at):
+                    await finish(self._exchange, grace=CANCEL_GRACE)
+        except BaseException as error:
+            failure, self._unrecorded = self._unrecorded, None
+            if failure is not None and failure is not error:
+                self._log_unrecorded(failure)
+            raise
+        failure, self._unrecorded = self._unrecorded, None
+        if failure is not None:  # in the grace after the deadline
+            raise failure
+        if self._outcome is None:
+            silence = APITimeoutError(
+                f"no answer within the {until.timeout:g} s of this call, nor in the "
+                f"{CANCEL_GRACE:g} s after",
+                may_have_been_sent=True,
+            )
+            self._outcome = _Outcome(Event.ANSWER_LOST, failure=silence, sent_at=self._sent_at)
         return self._outcome
 
     async def _exchange(self) -> None:
@@ -461,7 +475,19 @@ class _Attempt:
 
     async def _note(self, event: Event, request_id: str | None) -> None:
         if self._record is not None:
-            await self._record(event, request_id)
+            try:
+                await self._record(event, request_id)
+            except Exception as error:
+                self._unrecorded = error
+                raise
+
+    def _log_unrecorded(self, failure: Exception) -> None:
+        accepted = self._outcome.request_id if self._outcome is not None else None
+        logger.error(
+            "the call was cancelled, and its record could not be written%s",
+            f": the create was accepted. {resume_hint(accepted)}" if accepted is not None else "",
+            exc_info=failure,
+        )
 
 
 def _meaning(failure: APIError | APIConnectionError | InvalidRequest) -> Event:

@@ -447,6 +447,42 @@ async def test_a_cancelled_create_still_tells_its_id(
     assert told == [grok_emulator.creates[0].request_id]
 
 
+async def test_an_id_that_could_not_be_told_to_a_cancelled_caller_stands_in_the_log(
+    new_client: Callable[..., AsyncClient],
+    grok_emulator: Emulator,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The cancellation is all that the caller hears, and its database was down."""
+    grok_emulator.script("create", [faults.Stall(0.2, resume=True)])
+
+    def write_down(_: AsyncJob) -> None:
+        raise OSError("the database is down")
+
+    async with new_client(grok_emulator) as client:
+        with anyio.move_on_after(0.05) as scope:
+            await client.submit("drift", on_submitted=write_down)
+        assert scope.cancelled_caught
+    told = [one for one in caplog.records if one.levelname == "ERROR"]
+    assert len(told) == 1
+    assert grok_emulator.creates[0].request_id in told[0].getMessage()
+    assert told[0].exc_info is not None
+    assert isinstance(told[0].exc_info[1], OSError)
+
+
+async def test_an_id_that_could_not_be_told_after_the_deadline_is_in_the_error(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("create", [faults.Stall(0.5, resume=True)])
+
+    def write_down(_: AsyncJob) -> None:
+        raise OSError("the database is down")
+
+    async with new_client(grok_emulator) as client:
+        with pytest.raises(OSError, match="database") as caught:
+            await client.generate("drift", timeout=0.2, on_submitted=write_down)
+    assert grok_emulator.creates[0].request_id in "".join(caught.value.__notes__)
+
+
 @pytest.mark.parametrize("answer", ["while it stood still", "once it goes on"])
 async def test_a_process_that_stood_still_longer_than_the_grace_still_hears_the_answer(
     answer: str, new_client: Callable[..., AsyncClient], monkeypatch: pytest.MonkeyPatch
