@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import anyio
 
+from grok_video._create import CANCEL_GRACE
 from grok_video._errors import ConfigurationError, GrokVideoError
-from grok_video._session import CANCEL_GRACE, logger
+from grok_video._session import logger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

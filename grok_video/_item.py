@@ -40,10 +40,10 @@ from grok_video._poller import Poller
 from grok_video._session import Session
 
 if TYPE_CHECKING:
+    from grok_video._create import Record
     from grok_video._ledger import Entry
     from grok_video._models import Video
     from grok_video._outcomes import BatchItem
-    from grok_video._session import Record
 
 __all__ = ["Course", "ItemRun"]
 

@@ -1,9 +1,8 @@
 """What all jobs of one client share, and the two exchanges with the API: create and poll.
 
-The create is the one place where money is spent: it asks the lifecycle what may follow what, the
-retry policy whether sending again is safe, and it finishes what it began even when it is
-cancelled, so that an id that was paid for is never thrown away. Nothing here waits for a job (that
-is `_job`) and nothing here knows JSON (that is `_wire`).
+A create asks the lifecycle what may follow what and the retry policy whether sending again is safe;
+one attempt at it is `_create`. Nothing here waits for a job (that is `_job`) and nothing here knows
+JSON (that is `_wire`).
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import math
 import random
 import re
 import time
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -20,19 +20,16 @@ from urllib.parse import quote
 import anyio
 
 from grok_video import _wire
+from grok_video._create import Attempt
 from grok_video._errors import (
     APIConnectionError,
-    APIError,
     APITimeoutError,
     ConfigurationError,
-    CreateOutcomeUnknown,
     GrokVideoError,
-    InvalidRequest,
     NotFound,
     RateLimited,
     ServerError,
     UnexpectedResponse,
-    resume_hint,
 )
 from grok_video._images import create_body
 from grok_video._lifecycle import Event, State, advance
@@ -42,26 +39,18 @@ from grok_video._polling import Experience
 from grok_video._redaction import hide_pictures
 from grok_video._refusals import read_retry_after
 from grok_video._transports._base import Address, Transport
-from grok_video._transports._loops import LoopLocal, current_time, finish, running_library
+from grok_video._transports._loops import LoopLocal, current_time, running_library
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-    from typing import TypeAlias
-
+    from grok_video._create import Record
     from grok_video._images import CreateBody
     from grok_video._policies import Limits, Retry
     from grok_video._polling import Polling
     from grok_video._requests import VideoRequest
     from grok_video._transports._base import Answer, TransportConfig
 
-    #: Told of each step of a create before the next one is taken: (event, request_id).
-    Record: TypeAlias = Callable[[Event, str | None], Awaitable[None]]
-
 logger: Final = logging.getLogger("grok_video")
 
-#: Seconds that a cancelled create goes on waiting for its answer: the slowest of 60 recorded
-#: creates took 2.0 s, so 5 s find nearly every id and still let a process end.
-CANCEL_GRACE: Final = 5.0
 #: A shorter key (in tests) may stand in any word of an answer; real ones have 40 characters.
 _LEAST_KEY: Final = 12
 #: The round trip of a poll before one was measured: the median of 55 recorded ones, in seconds.
@@ -197,16 +186,16 @@ class Session:
         until = deadline or Deadline.after(current_time(), None)
         async with create_body(request) as body:
             state = State.PLANNED
-            attempt = 0
+            attempts = 0
             while True:
-                attempt += 1
+                attempts += 1
                 await self._wait_for_place(self._creates, until)
-                attempted = _Attempt(self, transport, request, body, record)
+                attempt = Attempt(request, partial(self._post, transport, body), record)
                 slots = self._create_slots.held() or await self._create_slots.get()
                 await _take(slots, until)
                 try:
                     state = advance(state, Event.SENDING_BEGAN)
-                    outcome = await attempted.run(until)
+                    outcome = await attempt.run(until, self.config.timeout)
                 finally:
                     slots.release()
                 state = advance(state, outcome.event)
@@ -216,13 +205,26 @@ class Session:
                 assert failure is not None  # noqa: S101 - for the type checker: one of the two
                 if isinstance(failure, RateLimited):
                     self._creates.throttled(current_time(), failure.retry_after)
-                delay = self.retry.create_delay(failure, attempt, self.random)
+                delay = self.retry.create_delay(failure, attempts, self.random)
                 if delay is None or delay > until.remaining(current_time()):
-                    raise outcome.as_error(request, attempt, delay)
+                    raise outcome.as_error(request, attempts, delay)
                 logger.info("create not taken (%s); sent again in %.1f s", failure, delay)
                 if state is State.IN_DOUBT:
                     state = advance(state, Event.RELEASED)  # the caller said so in `Retry`
                 await anyio.sleep(delay)
+
+    async def _post(self, transport: Transport, body: CreateBody) -> str:
+        try:
+            answer = await transport.post(self.create_url, body)
+        except APIConnectionError:
+            if body.failure is not None:
+                # The picture changed while it was sent: the body was cut short of its length, and
+                # no server can have accepted it.
+                raise body.failure from None
+            raise
+        return _wire.read_create(
+            answer.status, answer.headers, self.without_secrets(answer), now=time.time()
+        )
 
     async def _wait_for_place(self, pacer: Pacer, until: Deadline) -> None:
         now = current_time()
@@ -336,190 +338,6 @@ class Heard:
         self.status: int = status
         self.body: bytes = body  # as it came: a server may have echoed the key
         self.snapshot: Snapshot = snapshot
-
-
-class _Outcome:
-    """What one attempt at a create came to: an id, or a failure."""
-
-    __slots__ = ("event", "failure", "request_id", "sent_at")
-
-    def __init__(
-        self,
-        event: Event,
-        *,
-        request_id: str | None = None,
-        failure: GrokVideoError | None = None,
-        sent_at: float = 0.0,
-    ) -> None:
-        self.event = event
-        self.request_id = request_id
-        self.failure = failure
-        self.sent_at = sent_at
-
-    def as_error(self, request: VideoRequest, attempt: int, delay: float | None) -> GrokVideoError:
-        failure = self.failure
-        assert failure is not None  # noqa: S101 - for the type checker
-        if self.event is Event.ANSWER_LOST:
-            return _unknown(failure, request, self.sent_at)
-        wish = failure.retry_after if isinstance(failure, APIError) else None
-        more = ""
-        if wish is not None and (delay is not None or attempt == 1):
-            more = (
-                f" The server asks to wait {wish:g} s, longer than this call may: nothing was "
-                "created, and it was not sent again."
-            )
-        elif attempt > 1:
-            more = f" It was tried {attempt} times and never taken; nothing was created."
-        if more:
-            failure.message = f"{failure.message.rstrip('.')}.{more}"
-            failure.args = (failure.message,)
-        return failure
-
-
-class _Attempt:
-    """One POST that ends with an answer, or with the knowledge that there is none.
-
-    It runs in a task of its own: a cancelled caller waits for the answer, bounded, and then the
-    cancellation goes on. What was learned is recorded before.
-    """
-
-    def __init__(
-        self,
-        session: Session,
-        transport: Transport,
-        request: VideoRequest,
-        body: CreateBody,
-        record: Record | None,
-    ) -> None:
-        self._session = session
-        self._transport = transport
-        self._request = request
-        self._body = body
-        self._record = record
-        self._outcome: _Outcome | None = None
-        self._sent_at = 0.0
-        #: What the caller's own `record` failed with.
-        self._unrecorded: Exception | None = None
-
-    async def run(self, until: Deadline) -> _Outcome:
-        """Return what came of it, at `until` and its grace at the latest.
-
-        Raises what `record` raised; a cancelled caller hears of its cancellation alone, and the log
-        of the rest.
-        """
-        try:
-            if current_time() + self._session.config.timeout < until.at:
-                await finish(self._exchange, grace=CANCEL_GRACE)
-            else:
-                with anyio.CancelScope(deadline=until.at):
-                    await finish(self._exchange, grace=CANCEL_GRACE)
-        except BaseException as error:
-            failure, self._unrecorded = self._unrecorded, None
-            if failure is not None and failure is not error:
-                self._log_unrecorded(failure)
-            raise
-        failure, self._unrecorded = self._unrecorded, None
-        if failure is not None:  # in the grace after the deadline
-            raise failure
-        if self._outcome is None:
-            silence = APITimeoutError(
-                f"no answer within the {until.timeout:g} s of this call, nor in the "
-                f"{CANCEL_GRACE:g} s after",
-                may_have_been_sent=True,
-            )
-            self._outcome = _Outcome(Event.ANSWER_LOST, failure=silence, sent_at=self._sent_at)
-        return self._outcome
-
-    async def _exchange(self) -> None:
-        await self._note(Event.SENDING_BEGAN, None)
-        self._sent_at = time.time()
-        try:
-            request_id = await self._post()
-        except (APIError, APIConnectionError, InvalidRequest) as failure:
-            event = _meaning(failure)
-            # Without its frames, which hold what the server said before it was redacted.
-            failure = failure.with_traceback(None)
-            self._outcome = _Outcome(event, failure=failure, sent_at=self._sent_at)
-            await self._note(event, None)
-        except anyio.get_cancelled_exc_class():
-            logger.error(
-                "a create was cancelled and its answer did not come within %g s: it may have "
-                "been accepted and billed (request %s)",
-                CANCEL_GRACE,
-                self._request.fingerprint()[:12],
-            )
-            with anyio.CancelScope(shield=True):
-                await self._note(Event.ANSWER_LOST, None)
-            raise
-        else:
-            self._outcome = _Outcome(Event.ACCEPTED, request_id=request_id)
-            logger.debug("create accepted: job %s", request_id)
-            try:
-                await self._note(Event.ACCEPTED, request_id)
-            except BaseException as error:
-                error.add_note(f"The job was accepted. {resume_hint(request_id)}")
-                raise
-
-    async def _post(self) -> str:
-        try:
-            answer = await self._transport.post(self._session.create_url, self._body)
-        except APIConnectionError:
-            if self._body.failure is not None:
-                # The picture changed while it was sent: the body was cut short of its length, and
-                # no server can have accepted it.
-                raise self._body.failure from None
-            raise
-        return _wire.read_create(
-            answer.status, answer.headers, self._session.without_secrets(answer), now=time.time()
-        )
-
-    async def _note(self, event: Event, request_id: str | None) -> None:
-        if self._record is not None:
-            try:
-                await self._record(event, request_id)
-            except Exception as error:
-                self._unrecorded = error
-                raise
-
-    def _log_unrecorded(self, failure: Exception) -> None:
-        accepted = self._outcome.request_id if self._outcome is not None else None
-        logger.error(
-            "the call was cancelled, and its record could not be written%s",
-            f": the create was accepted. {resume_hint(accepted)}" if accepted is not None else "",
-            exc_info=failure,
-        )
-
-
-def _meaning(failure: APIError | APIConnectionError | InvalidRequest) -> Event:
-    """Tell what a failed create means for its job; the money rule stands in this function."""
-    if isinstance(failure, InvalidRequest):
-        return Event.REFUSED
-    if isinstance(failure, APIConnectionError):
-        return Event.ANSWER_LOST if failure.may_have_been_sent else Event.NOT_TAKEN
-    if not failure.refused:
-        return Event.ANSWER_LOST
-    passing = isinstance(failure, RateLimited) or failure.status >= 500
-    return Event.NOT_TAKEN if passing else Event.REFUSED
-
-
-def _unknown(
-    failure: GrokVideoError, request: VideoRequest, sent_at: float
-) -> CreateOutcomeUnknown:
-    status = failure.status if isinstance(failure, APIError) else None
-    phase = (
-        "reading the answer" if isinstance(failure, UnexpectedResponse) else ("awaiting the answer")
-    )
-    error = CreateOutcomeUnknown(
-        f"the create may have been accepted and billed, and no request_id is known: "
-        f"{failure.message.rstrip('.')}. Nothing was sent again. Look at the account's usage "
-        "before sending the same request again.",
-        fingerprint=request.fingerprint(),
-        sent_at=sent_at,
-        phase=phase,
-        status=status,
-    )
-    error.__cause__ = failure
-    return error
 
 
 def _slots(limits: Limits) -> LoopLocal[anyio.Semaphore]:

@@ -67,7 +67,10 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_ledger",
         ],
     ),
-    ("3 clients", ["_session", "_poller", "_job", "_completion", "_item", "_batch", "_client"]),
+    (
+        "3 clients",
+        ["_create", "_session", "_poller", "_job", "_completion", "_item", "_batch", "_client"],
+    ),
     ("4 blocking", ["_fork", "_crossing", "_portal", "_twins", "_sync", "_codegen"]),
     ("5 doors", ["_report._reading", "_report.__init__", "_cli", "__main__"]),
 ]

@@ -36,7 +36,7 @@ from grok_video import (
     RateLimited,
     Retry,
     VideoRequest,
-    _session,
+    _create,
 )
 from grok_video.emulator import Emulator, faults
 
@@ -489,7 +489,7 @@ async def test_a_process_that_stood_still_longer_than_the_grace_still_hears_the_
 ) -> None:
     """A closed laptop, a stopped process: the clock went on, and who waits did not wait."""
     grace = 0.5
-    monkeypatch.setattr(_session, "CANCEL_GRACE", grace)
+    monkeypatch.setattr(_create, "CANCEL_GRACE", grace)
     taken, answering, answered = threading.Event(), threading.Event(), threading.Event()
 
     def answers_when_told(visit: Visit) -> None:

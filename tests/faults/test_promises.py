@@ -21,7 +21,7 @@ from grok_video import (
     JobTimeout,
     Polling,
     ServerError,
-    _session,
+    _create,
 )
 from grok_video.emulator import Emulator, faults
 
@@ -131,7 +131,7 @@ def test_a_create_that_is_not_answered_ends_with_the_grace_after_the_deadline(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Five seconds in life: an answer would bring the id of something that may be paid for."""
-    monkeypatch.setattr(_session, "CANCEL_GRACE", 0.5)
+    monkeypatch.setattr(_create, "CANCEL_GRACE", 0.5)
     with Emulator(clip=CLIP) as emulator:
         emulator.script("create", [faults.Stall(30.0, accepted=True)])
 

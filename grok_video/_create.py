@@ -1,0 +1,211 @@
+"""One POST of a create: the money is spent here, and an id that was paid for is never thrown away.
+
+Begun, it is finished even when its caller is cancelled, and what it means is told before anything
+else happens. Whether it is sent again is decided in `_session`; the bytes are the transport's.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from grok_video._errors import (
+    APIConnectionError,
+    APIError,
+    APITimeoutError,
+    CreateOutcomeUnknown,
+    GrokVideoError,
+    InvalidRequest,
+    RateLimited,
+    UnexpectedResponse,
+    resume_hint,
+)
+from grok_video._lifecycle import Event
+from grok_video._transports._loops import current_time, finish
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from typing import TypeAlias
+
+    from grok_video._policies import Deadline
+    from grok_video._requests import VideoRequest
+
+    #: Told of each step of a create before the next one is taken: (event, request_id).
+    Record: TypeAlias = Callable[[Event, str | None], Awaitable[None]]
+
+#: Seconds that a cancelled create goes on waiting for its answer: the slowest of 60 recorded
+#: creates took 2.0 s, so 5 s find nearly every id and still let a process end.
+CANCEL_GRACE: Final = 5.0
+
+_log: Final = logging.getLogger("grok_video")
+
+
+class Outcome:
+    """What one attempt at a create came to: an id, or a failure."""
+
+    __slots__ = ("event", "failure", "request_id", "sent_at")
+
+    def __init__(
+        self,
+        event: Event,
+        *,
+        request_id: str | None = None,
+        failure: GrokVideoError | None = None,
+        sent_at: float = 0.0,
+    ) -> None:
+        self.event = event
+        self.request_id = request_id
+        self.failure = failure
+        self.sent_at = sent_at
+
+    def as_error(self, request: VideoRequest, attempt: int, delay: float | None) -> GrokVideoError:
+        failure = self.failure
+        assert failure is not None  # noqa: S101 - for the type checker
+        if self.event is Event.ANSWER_LOST:
+            return _unknown(failure, request, self.sent_at)
+        wish = failure.retry_after if isinstance(failure, APIError) else None
+        more = ""
+        if wish is not None and (delay is not None or attempt == 1):
+            more = (
+                f" The server asks to wait {wish:g} s, longer than this call may: nothing was "
+                "created, and it was not sent again."
+            )
+        elif attempt > 1:
+            more = f" It was tried {attempt} times and never taken; nothing was created."
+        if more:
+            failure.message = f"{failure.message.rstrip('.')}.{more}"
+            failure.args = (failure.message,)
+        return failure
+
+
+class Attempt:
+    """One POST that ends with an answer, or with the knowledge that there is none.
+
+    It runs in a task of its own: a cancelled caller waits for the answer, bounded, and then the
+    cancellation goes on. What was learned is recorded before.
+    """
+
+    def __init__(
+        self,
+        request: VideoRequest,
+        post: Callable[[], Awaitable[str]],
+        record: Record | None,
+    ) -> None:
+        """See the class; `post` sends the request once and returns the id."""
+        self._request = request
+        self._post = post
+        self._record = record
+        self._outcome: Outcome | None = None
+        self._sent_at = 0.0
+        #: What the caller's own `record` failed with.
+        self._unrecorded: Exception | None = None
+
+    async def run(self, until: Deadline, timeout: float) -> Outcome:
+        """Return what came of it, at `until` and its grace at the latest.
+
+        `timeout` is seconds after which `post` has ended by itself. Raises what `record` raised; a
+        cancelled caller hears of its cancellation alone, and the log of the rest.
+        """
+        try:
+            if current_time() + timeout < until.at:
+                await finish(self._exchange, grace=CANCEL_GRACE)
+            else:
+                with anyio.CancelScope(deadline=until.at):
+                    await finish(self._exchange, grace=CANCEL_GRACE)
+        except BaseException as error:
+            failure, self._unrecorded = self._unrecorded, None
+            if failure is not None and failure is not error:
+                self._log_unrecorded(failure)
+            raise
+        failure, self._unrecorded = self._unrecorded, None
+        if failure is not None:  # in the grace after the deadline
+            raise failure
+        if self._outcome is None:
+            silence = APITimeoutError(
+                f"no answer within the {until.timeout:g} s of this call, nor in the "
+                f"{CANCEL_GRACE:g} s after",
+                may_have_been_sent=True,
+            )
+            self._outcome = Outcome(Event.ANSWER_LOST, failure=silence, sent_at=self._sent_at)
+        return self._outcome
+
+    async def _exchange(self) -> None:
+        await self._note(Event.SENDING_BEGAN, None)
+        self._sent_at = time.time()
+        try:
+            request_id = await self._post()
+        except (APIError, APIConnectionError, InvalidRequest) as failure:
+            event = _meaning(failure)
+            # Without its frames, which hold what the server said before it was redacted.
+            failure = failure.with_traceback(None)
+            self._outcome = Outcome(event, failure=failure, sent_at=self._sent_at)
+            await self._note(event, None)
+        except anyio.get_cancelled_exc_class():
+            _log.error(
+                "a create was cancelled and its answer did not come within %g s: it may have "
+                "been accepted and billed (request %s)",
+                CANCEL_GRACE,
+                self._request.fingerprint()[:12],
+            )
+            with anyio.CancelScope(shield=True):
+                await self._note(Event.ANSWER_LOST, None)
+            raise
+        else:
+            self._outcome = Outcome(Event.ACCEPTED, request_id=request_id)
+            _log.debug("create accepted: job %s", request_id)
+            try:
+                await self._note(Event.ACCEPTED, request_id)
+            except BaseException as error:
+                error.add_note(f"The job was accepted. {resume_hint(request_id)}")
+                raise
+
+    async def _note(self, event: Event, request_id: str | None) -> None:
+        if self._record is not None:
+            try:
+                await self._record(event, request_id)
+            except Exception as error:
+                self._unrecorded = error
+                raise
+
+    def _log_unrecorded(self, failure: Exception) -> None:
+        accepted = self._outcome.request_id if self._outcome is not None else None
+        _log.error(
+            "the call was cancelled, and its record could not be written%s",
+            f": the create was accepted. {resume_hint(accepted)}" if accepted is not None else "",
+            exc_info=failure,
+        )
+
+
+def _meaning(failure: APIError | APIConnectionError | InvalidRequest) -> Event:
+    """Tell what a failed create means for its job; the money rule stands in this function."""
+    if isinstance(failure, InvalidRequest):
+        return Event.REFUSED
+    if isinstance(failure, APIConnectionError):
+        return Event.ANSWER_LOST if failure.may_have_been_sent else Event.NOT_TAKEN
+    if not failure.refused:
+        return Event.ANSWER_LOST
+    passing = isinstance(failure, RateLimited) or failure.status >= 500
+    return Event.NOT_TAKEN if passing else Event.REFUSED
+
+
+def _unknown(
+    failure: GrokVideoError, request: VideoRequest, sent_at: float
+) -> CreateOutcomeUnknown:
+    status = failure.status if isinstance(failure, APIError) else None
+    phase = (
+        "reading the answer" if isinstance(failure, UnexpectedResponse) else ("awaiting the answer")
+    )
+    error = CreateOutcomeUnknown(
+        f"the create may have been accepted and billed, and no request_id is known: "
+        f"{failure.message.rstrip('.')}. Nothing was sent again. Look at the account's usage "
+        "before sending the same request again.",
+        fingerprint=request.fingerprint(),
+        sent_at=sent_at,
+        phase=phase,
+        status=status,
+    )
+    error.__cause__ = failure
+    return error
