@@ -179,7 +179,8 @@ class AsyncClient:
         `VideoRequest`; only what is set is sent. `on_submitted` is called with the job before
         anything else happens to it, also when the call is being cancelled: the place to write the
         id down. A cancelled call waits for the answer of a create that is already on its way, at
-        most 5 s, and is cancelled then.
+        most 5 s, and is cancelled then; what `on_submitted` raises in that time is logged, with the
+        id.
 
         Raises `InvalidRequest` if the input is refused here (nothing was sent), `APIError` if the
         server refuses it, `APIConnectionError` if the server certainly was not reached, and
