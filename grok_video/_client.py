@@ -35,7 +35,7 @@ from grok_video._requests import (
     refuse_unknown,
     require_positive,
 )
-from grok_video._session import Session
+from grok_video._session import Session, logger
 from grok_video._transports._base import Origin, TransportConfig, without_frames
 from grok_video._transports._loops import current_time
 
@@ -179,8 +179,8 @@ class AsyncClient:
         `VideoRequest`; only what is set is sent. `on_submitted` is called with the job before
         anything else happens to it, also when the call is being cancelled: the place to write the
         id down. A cancelled call waits for the answer of a create that is already on its way, at
-        most 5 s, and is cancelled then; what `on_submitted` raises in that time is logged, with the
-        id.
+        most 5 s, and is cancelled then; the id is logged if there is no `on_submitted`, or if that
+        raised or did not come to its end.
 
         Raises `InvalidRequest` if the input is refused here (nothing was sent), `APIError` if the
         server refuses it, `APIConnectionError` if the server certainly was not reached, and
@@ -246,16 +246,21 @@ class AsyncClient:
 
             await _download.check_destination(save_to, overwrite=overwrite, request_id=None)
         job = await self._start(request, deadline, on_submitted)
-        if save_to is None:
-            return await poller_of(job).wait(deadline)
-        left = deadline.remaining(current_time()) if timeout is not None else None
-        if left is not None and left <= 0:
-            raise JobTimeout(
-                f"job {job.request_id} was accepted and the {timeout:g} s are over; it goes on and "
-                f"may be billed. {resume_hint(job.request_id)}",
-                request_id=job.request_id,
-            )
-        return await job.download(save_to, overwrite=overwrite, timeout=left)
+        try:
+            if save_to is None:
+                return await poller_of(job).wait(deadline)
+            left = deadline.remaining(current_time()) if timeout is not None else None
+            if left is None or left > 0:
+                return await job.download(save_to, overwrite=overwrite, timeout=left)
+        except anyio.get_cancelled_exc_class():
+            if on_submitted is None:
+                _log_cancelled(job)
+            raise
+        raise JobTimeout(
+            f"job {job.request_id} was accepted and the {timeout:g} s are over; it goes on and "
+            f"may be billed. {resume_hint(job.request_id)}",
+            request_id=job.request_id,
+        )
 
     def job(self, request_id: str) -> AsyncJob:
         """Return a handle of a job from its id, made by whatever process and on whatever day.
@@ -381,6 +386,10 @@ class AsyncClient:
             await self._session.create(request, deadline=deadline, record=record)
         except InvalidRequest as error:
             raise without_frames(error, outer)  # noqa: B904 - the same error; they hold the picture
+        except anyio.get_cancelled_exc_class():
+            if started and on_submitted is None:
+                _log_cancelled(started[0])
+            raise
         return started[0]
 
 
@@ -394,6 +403,15 @@ def renewed(client: AsyncClient) -> AsyncClient:
     renewed_session = client._session.renewed()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     new._session = renewed_session  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     return new
+
+
+def _log_cancelled(job: AsyncJob) -> None:
+    """Tell the id of a job to the log, if nobody else has heard of it."""
+    logger.warning(
+        "the call was cancelled; job %s goes on and may be billed. %s",
+        job.request_id,
+        resume_hint(job.request_id),
+    )
 
 
 def _as_request(

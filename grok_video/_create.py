@@ -43,7 +43,7 @@ CANCEL_GRACE: Final = 5.0
 _log: Final = logging.getLogger("grok_video")
 
 
-class Outcome:
+class AttemptOutcome:
     """What one attempt at a create came to: an id, or a failure."""
 
     __slots__ = ("event", "failure", "request_id", "sent_at")
@@ -61,20 +61,20 @@ class Outcome:
         self.failure = failure
         self.sent_at = sent_at
 
-    def as_error(self, request: VideoRequest, attempt: int, delay: float | None) -> GrokVideoError:
+    def as_error(self, request: VideoRequest, attempts: int, delay: float | None) -> GrokVideoError:
         failure = self.failure
         assert failure is not None  # noqa: S101 - for the type checker
         if self.event is Event.ANSWER_LOST:
             return _unknown(failure, request, self.sent_at)
         wish = failure.retry_after if isinstance(failure, APIError) else None
         more = ""
-        if wish is not None and (delay is not None or attempt == 1):
+        if wish is not None and (delay is not None or attempts == 1):
             more = (
                 f" The server asks to wait {wish:g} s, longer than this call may: nothing was "
                 "created, and it was not sent again."
             )
-        elif attempt > 1:
-            more = f" It was tried {attempt} times and never taken; nothing was created."
+        elif attempts > 1:
+            more = f" It was tried {attempts} times and never taken; nothing was created."
         if more:
             failure.message = f"{failure.message.rstrip('.')}.{more}"
             failure.args = (failure.message,)
@@ -98,16 +98,18 @@ class Attempt:
         self._request = request
         self._post = post
         self._record = record
-        self._outcome: Outcome | None = None
+        self._outcome: AttemptOutcome | None = None
         self._sent_at = 0.0
-        #: What the caller's own `record` failed with.
+        #: What `record` raised, and whether it has heard what came of a request that was sent.
         self._unrecorded: Exception | None = None
+        self._told = False
 
-    async def run(self, until: Deadline, timeout: float) -> Outcome:
+    async def run(self, until: Deadline, timeout: float) -> AttemptOutcome:
         """Return what came of it, at `until` and its grace at the latest.
 
-        `timeout` is seconds after which `post` has ended by itself. Raises what `record` raised; a
-        cancelled caller hears of its cancellation alone, and the log of the rest.
+        `timeout` is seconds after which `post` has ended by itself, infinity if nobody knows.
+        Raises what `record` raised; a cancelled caller hears of its cancellation alone, and the log
+        of the rest.
         """
         try:
             if current_time() + timeout < until.at:
@@ -117,19 +119,22 @@ class Attempt:
                     await finish(self._exchange, grace=CANCEL_GRACE)
         except BaseException as error:
             failure, self._unrecorded = self._unrecorded, None
-            if failure is not None and failure is not error:
-                self._log_unrecorded(failure)
+            if failure is not error:
+                self._log_untold(failure)
             raise
         failure, self._unrecorded = self._unrecorded, None
         if failure is not None:  # in the grace after the deadline
             raise failure
+        self._log_untold(None)
         if self._outcome is None:
             silence = APITimeoutError(
                 f"no answer within the {until.timeout:g} s of this call, nor in the "
                 f"{CANCEL_GRACE:g} s after",
                 may_have_been_sent=True,
             )
-            self._outcome = Outcome(Event.ANSWER_LOST, failure=silence, sent_at=self._sent_at)
+            self._outcome = AttemptOutcome(
+                Event.ANSWER_LOST, failure=silence, sent_at=self._sent_at
+            )
         return self._outcome
 
     async def _exchange(self) -> None:
@@ -141,7 +146,7 @@ class Attempt:
             event = _meaning(failure)
             # Without its frames, which hold what the server said before it was redacted.
             failure = failure.with_traceback(None)
-            self._outcome = Outcome(event, failure=failure, sent_at=self._sent_at)
+            self._outcome = AttemptOutcome(event, failure=failure, sent_at=self._sent_at)
             await self._note(event, None)
         except anyio.get_cancelled_exc_class():
             _log.error(
@@ -154,7 +159,7 @@ class Attempt:
                 await self._note(Event.ANSWER_LOST, None)
             raise
         else:
-            self._outcome = Outcome(Event.ACCEPTED, request_id=request_id)
+            self._outcome = AttemptOutcome(Event.ACCEPTED, request_id=request_id)
             _log.debug("create accepted: job %s", request_id)
             try:
                 await self._note(Event.ACCEPTED, request_id)
@@ -169,12 +174,17 @@ class Attempt:
             except Exception as error:
                 self._unrecorded = error
                 raise
+        self._told = event is not Event.SENDING_BEGAN
 
-    def _log_unrecorded(self, failure: Exception) -> None:
+    def _log_untold(self, failure: Exception | None) -> None:
+        """Log what came of a request that was sent, if `record` failed or was cut off with it."""
+        if self._told or not self._sent_at:
+            return
         accepted = self._outcome.request_id if self._outcome is not None else None
         _log.error(
-            "the call was cancelled, and its record could not be written%s",
-            f": the create was accepted. {resume_hint(accepted)}" if accepted is not None else "",
+            "what came of a create could not be recorded%s: it %s",
+            "" if failure is not None else f" within {CANCEL_GRACE:g} s",
+            f"was accepted. {resume_hint(accepted)}" if accepted is not None else "has no id",
             exc_info=failure,
         )
 
@@ -196,7 +206,7 @@ def _unknown(
 ) -> CreateOutcomeUnknown:
     status = failure.status if isinstance(failure, APIError) else None
     phase = (
-        "reading the answer" if isinstance(failure, UnexpectedResponse) else ("awaiting the answer")
+        "reading the answer" if isinstance(failure, UnexpectedResponse) else "awaiting the answer"
     )
     error = CreateOutcomeUnknown(
         f"the create may have been accepted and billed, and no request_id is known: "

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from grok_video._policies import Retry
     from grok_video._transports._base import Origin, Transport
 
-__all__ = ["Source", "check_destination", "close", "save", "stream"]
+__all__ = ["Source", "check_destination", "save", "stream"]
 
 #: Bytes handed to a worker thread at once: a hand-over costs about 0.1 ms, which 1 MiB hides.
 _BATCH: Final = 2**20
@@ -155,8 +155,9 @@ def stream(
 ) -> AsyncGenerator[Version | bytes, None]:
     """Return an iterator over the video's bytes as they arrive, over breaks and dead links.
 
-    Each byte comes once and in order; a `Version` among them is none of them. Raises
-    `DownloadError`, at once or while it goes on, if they cannot be had whole; there is no file.
+    Each byte comes once and in order; a `Version`, which comes before the first, is to be skipped.
+    Raises `DownloadError`, at once or while it goes on, if they cannot be had whole; there is no
+    file.
     """
     transfer = Transfer(
         transport,

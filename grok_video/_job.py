@@ -152,7 +152,7 @@ class AsyncJob:
         Waits for the job first. Raises as `download` does, without the errors of a destination.
         """
         await load_downloads()
-        from grok_video import _download
+        from grok_video import _download, _transfer
 
         session = self._poller.session
         video = await self.result()
@@ -169,7 +169,7 @@ class AsyncJob:
                 if isinstance(piece, bytes):
                     yield piece
         finally:
-            await _download.close(pieces)
+            await _transfer.close(pieces)
 
 
 class _Updates:

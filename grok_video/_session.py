@@ -95,6 +95,10 @@ class Session:
         self._wanted = transport
         #: Asked for each request; whether something is of an abstract class is a slow question.
         self._given = transport if isinstance(transport, Transport) else None
+        #: Seconds after which an exchange has ended by itself; what was given may wait longer.
+        self._exchange_ends = (
+            config.timeout if self._given is None and http_client is None else math.inf
+        )
         self._http_client = http_client
         self._transports: dict[str, Transport] = {}
         self._closed = False
@@ -195,7 +199,7 @@ class Session:
                 await _take(slots, until)
                 try:
                     state = advance(state, Event.SENDING_BEGAN)
-                    outcome = await attempt.run(until, self.config.timeout)
+                    outcome = await attempt.run(until, self._exchange_ends)
                 finally:
                     slots.release()
                 state = advance(state, outcome.event)

@@ -147,8 +147,8 @@ class Client(ClientTwin):
         `VideoRequest`; only what is set is sent. `on_submitted` is called with the job before
         anything else happens to it, also when the call is being cancelled: the place to write the
         id down. A cancelled call waits for the answer of a create that is already on its way, at
-        most 5 s, and is cancelled then; what `on_submitted` raises in that time is logged, with the
-        id.
+        most 5 s, and is cancelled then; the id is logged if there is no `on_submitted`, or if that
+        raised or did not come to its end.
 
         Raises `InvalidRequest` if the input is refused here (nothing was sent), `APIError` if the
         server refuses it, `APIConnectionError` if the server certainly was not reached, and

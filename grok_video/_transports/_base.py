@@ -72,8 +72,8 @@ class Address(str):
         self.parsed: object = None
 
 
-# The classes of this module are written by hand: attrs takes up to a millisecond to make one, which
-# every program would wait for, and nobody compares or shows them.
+# Answer, TransportConfig and Proxies are written by hand: attrs takes up to a millisecond to make a
+# class, which every program would wait for, and nobody compares or shows these.
 
 
 class Answer:

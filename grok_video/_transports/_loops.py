@@ -111,7 +111,10 @@ async def finish(work: Callable[[], Coroutine[Any, Any, T]], *, grace: float = m
         _wake(ended)
 
     async def run() -> T:
-        task.remove_done_callback(wake)
+        # Asked for, because an eager task factory runs this before `task` has a value.
+        current = asyncio.current_task()
+        assert current is not None  # noqa: S101 - for the type checker: it is this one
+        current.remove_done_callback(wake)
         try:
             return await work()
         finally:
@@ -153,7 +156,7 @@ async def _outlast(task: asyncio.Task[Any], grace: float) -> None:
 
 async def _finish_in_group(work: Callable[[], Coroutine[Any, Any, T]], grace: float) -> T:
     results: list[T] = []
-    failures: list[Exception] = []
+    failures: list[Exception | KeyboardInterrupt] = []
     done = anyio.Event()
     scope = anyio.CancelScope(shield=True)
 
@@ -161,7 +164,7 @@ async def _finish_in_group(work: Callable[[], Coroutine[Any, Any, T]], grace: fl
         try:
             with scope:
                 results.append(await work())
-        except Exception as error:  # noqa: BLE001 - raised by the caller's task as it is
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - raised as it is below
             failures.append(error)
         finally:
             done.set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from aiohttp import web
@@ -138,20 +139,23 @@ class Origins:
                     held[origin] = _bound(self._ports[origin])
                 loop = asyncio.get_running_loop()
                 self._refusing = loop.create_task(self._refuse(phase, head, held))
+                # Not in the task: if it is cancelled before its first step, it does nothing at all.
+                self._refusing.add_done_callback(partial(_close, held))
             return
 
     async def _refuse(self, phase: Phase, fault: Refuse, held: dict[Origin, socket.socket]) -> None:
-        try:
-            await asyncio.sleep(fault.seconds)
-            for origin in tuple(held):
-                self._listen(origin, held.pop(origin))
-        finally:
-            for endpoint in held.values():
-                endpoint.close()
+        await asyncio.sleep(fault.seconds)
+        for origin in tuple(held):
+            self._listen(origin, held.pop(origin))
         self._refusing = None
         if self._scripts.pop(phase, fault):
             self._scripts.record(phase, fault, 0, self._server.service.now())
         self.arm()
+
+
+def _close(held: dict[Origin, socket.socket], _: asyncio.Task[None]) -> None:
+    for endpoint in held.values():
+        endpoint.close()
 
 
 def _bound(port: int) -> socket.socket:

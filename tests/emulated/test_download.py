@@ -44,6 +44,7 @@ from grok_video import (
     _disk,
     _download,
     _partfile,
+    _transfer,
 )
 from grok_video._models import Video
 from grok_video._policies import Deadline
@@ -332,7 +333,7 @@ class Downloads:
                 if isinstance(piece, bytes):
                     yield piece
         finally:
-            await _download.close(pieces)
+            await _transfer.close(pieces)
 
     async def refused(
         self, kind: type[DownloadError], destination: str | os.PathLike[str], **words: Any

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import math
+import sys
 import threading
 import time
 import traceback
@@ -9,6 +13,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -35,9 +40,13 @@ from grok_video import (
     Polling,
     RateLimited,
     Retry,
+    Video,
     VideoRequest,
     _create,
 )
+from grok_video._lifecycle import Event
+from grok_video._policies import Deadline
+from grok_video._transports._base import Transport
 from grok_video.emulator import Emulator, faults
 
 from ..conftest import EAGER, PHOTO
@@ -481,6 +490,112 @@ async def test_an_id_that_could_not_be_told_after_the_deadline_is_in_the_error(
         with pytest.raises(OSError, match="database") as caught:
             await client.generate("drift", timeout=0.2, on_submitted=write_down)
     assert grok_emulator.creates[0].request_id in "".join(caught.value.__notes__)
+
+
+@pytest.mark.parametrize("ended_by", ["a cancellation", "its deadline"])
+async def test_an_id_whose_record_was_cut_off_at_the_end_of_the_grace_stands_in_the_log(
+    ended_by: str,
+    new_client: Callable[..., AsyncClient],
+    grok_emulator: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(_create, "CANCEL_GRACE", 0.3)
+
+    async def write_down(_: AsyncJob) -> None:
+        await anyio.sleep(30)
+
+    async with new_client(grok_emulator) as client:
+        if ended_by == "its deadline":
+            with pytest.raises(JobTimeout):
+                await client.generate("drift", timeout=0.3, on_submitted=write_down)
+        else:
+            with anyio.move_on_after(0.3) as scope:
+                await client.submit("drift", on_submitted=write_down)
+            assert scope.cancelled_caught
+    told = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+    assert len(told) == 1
+    assert grok_emulator.creates[0].request_id in told[0]
+
+
+@pytest.mark.parametrize("call", ["submit", "generate"])
+async def test_the_id_of_a_cancelled_call_that_nobody_was_told_stands_in_the_log(
+    call: str,
+    new_client: Callable[..., AsyncClient],
+    grok_emulator: Emulator,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for hook in (None, lambda _: None):
+        caplog.clear()
+        if call == "submit":
+            grok_emulator.script("create", [faults.Stall(0.4, resume=True)])
+        else:
+            grok_emulator.script("poll", [faults.Stall(5.0)])
+        async with new_client(grok_emulator) as client:
+            with anyio.move_on_after(0.2) as scope:
+                await getattr(client, call)("drift", on_submitted=hook)
+            assert scope.cancelled_caught
+        told = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+        assert len(told) == (hook is None)
+        assert all(grok_emulator.creates[-1].request_id in one for one in told)
+
+
+async def test_a_record_that_refuses_before_anything_is_sent_is_no_news_for_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A batch that stops refuses so; its callers are cancelled at the same time."""
+
+    async def refuse(event: Event, _: str | None) -> None:
+        assert event is Event.SENDING_BEGAN
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(0.1)
+        raise RuntimeError("stopped")
+
+    async def post() -> str:
+        raise AssertionError("it was sent")
+
+    attempt = _create.Attempt(VideoRequest("drift"), post, refuse)
+    with anyio.move_on_after(0.05) as scope:
+        await attempt.run(Deadline(math.inf, None), 60.0)
+    assert scope.cancelled_caught
+    assert not caplog.records
+
+
+class Unhurried(Transport):
+    """A transport of the caller's own that knows no timeout."""
+
+    async def post(self, url: str, body: Any) -> Any:
+        await anyio.sleep_forever()
+
+    async def get(self, url: str) -> Any:
+        raise NotImplementedError
+
+    def stream(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def test_a_transport_without_a_timeout_does_not_outlast_the_callers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_create, "CANCEL_GRACE", 0.2)
+    client = AsyncClient("k", base_url="http://127.0.0.1:9", transport=Unhurried(), timeout=0.1)
+    with anyio.fail_after(5), pytest.raises(CreateOutcomeUnknown):
+        await client.generate("drift", timeout=0.3)
+
+
+if sys.version_info >= (3, 12):
+
+    def test_a_loop_whose_tasks_start_at_once_makes_videos_too(grok_emulator: Emulator) -> None:
+        async def main() -> Video:
+            asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+            url, key = grok_emulator.base_url, grok_emulator.api_key
+            async with AsyncClient(key, base_url=url) as client:
+                return await client.generate("drift", timeout=20)
+
+        assert asyncio.run(main()).url
 
 
 @pytest.mark.parametrize("answer", ["while it stood still", "once it goes on"])

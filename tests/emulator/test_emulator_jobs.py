@@ -1,5 +1,6 @@
 """The life of a job as its polls tell it, in every form, with and without a fate."""
 
+import asyncio
 import gc
 import socket
 import warnings
@@ -9,6 +10,8 @@ import anyio
 import pytest
 
 from grok_video.emulator import Emulator, faults
+from grok_video.emulator._origins import Origins
+from grok_video.emulator._scripts import Scripts
 
 FORMS = ["flat", "envelope", "native", "native-empty", "early"]
 
@@ -258,6 +261,23 @@ def test_a_connection_made_at_the_very_end_is_closed_and_not_dropped(tiny_clip):
                 address = urlsplit(emulator.origin)
                 peer = socket.create_connection((address.hostname, address.port))
             peer.close()
+        gc.collect()
+    assert [str(one.message) for one in told] == []
+
+
+def test_an_emulator_that_stops_as_it_begins_to_refuse_leaves_no_socket_open():
+    scripts = Scripts(keep=10, chaos=None)
+    scripts.add("create", [faults.Refuse(seconds=5.0)])
+
+    async def stop_in_the_same_turn():
+        origins = Origins(None, scripts)
+        origins.open(0, 0)
+        origins.arm()
+        await origins.close()
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ResourceWarning)
+        asyncio.run(stop_in_the_same_turn())
         gc.collect()
     assert [str(one.message) for one in told] == []
 
