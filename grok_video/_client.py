@@ -223,7 +223,8 @@ class AsyncClient:
 
         `timeout` is seconds for all of it, None for no end. `save_to` is checked before anything is
         paid for; `overwrite` lets it replace a file. Raises what `submit`, `AsyncJob.result` and
-        `AsyncJob.download` raise; every error after the create has the request_id.
+        `AsyncJob.download` raise; every error after the create has the request_id. If the call is
+        cancelled, the id is logged where there is no `on_submitted`.
         """
         image = veil(image)
         deadline = Deadline.after(current_time(), timeout)
@@ -252,9 +253,9 @@ class AsyncClient:
             left = deadline.remaining(current_time()) if timeout is not None else None
             if left is None or left > 0:
                 return await job.download(save_to, overwrite=overwrite, timeout=left)
-        except anyio.get_cancelled_exc_class():
+        except BaseException as error:
             if on_submitted is None:
-                _log_cancelled(job)
+                _log_unheard(job, error)
             raise
         raise JobTimeout(
             f"job {job.request_id} was accepted and the {timeout:g} s are over; it goes on and "
@@ -386,9 +387,9 @@ class AsyncClient:
             await self._session.create(request, deadline=deadline, record=record)
         except InvalidRequest as error:
             raise without_frames(error, outer)  # noqa: B904 - the same error; they hold the picture
-        except anyio.get_cancelled_exc_class():
+        except BaseException as error:
             if started and on_submitted is None:
-                _log_cancelled(started[0])
+                _log_unheard(started[0], error)
             raise
         return started[0]
 
@@ -405,13 +406,17 @@ def renewed(client: AsyncClient) -> AsyncClient:
     return new
 
 
-def _log_cancelled(job: AsyncJob) -> None:
-    """Tell the id of a job to the log, if nobody else has heard of it."""
-    logger.warning(
-        "the call was cancelled; job %s goes on and may be billed. %s",
-        job.request_id,
-        resume_hint(job.request_id),
-    )
+def _log_unheard(job: AsyncJob, error: BaseException) -> None:
+    """Tell the id of a job to the log, where a cancellation or Ctrl-C is all that the caller hears.
+
+    Every error of this package has the id itself.
+    """
+    if not isinstance(error, Exception):
+        logger.warning(
+            "the call was broken off; job %s goes on and may be billed. %s",
+            job.request_id,
+            resume_hint(job.request_id),
+        )
 
 
 def _as_request(

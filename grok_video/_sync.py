@@ -193,7 +193,8 @@ class Client(ClientTwin):
 
         `timeout` is seconds for all of it, None for no end. `save_to` is checked before anything is
         paid for; `overwrite` lets it replace a file. Raises what `submit`, `Job.result` and
-        `Job.download` raise; every error after the create has the request_id.
+        `Job.download` raise; every error after the create has the request_id. If the call is
+        cancelled, the id is logged where there is no `on_submitted`.
         """
         image = veil(image)
         return self._call(
