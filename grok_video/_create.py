@@ -119,7 +119,7 @@ class Attempt:
                     await finish(self._exchange, grace=CANCEL_GRACE)
         except BaseException as error:
             failure, self._unrecorded = self._unrecorded, None
-            if failure is not error:
+            if failure is not error and not isinstance(error, Exception):
                 self._log_untold(failure)
             raise
         failure, self._unrecorded = self._unrecorded, None
