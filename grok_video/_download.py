@@ -6,7 +6,6 @@ All file work is done in worker threads, about 1 MiB at a time.
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -144,7 +143,7 @@ def _with_kept(error: DownloadError, kept: int, part: PartFile) -> DownloadError
     return error
 
 
-def stream(
+async def stream(
     transport: Transport,
     source: Source,
     video: Video,
@@ -152,22 +151,26 @@ def stream(
     retry: Retry,
     api_origin: Origin,
     random: random_module.Random,
-) -> AsyncGenerator[Version | bytes, None]:
-    """Return an iterator over the video's bytes as they arrive, over breaks and dead links.
+) -> AsyncGenerator[bytes, None]:
+    """Yield the video's bytes as they arrive, each once and in order, over breaks and dead links.
 
-    Each byte comes once and in order; a `Version`, which comes before the first, is to be skipped.
-    Raises `DownloadError`, at once or while it goes on, if they cannot be had whole; there is no
-    file.
+    Raises `DownloadError` if they cannot be had whole; there is no file.
     """
     transfer = Transfer(
         transport,
         source,
         video,
-        deadline=Deadline(math.inf, None),
+        deadline=Deadline.after(0.0, None),
         retry=retry,
         api_origin=api_origin,
         random=random,
     )
     transfer.restartable = False
     _require_link(transfer, video)
-    return transfer.pieces()
+    pieces = transfer.pieces()
+    try:
+        async for piece in pieces:
+            if isinstance(piece, bytes):
+                yield piece
+    finally:
+        await close(pieces)

@@ -152,11 +152,11 @@ class AsyncJob:
         Waits for the job first. Raises as `download` does, without the errors of a destination.
         """
         await load_downloads()
-        from grok_video import _download, _transfer
+        from grok_video import _download
 
         session = self._poller.session
         video = await self.result()
-        pieces = _download.stream(
+        chunks = _download.stream(
             session.transport,
             self._poller,
             video,
@@ -165,11 +165,10 @@ class AsyncJob:
             random=session.random,
         )
         try:
-            async for piece in pieces:
-                if isinstance(piece, bytes):
-                    yield piece
+            async for chunk in chunks:
+                yield chunk
         finally:
-            await _transfer.close(pieces)
+            await chunks.aclose()
 
 
 class _Updates:

@@ -144,7 +144,7 @@ class _Payload(aiohttp.Payload):
     """
 
     def __init__(self, body: Body) -> None:
-        super().__init__(body, content_type="application/json")
+        super().__init__(body)
         self._body = body
         self.began = False
 

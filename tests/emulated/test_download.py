@@ -44,7 +44,6 @@ from grok_video import (
     _disk,
     _download,
     _partfile,
-    _transfer,
 )
 from grok_video._models import Video
 from grok_video._policies import Deadline
@@ -55,7 +54,7 @@ from grok_video._transports._base import Origin, Transport, TransportConfig
 from grok_video._transports._httpx import HttpxTransport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 MIB = 2**20
 ID = "4b2cd27e-0000-4000-8000-000000000000"
@@ -323,17 +322,11 @@ class Downloads:
             **self._words(timeout, retry, api or Origin.of(self.server.origin)),
         )
 
-    async def stream(self) -> AsyncGenerator[bytes, None]:
+    def stream(self) -> Any:
         words = self._words(None, EAGER, Origin.of(self.server.origin))
         del words["deadline"]
         video = Video(ID, self.server.link())
-        pieces = _download.stream(self.transport, self.job, video, **words)
-        try:
-            async for piece in pieces:
-                if isinstance(piece, bytes):
-                    yield piece
-        finally:
-            await _transfer.close(pieces)
+        return _download.stream(self.transport, self.job, video, **words)
 
     async def refused(
         self, kind: type[DownloadError], destination: str | os.PathLike[str], **words: Any

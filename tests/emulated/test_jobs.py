@@ -568,10 +568,10 @@ class Unhurried(Transport):
         await anyio.sleep_forever()
 
     async def get(self, url: str) -> Any:
-        raise NotImplementedError
+        raise AssertionError("only a create is sent")
 
     def stream(self, *_: Any, **__: Any) -> Any:
-        raise NotImplementedError
+        raise AssertionError("only a create is sent")
 
     async def aclose(self) -> None:
         pass
