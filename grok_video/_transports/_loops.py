@@ -156,7 +156,8 @@ async def _outlast(task: asyncio.Task[Any], grace: float) -> None:
 
 async def _finish_in_group(work: Callable[[], Coroutine[Any, Any, T]], grace: float) -> T:
     results: list[T] = []
-    failures: list[Exception | KeyboardInterrupt] = []
+    failures: list[BaseException] = []
+    trio = sys.modules["trio"]
     done = anyio.Event()
     scope = anyio.CancelScope(shield=True)
 
@@ -164,7 +165,9 @@ async def _finish_in_group(work: Callable[[], Coroutine[Any, Any, T]], grace: fl
         try:
             with scope:
                 results.append(await work())
-        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - raised as it is below
+        except trio.Cancelled:
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised below: here it would be in a group
             failures.append(error)
         finally:
             done.set()
@@ -172,7 +175,7 @@ async def _finish_in_group(work: Callable[[], Coroutine[Any, Any, T]], grace: fl
     interrupt: KeyboardInterrupt | None = None
     # Ctrl-C is raised in whatever task runs at the moment, unless that is protected: then it is
     # raised where this one waits.
-    protected = sys.modules["trio"].lowlevel.enable_ki_protection(run)
+    protected = trio.lowlevel.enable_ki_protection(run)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(protected)
         try:

@@ -182,3 +182,16 @@ def test_ctrl_c_on_trio_leaves_what_was_begun_its_grace(cancelled: bool) -> None
     with pytest.raises(KeyboardInterrupt):
         trio.run(main)
     assert kept == ["id"]
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, asyncio.CancelledError, OSError])
+def test_what_the_work_raises_on_trio_comes_out_as_it_is(kind: type[BaseException]) -> None:
+    """As on asyncio: `sys.exit` in a callback ends the program with its code, and in no group."""
+
+    async def work() -> None:
+        await trio.lowlevel.checkpoint()
+        raise kind
+
+    with pytest.raises(kind) as caught:
+        trio.run(finish, work)
+    assert type(caught.value) is kind
