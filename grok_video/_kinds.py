@@ -119,15 +119,17 @@ class Cohort:
         return items
 
 
-class _Sums(NamedTuple):
-    slope: float
-    information: float
-    heat: float
-    heat_information: float
-    core_n: float
-    tail_n: float
-    tail_sum: float
-    tail_square: float
+class _Sums:
+    """How the windows pull at mean and spread, and what belongs to the tail."""
+
+    __slots__ = (
+        *("core_n", "heat", "heat_information", "information"),
+        *("slope", "tail_n", "tail_square", "tail_sum"),
+    )
+
+    def __init__(self) -> None:
+        self.slope = self.information = self.heat = self.heat_information = 0.0
+        self.core_n = self.tail_n = self.tail_sum = self.tail_square = 0.0
 
 
 class Humps(NamedTuple):
@@ -261,8 +263,7 @@ class Kind:
         """Return how the windows pull at mean and spread, and what belongs to the tail."""
         mean, sigma, far, wide = self.mean, self.sigma, self.tail_mean, self.tail_sigma
         share = self.tail_share
-        slope = information = heat = heat_information = 0.0
-        core_n = tail_n = tail_sum = tail_square = 0.0
+        sums = _Sums()
         for weight, low, high in items:
             mass, z, zz = truncated((low - mean) / sigma, (high - mean) / sigma)
             part = weight
@@ -272,22 +273,22 @@ class Kind:
                 part *= 1.0 - odds
                 if high < math.inf:
                     value = far + wide * zt
-                    tail_n += weight * odds
-                    tail_sum += weight * odds * value
-                    tail_square += weight * odds * (wide * wide * (zzt - zt * zt) + value * value)
+                    sums.tail_n += weight * odds
+                    sums.tail_sum += weight * odds * value
+                    sums.tail_square += (
+                        weight * odds * (wide * wide * (zzt - zt * zt) + value * value)
+                    )
             if high < math.inf:
-                core_n += part
+                sums.core_n += part
             # A window much narrower than sigma tells all about its job, an open one hardly any.
             told = 1.0 - max(0.0, zz - z * z)
-            slope += part * z / sigma
-            information += part * max(told, 0.02) / sigma**2
+            sums.slope += part * z / sigma
+            sums.information += part * max(told, 0.02) / sigma**2
             # Running jobs are of one age because they began together: hardly a sign of small sigma.
             hotter = zz - 1.0
-            heat += part * (hotter if hotter > 0.0 or high < math.inf else AGREEMENT * hotter)
-            heat_information += part * 2.0 * max(told, 0.05)
-        return _Sums(
-            slope, information, heat, heat_information, core_n, tail_n, tail_sum, tail_square
-        )
+            sums.heat += part * (hotter if hotter > 0.0 or high < math.inf else AGREEMENT * hotter)
+            sums.heat_information += part * 2.0 * max(told, 0.05)
+        return sums
 
     def _place_tail(self, sums: _Sums) -> None:
         """Put the second hump where the late jobs were, held by a few imagined ones."""

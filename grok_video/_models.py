@@ -4,8 +4,6 @@ Units stand beside each attribute. Nothing here reads JSON (that is `_wire`) and
 waits or fetches (that is `_job`).
 """
 
-from __future__ import annotations
-
 import enum
 from collections.abc import Mapping
 from decimal import Decimal
@@ -14,7 +12,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from grok_video._public import publish
+from grok_video._public import Shown, Value, publish
 from grok_video._redaction import redact_url
 
 __all__ = ["JobFailure", "JobStatus", "Snapshot", "Video"]
@@ -38,8 +36,8 @@ class JobStatus(enum.StrEnum):
 _TERMINAL = frozenset({JobStatus.DONE, JobStatus.FAILED, JobStatus.EXPIRED})
 
 
-@frozen
-class JobFailure:
+@frozen(eq=False, repr=False)
+class JobFailure(Value):
     """Why a job ended without a video, in the provider's words."""
 
     #: The provider's code ("invalid_argument", "imagine:content-moderated"), None where none came.
@@ -52,8 +50,8 @@ class JobFailure:
     cost_usd: Decimal | None = None
 
 
-@frozen(repr=False)
-class Video:
+@frozen(eq=False, repr=False)
+class Video(Value):
     """A finished video. The link is temporary (about a day): copy it into your own storage."""
 
     request_id: str
@@ -89,8 +87,9 @@ class Video:
         )
 
 
-@frozen
-class Snapshot:
+# Compared after each poll, for which attrs' own way is the quicker one.
+@frozen(repr=False)
+class Snapshot(Shown):
     """One poll of one job."""
 
     request_id: str

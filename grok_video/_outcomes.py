@@ -4,8 +4,6 @@ The tally behind the summary counts without remembering: it takes the same memor
 items and after a million. Nothing here waits or writes.
 """
 
-from __future__ import annotations
-
 import enum
 import math
 from collections import Counter

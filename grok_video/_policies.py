@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from attrs import field, frozen
 
 from grok_video._errors import APIConnectionError, APIError, RateLimited, ServerError
-from grok_video._public import publish
+from grok_video._public import Value, publish
 from grok_video._requests import refuse, require_positive
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ def _whole(instance: object, attribute: Attribute[int], value: int) -> None:
         raise refuse(attribute.name, value, "must be a whole number, 1 or more")
 
 
-@frozen
-class Retry:
+@frozen(eq=False, repr=False)
+class Retry(Value):
     """When a request is sent again, and after how long.
 
     A create is sent again only where that cannot pay twice: it certainly was not sent (DNS,
@@ -93,8 +93,8 @@ class Retry:
         return max(backoff, wish or 0.0)
 
 
-@frozen
-class Limits:
+@frozen(eq=False, repr=False)
+class Limits(Value):
     """How much one client does at once."""
 
     #: Creates started in a minute at most; None leaves the pace to the server's answers. The

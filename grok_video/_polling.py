@@ -56,12 +56,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from attrs import field, frozen, validators
 
 from grok_video._experience import SOONEST, Experience, Watch
 from grok_video._kinds import Humps, Kind, narrow
+from grok_video._public import Value, publish
 
 if TYPE_CHECKING:
     import random as _random
@@ -106,15 +107,24 @@ def price_of_a_look(interval: float, typical: float) -> float:
     return 0.5 * interval * interval / DEAREST * scale
 
 
-class Schedule(NamedTuple):
+# Schedule and Plan are written by hand: a class that writes its own methods is compiled with each
+# import, and nobody compares or shows these.
+
+
+class Schedule:
     """For a job still running at `times[i]`, the next look belongs at `targets[i]`."""
 
-    times: list[float]
-    targets: list[float]
-    #: What is still to be paid from `times[i]` on, times the chance of getting there.
-    rest: list[float]
-    #: Area under the chance of being done, from the start to `times[i]`.
-    area: list[float]
+    __slots__ = ("area", "rest", "targets", "times")
+
+    def __init__(
+        self, times: list[float], targets: list[float], rest: list[float], area: list[float]
+    ) -> None:
+        self.times = times
+        self.targets = targets
+        #: What is still to be paid from `times[i]` on, times the chance of getting there.
+        self.rest = rest
+        #: Area under the chance of being done, from the start to `times[i]`.
+        self.area = area
 
     def after(self, elapsed: float) -> float:
         """Return when to look next, if the job is still running at `elapsed`."""
@@ -207,21 +217,37 @@ def bell(price: float) -> Schedule:
     return _bell(min(max(row, 0), 26))
 
 
-class Plan(NamedTuple):
+class Plan:
     """What one state of experience says about jobs of one kind."""
 
-    version: int
-    interval: float
-    price: float
-    schedule: Schedule
-    #: When to look first: early enough to learn from the progress, where some is to be expected.
-    first: float
-    #: Mean and spread of log(seconds), the long tail included.
-    centre: float
-    width: float
-    #: What it was made from: the belief, and how many jobs had ended.
-    humps: Humps
-    judged: int
+    __slots__ = (
+        *("centre", "first", "humps", "interval", "judged"),
+        *("price", "schedule", "version", "width"),
+    )
+
+    def __init__(
+        self,
+        kind: Kind,
+        interval: float,
+        price: float,
+        schedule: Schedule,
+        first: float,
+        centre: float,
+        width: float,
+    ) -> None:
+        self.interval = interval
+        self.price = price
+        self.schedule = schedule
+        #: When to look first: early enough to learn from the progress, where some is expected.
+        self.first = first
+        #: Mean and spread of log(seconds), the long tail included.
+        self.centre = centre
+        self.width = width
+        #: The state of experience that it was last found to fit.
+        self.version = kind.version
+        #: What it was made from: the belief, and how many jobs had ended.
+        self.humps = kind.humps()
+        self.judged = kind.talking + kind.silent
 
 
 def _stands(plan: Plan, kind: Kind) -> bool:
@@ -265,10 +291,7 @@ def survey(kind: Kind, interval: float, gap: float) -> Plan:
     schedule = inspect([0.0, *times], [0.0, *chances], price, gap)
     width = math.hypot(spread, math.sqrt(share) * (far - mean))
     first = _first_look(kind, schedule, price, typical, width)
-    judged = kind.talking + kind.silent
-    centre = math.log(typical)
-    humps = kind.humps()
-    return Plan(kind.version, interval, price, schedule, first, centre, width, humps, judged)
+    return Plan(kind, interval, price, schedule, first, math.log(typical), width)
 
 
 def _first_look(
@@ -319,8 +342,8 @@ def _as_float(value: float) -> float:
     return float(value)
 
 
-@frozen
-class Polling:
+@frozen(eq=False, repr=False)
+class Polling(Value):
     """How often running jobs are asked about; the default learns (see the module)."""
 
     #: Seconds. A fixed policy asks this often; the learner is about as thrifty as that where it
@@ -381,10 +404,9 @@ class Polling:
             plan = kind.plan = survey(kind, self.interval, experience.round_trip)
         elif plan.version != kind.version:
             if _stands(plan, kind):
-                plan = plan._replace(version=kind.version)
+                plan.version = kind.version
             else:
-                plan = survey(kind, self.interval, experience.round_trip)
-            kind.plan = plan
+                plan = kind.plan = survey(kind, self.interval, experience.round_trip)
         if not watch.polls:
             if not watch.age_known:
                 return SHORTEST  # a handle made from an id: most likely done long ago
@@ -509,4 +531,4 @@ def _target_of_a_stranger(watch: Watch, kind: Kind, elapsed: float, plan: Plan) 
     return elapsed + gap * math.sqrt(max(1.0, 2.0 * elapsed / whole))
 
 
-Polling.__module__ = "grok_video"
+publish(globals(), ("Polling",))

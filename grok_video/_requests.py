@@ -5,8 +5,6 @@ Constructing these values does no I/O, so it is safe inside a coroutine and chea
 `_images` in a worker thread, still before the first byte is sent.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json
@@ -15,13 +13,13 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, Literal, Never, TypeAlias, cast
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, Never, Self, TypeAlias, Union, cast
 from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
 from grok_video._errors import InvalidRequest
-from grok_video._public import publish
+from grok_video._public import Shown, publish
 from grok_video._redaction import Veiled, lift, redact, redact_url
 
 if TYPE_CHECKING:
@@ -36,7 +34,8 @@ MAX_DURATION: Final = 15
 
 AspectRatio: TypeAlias = Literal["1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3"]
 Resolution: TypeAlias = Literal["480p", "720p", "1080p"]
-ImageInput: TypeAlias = "Image | os.PathLike[str] | str | bytes | IO[bytes] | PIL.Image.Image"
+# Not with bars: two of these are names that are not known yet, and the annotations here are types.
+ImageInput: TypeAlias = Union["Image", os.PathLike[str], str, bytes, IO[bytes], "PIL.Image.Image"]
 
 #: The picture types that the create page names, by their first bytes.
 _SIGNATURES: Final = (
@@ -123,7 +122,7 @@ class Image:
     source: Any = field(repr=False)
 
     @classmethod
-    def of(cls, value: ImageInput) -> Image:
+    def of(cls, value: ImageInput) -> "Image":
         """Return the image that `value` means.
 
         A string is a URL or a data URI and is never opened as a file: a web backend passes strings
@@ -152,7 +151,7 @@ class Image:
         )
 
     @classmethod
-    def from_url(cls, url: str) -> Image:
+    def from_url(cls, url: str) -> Self:
         """Return an image that the provider fetches (http, https), or one inside a data URI.
 
         The address must be public: the provider downloads it, and an unreachable one fails only
@@ -185,7 +184,7 @@ class Image:
         return cls("url", text)
 
     @classmethod
-    def from_path(cls, path: str | os.PathLike[str]) -> Image:
+    def from_path(cls, path: str | os.PathLike[str]) -> Self:
         """Return an image that is read from `path` when it is sent, in chunks, off the event loop.
 
         Whether the file exists and holds a JPEG, PNG or WebP is found out at submit, before
@@ -194,13 +193,13 @@ class Image:
         return cls("path", Path(path))
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Image:
+    def from_bytes(cls, data: bytes) -> Self:
         """Return an image whose file content is `data`; its type is told from the bytes."""
         require_picture(data[:SNIFF_LENGTH], data, len(data))
         return cls("bytes", data)
 
     @classmethod
-    def from_file(cls, file: IO[bytes]) -> Image:
+    def from_file(cls, file: IO[bytes]) -> Self:
         """Return an image read from an open binary file, from its position when it is submitted.
 
         The file stays the caller's: it is not closed. One that cannot seek is read into memory.
@@ -210,7 +209,7 @@ class Image:
         return cls("file", file)
 
     @classmethod
-    def from_pil(cls, image: PIL.Image.Image) -> Image:
+    def from_pil(cls, image: "PIL.Image.Image") -> Self:
         """Return an image from a Pillow image: PNG if it has transparency, else JPEG quality 95.
 
         Encoded when it is sent, in a worker thread.
@@ -251,8 +250,8 @@ def _optional_image(value: ImageInput | None) -> Image | None:
     return None if value is None else Image.of(value)
 
 
-@frozen(init=False, eq=False)
-class VideoRequest:
+@frozen(init=False, eq=False, repr=False)
+class VideoRequest(Shown):
     """One create, validated; only what was set is sent, the server's defaults stay the server's.
 
     `duration` is seconds, an int from 1 to 15 (the server's default is 8). `aspect_ratio` with an

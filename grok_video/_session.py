@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import random
-import re
 import time
 from functools import partial
 from importlib import import_module
@@ -55,10 +54,6 @@ logger: Final = logging.getLogger("grok_video")
 _LEAST_KEY: Final = 12
 #: The round trip of a poll before one was measured: the median of 55 recorded ones, in seconds.
 _ROUND_TRIP: Final = 0.5
-
-
-#: Whether an id has nothing to encode (RFC 3986, section 2.3), as all that were recorded.
-_PLAIN: Final = re.compile(r"[A-Za-z0-9_.~-]+").fullmatch
 
 
 class Session:
@@ -255,8 +250,7 @@ class Session:
 
     def poll_url(self, request_id: str) -> Address:
         """Return where a job is asked about; ids are opaque, so every odd character is encoded."""
-        name = request_id if _PLAIN(request_id) else quote(request_id, safe="")
-        return Address(f"{self.config.base_url}{_wire.POLL_PATH}{name}")
+        return Address(f"{self.config.base_url}{_wire.POLL_PATH}{quote(request_id, safe='')}")
 
     async def poll(
         self,

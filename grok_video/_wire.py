@@ -8,7 +8,6 @@ read by `_documents`, and what an error means is told by `_refusals`.
 from __future__ import annotations
 
 import json
-import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
@@ -317,9 +316,6 @@ def _failure(levels: list[Document], *, text: str = "", moderated: bool = False)
     return JobFailure(
         code=redact(code, limit=200) if code else None,
         message=redact(reason, limit=500),
-        moderated=moderated or bool(_MODERATION.search(f"{code or ''} {reason}"[:TEXT_LIMIT])),
+        moderated=moderated or "moderat" in f"{code or ''} {reason}"[:TEXT_LIMIT].lower(),
         cost_usd=_cost(levels),
     )
-
-
-_MODERATION: Final = re.compile(r"(?i)moderat")
