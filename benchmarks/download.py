@@ -37,7 +37,8 @@ from grok_video._models import Video
 from grok_video._policies import Deadline, Retry
 from grok_video._redaction import Secret
 from grok_video._transports._aiohttp import AiohttpTransport
-from grok_video._transports._base import Origin, TransportConfig
+from grok_video._transports._base import TransportConfig
+from grok_video._urls import Origin
 
 ROOT = Path(__file__).parents[1]
 HEAD = b"\0\0\0\x18ftypmp42"

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-import os
-import re
 import sys
-from typing import TYPE_CHECKING, Any, Final, Never, Self, overload
+from typing import TYPE_CHECKING, Any, Never, Self, overload
 
 import anyio
 
@@ -27,7 +25,7 @@ from grok_video._job import (
 from grok_video._lifecycle import Event
 from grok_video._policies import Deadline, Limits, Retry
 from grok_video._polling import Polling
-from grok_video._redaction import Secret, lift, redact_url, veil
+from grok_video._redaction import lift, redact_url, veil
 from grok_video._requests import (
     DEFAULT_MODEL,
     VideoRequest,
@@ -36,10 +34,12 @@ from grok_video._requests import (
     require_positive,
 )
 from grok_video._session import Session, logger
-from grok_video._transports._base import Origin, TransportConfig, without_frames
+from grok_video._settings import checked_headers, checked_proxy, find_base_url, find_key
+from grok_video._transports._base import TransportConfig, without_frames
 from grok_video._transports._loops import current_time
 
 if TYPE_CHECKING:
+    import os
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
     from decimal import Decimal
@@ -53,10 +53,6 @@ if TYPE_CHECKING:
     from grok_video._transports._base import Transport
 
 __all__ = ["AsyncClient"]
-
-DEFAULT_BASE_URL: Final = "https://api.cometapi.com/grok/v1"
-KEY_VARIABLE: Final = "COMETAPI_KEY"
-BASE_URL_VARIABLE: Final = "GROK_VIDEO_BASE_URL"
 
 
 class AsyncClient:
@@ -99,9 +95,9 @@ class AsyncClient:
                 base_url=find_base_url(base_url)[0],
                 api_key=find_key(lift(api_key))[0],
                 timeout=require_positive("timeout", timeout, "must be a number of seconds above 0"),
-                proxy=_checked_proxy(lift(proxy)),
+                proxy=checked_proxy(lift(proxy)),
                 ssl_context=ssl_context,
-                headers=_checked_headers(lift(headers)),
+                headers=checked_headers(lift(headers)),
             )
         except (ConfigurationError, InvalidRequest) as error:
             # They hold the key, and a program may print them, or send them to Sentry.
@@ -435,80 +431,5 @@ def _as_request(
         # They hold the picture.
         raise without_frames(error, outer) from None
 
-
-def find_key(api_key: str | None) -> tuple[Secret, str]:
-    """Return the key and where it came from. Raises `ConfigurationError` if it cannot be one."""
-    source = "api_key" if api_key is not None else KEY_VARIABLE
-    value = api_key if api_key is not None else os.environ.get(KEY_VARIABLE)
-    if value is None:
-        message = (
-            f"no API key: pass api_key= or set {KEY_VARIABLE}. Nothing was sent. To try without a "
-            "key, use the emulator (grok-video generate --emulator)."
-        )
-        raise ConfigurationError(message)
-    if not isinstance(value, str) or not value.strip():
-        message = f"{source} must be a key, and it is blank. Nothing was sent."
-        raise ConfigurationError(message)
-    # A line break would end the header and start another one.
-    if not value.isascii() or not value.isprintable() or " " in value:
-        flaw = "a line break" if "\n" in value or "\r" in value else "a space or another character"
-        message = (
-            f"{source} must be printable ASCII without spaces or line breaks, and it contains "
-            f"{flaw} that a header cannot hold (its value is not shown). Nothing was sent."
-        )
-        raise ConfigurationError(message)
-    return Secret(value), source
-
-
-def find_base_url(base_url: str | None) -> tuple[str, str]:
-    """Return the base URL, without a slash at its end, and where it came from."""
-    source, value = "base_url", base_url
-    if value is None:
-        source, value = BASE_URL_VARIABLE, os.environ.get(BASE_URL_VARIABLE) or None
-    if value is None:
-        return DEFAULT_BASE_URL, "default"
-    try:
-        Origin.of(value)
-    except ValueError:
-        message = (
-            f"{source} must start with https:// (or http://) and name a host; got "
-            f"{redact_url(value)!r}. Nothing was sent."
-        )
-        raise ConfigurationError(message) from None
-    if re.search(r"[?#\s]", value) or "@" in value.split("/")[2]:
-        message = (
-            f"{source} must be a plain URL without user, query or fragment; got "
-            f"{redact_url(value)!r}. Nothing was sent."
-        )
-        raise ConfigurationError(message)
-    return value.rstrip("/"), source
-
-
-def _checked_proxy(proxy: str | None) -> str | None:
-    if proxy is not None:
-        try:
-            Origin.of(proxy)
-        except (ValueError, AttributeError, TypeError):
-            message = "proxy must be an http(s) URL such as http://host:3128. Nothing was sent."
-            raise ConfigurationError(message) from None
-    return proxy
-
-
-def _checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
-    checked = dict(headers or {})
-    for name, value in checked.items():
-        if name.lower() in _OWN_HEADERS:
-            message = f"headers must not hold {name}: this client sets it. Nothing was sent."
-            raise ConfigurationError(message)
-        if not isinstance(value, str) or re.search(r"[\r\n\0]", name + value):
-            message = f"headers[{name!r}] must be a str without line breaks. Nothing was sent."
-            raise ConfigurationError(message)
-    return checked
-
-
-#: Set by this package on each request: a second one would break it, or send another key.
-_OWN_HEADERS: Final = frozenset(
-    {"authorization", "content-length", "content-type", "host", "range", "transfer-encoding"}
-)
 
 AsyncClient.__module__ = "grok_video"

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from grok_video._models import Video
     from grok_video._policies import Retry
-    from grok_video._transports._base import Origin, Transport
+    from grok_video._transports._base import Transport
+    from grok_video._urls import Origin
 
 __all__ = ["Source", "check_destination", "save", "stream"]
 

@@ -16,7 +16,7 @@ from attrs import frozen
 
 from grok_video._errors import APIError, RateLimited, ServerError
 from grok_video._refusals import read_retry_after
-from grok_video._transports._base import Origin, names_a_user
+from grok_video._urls import Origin, names_a_user
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -152,6 +152,8 @@ def refused_link(url: str, *, public_only: bool, came_from: str | None = None) -
         origin = Origin.of(url)
     except ValueError:
         return "it is not an http(s) URL"
+    if not origin.can_be_resolved:
+        return "its host is not a name that can be looked up"
     if names_a_user(url):
         return "it has a user name in it"
     if origin.scheme == "http" and (came_from or "")[:6].lower() == "https:":

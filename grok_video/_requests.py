@@ -5,7 +5,6 @@ Constructing these values does no I/O, so it is safe inside a coroutine and chea
 `_images` in a worker thread, still before the first byte is sent.
 """
 
-import functools
 import hashlib
 import json
 import math
@@ -14,13 +13,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, Never, Self, TypeAlias, Union, cast
-from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
 from grok_video._errors import InvalidRequest
 from grok_video._public import Shown, publish
 from grok_video._redaction import Veiled, lift, redact, redact_url
+from grok_video._urls import Origin
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -178,8 +177,7 @@ class Image:
                 "given as a str must be an http(s) URL or a data: URI; for a local file pass "
                 "pathlib.Path(...)",
             )
-        place = _PLACE.match(text)
-        if place is None or not _has_host(place[0]) or _NO_URL.search(text):
+        if not _has_host(text) or _NO_URL.search(text):
             raise refuse("image", redact_url(url), "must be a whole URL with a host")
         return cls("url", text)
 
@@ -230,20 +228,15 @@ class Image:
         return f"Image({self.kind}: {self.describe()})"
 
 
-#: What stands before the path, and what no URL has: white space and control characters.
-_PLACE: Final = re.compile(r"[A-Za-z]+://[^/?#]+")
+#: What no URL has: white space and control characters.
 _NO_URL: Final = re.compile(r"[\s\x00-\x1f]")
 
 
-@functools.lru_cache(maxsize=256)
-def _has_host(place: str) -> bool:
-    """Return whether a URL names a host; `place` is what the pictures of a batch share of it."""
+def _has_host(url: str) -> bool:
     try:
-        parts = urlsplit(place)
-        _ = parts.port
+        return Origin.of(url).can_be_resolved
     except ValueError:
         return False
-    return bool(parts.hostname)
 
 
 def _optional_image(value: ImageInput | None) -> Image | None:
@@ -370,9 +363,7 @@ def _check_output(output: Mapping[str, Any] | None) -> None:
     if not isinstance(output, Mapping):
         raise refuse("output", output, "must be a mapping such as {'upload_url': 'https://...'}")
     target = output.get("upload_url")
-    if target is not None and not (
-        isinstance(target, str) and target.lower().startswith(("https://", "http://"))
-    ):
+    if target is not None and not (isinstance(target, str) and _has_host(target)):
         raise refuse("output", "upload_url", "must hold an http(s) URL in 'upload_url'")
     try:
         json.dumps(dict(output), allow_nan=False)

@@ -40,7 +40,7 @@ from grok_video._ranges import (
     request_headers,
 )
 from grok_video._redaction import redact_url
-from grok_video._transports._base import PrivateAddress
+from grok_video._transports._base import NotRequestable, PrivateAddress
 
 if TYPE_CHECKING:
     import random as random_module
@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 
     from grok_video._models import Video
     from grok_video._policies import Deadline, Retry
-    from grok_video._transports._base import Origin, StreamedAnswer, Transport
+    from grok_video._transports._base import StreamedAnswer, Transport
+    from grok_video._urls import Origin
 
 #: Largest file that is fetched, in bytes: 15 s of 1080p have about 20 MB, so 4 GiB is no video of
 #: this API, and the largest file that FAT takes.
@@ -346,7 +347,11 @@ class _Followed:
             self._answering = transfer.transport.stream(
                 url, transfer.headers(), public_only=transfer.public_only
             )
-            answer = await self._answering.__aenter__()
+            try:
+                answer = await self._answering.__aenter__()
+            except NotRequestable as error:
+                problem = f"the link was not followed: {error.message.rstrip('.')}"
+                raise transfer.error(DownloadError, problem, url=url) from None
             target = redirect_target(url, answer.status, answer.headers)
             if target is None:
                 return answer

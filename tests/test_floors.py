@@ -21,9 +21,11 @@ FLOORS: list[tuple[str, list[str]]] = [
         [
             "_public",
             "_redaction",
+            "_urls",
             "_errors",
             "_models",
             "_requests",
+            "_settings",
             "_outcomes",
             "_documents",
             "_refusals",

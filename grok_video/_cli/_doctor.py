@@ -19,7 +19,7 @@ from grok_video._cli._connect import Connection, EmulatedConnection, reach
 from grok_video._cli._console import Console
 from grok_video._cli._endings import DONE, FAILED, Errand, finish, in_shell_words
 from grok_video._cli._interrupts import run
-from grok_video._client import KEY_VARIABLE, AsyncClient, find_base_url, find_key
+from grok_video._client import AsyncClient
 from grok_video._errors import (
     APIConnectionError,
     APIError,
@@ -34,6 +34,7 @@ from grok_video._errors import (
     ServerError,
 )
 from grok_video._redaction import redact_url
+from grok_video._settings import KEY_VARIABLE, find_base_url, find_key
 
 #: No job has this id: ids are random UUIDs, and this one is all zeros.
 NO_JOB: Final = "00000000-0000-0000-0000-000000000000"

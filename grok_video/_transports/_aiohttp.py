@@ -29,7 +29,6 @@ from grok_video._transports._base import (
     USER_AGENT,
     Address,
     Answer,
-    Origin,
     PrivateAddress,
     Proxies,
     Transport,
@@ -45,6 +44,7 @@ from grok_video._transports._base import (
 )
 from grok_video._transports._debuglog import hide_written_bytes
 from grok_video._transports._loops import LoopLocal
+from grok_video._urls import Origin
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping

@@ -10,25 +10,19 @@ from __future__ import annotations
 
 import abc
 import enum
-import functools
-import ipaddress
 import os
-import re
 import socket
 import ssl
 import urllib.request
 import zlib
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import anyio
 
 from grok_video import __version__
 from grok_video._errors import APIConnectionError, APITimeoutError, UnexpectedResponse
-from grok_video._redaction import (
-    Secret,
-    redact_url,
-)
+from grok_video._redaction import Secret, redact_url
+from grok_video._urls import Origin, is_public_address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -138,63 +132,6 @@ class TransportConfig:
         return Origin.of(self.base_url)
 
 
-class Origin(NamedTuple):
-    """Scheme, host and port: the unit of trust (RFC 6454)."""
-
-    scheme: str
-    host: str
-    port: int
-
-    @classmethod
-    def of(cls, url: str) -> Origin:
-        """Return the origin of an absolute http(s) URL. Raises `ValueError` if it has none."""
-        place = _PLACE.match(url)
-        return _origin_of(place[0] if place is not None else url)
-
-    @property
-    def is_private(self) -> bool:
-        """True if the host is a literal private address or a name of this machine."""
-        return _is_private(self.host)
-
-
-def names_a_user(url: str) -> bool:
-    """Return whether an absolute URL has a user name, or a password, before its host."""
-    place = _PLACE.match(url)
-    return "@" in (place[0] if place is not None else url)
-
-
-#: What stands before the path: the same for all the links of a host, so that it is read once.
-_PLACE: Final = re.compile(r"[A-Za-z]+://[^/?#]+")
-
-
-@functools.lru_cache(maxsize=1024)
-def _is_private(host: str) -> bool:
-    named = host == "localhost" or host.endswith(".localhost")
-    return named or not is_public_address(host, unknown=True)
-
-
-@functools.lru_cache(maxsize=1024)
-def _origin_of(place: str) -> Origin:
-    parts = urlsplit(place)
-    scheme = parts.scheme.lower()
-    if scheme not in ("http", "https") or not parts.hostname:
-        message = "not an absolute http(s) URL"
-        raise ValueError(message)
-    port = parts.port or (443 if scheme == "https" else 80)
-    return Origin(scheme, parts.hostname.lower().rstrip("."), port)
-
-
-def is_public_address(address: str, *, unknown: bool = False) -> bool:
-    """Return whether an IP address is one that the internet routes; `unknown` for a host name."""
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return unknown
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    return ip.is_global and not ip.is_multicast
-
-
 class Transport(abc.ABC):
     """Send, stream, close. Works in whatever event loop it is called from."""
 
@@ -284,6 +221,10 @@ async def read_bounded(status: int, length: str | None, chunks: AsyncIterator[by
 # --- addresses -----------------------------------------------------------------------------------
 
 
+class NotRequestable(APIConnectionError):
+    """The HTTP library does not take this for a URL, and never will."""
+
+
 class PrivateAddress(PermissionError):
     """A result link's host turned out to be on a private network (see `Transport.stream`)."""
 
@@ -369,12 +310,14 @@ class Trouble(enum.Enum):
             where = Origin.of(url)
         except ValueError:
             text = f"{redact_url(url)} is not an absolute http(s) URL; nothing was sent"
-            return APIConnectionError(text, may_have_been_sent=False)
+            return NotRequestable(text, may_have_been_sent=False)
         host, place = where.host, f"{where.host}:{where.port}"
         text = self.value.format(url=redact_url(url), host=host, place=place, reason=reason)
         known = "" if may_have_been_sent else "; nothing was sent"
         late = (Trouble.UNREACHABLE_IN_TIME, Trouble.NO_CONNECTION_FREE, Trouble.SILENT)
         kind = APITimeoutError if self in late else APIConnectionError
+        if self is Trouble.NOT_A_URL:
+            kind = NotRequestable
         return kind(text + known, may_have_been_sent=may_have_been_sent)
 
 

@@ -24,7 +24,6 @@ from grok_video._transports._base import (
     KEEPALIVE,
     USER_AGENT,
     Answer,
-    Origin,
     PrivateAddress,
     Proxies,
     Transport,
@@ -40,6 +39,7 @@ from grok_video._transports._base import (
 )
 from grok_video._transports._debuglog import hide_written_bytes
 from grok_video._transports._loops import LoopLocal
+from grok_video._urls import Origin
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping

@@ -50,8 +50,9 @@ from grok_video._policies import Deadline
 from grok_video._redaction import Secret
 from grok_video._transfer import Transfer
 from grok_video._transports._aiohttp import AiohttpTransport
-from grok_video._transports._base import Origin, Transport, TransportConfig
+from grok_video._transports._base import Transport, TransportConfig
 from grok_video._transports._httpx import HttpxTransport
+from grok_video._urls import Origin
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -809,6 +810,10 @@ async def test_redirects_in_a_circle_end(downloads: Downloads, tmp_path: Path) -
         "//[::1",
         "http://host:port/x",
         "http://\u2100.example/x",
+        "http://a..example/x",
+        f"http://{'a' * 70}.example/x",
+        "http://.example/x",
+        "http://\u00ad/x",
     ],
 )
 async def test_a_redirect_elsewhere_is_refused(
@@ -818,6 +823,15 @@ async def test_a_redirect_elsewhere_is_refused(
     error = await downloads.refused(DownloadError, tmp_path / "cat.mp4")
     assert "not followed" in str(error)
     assert len(downloads.server.requests) == 1
+
+
+async def test_a_link_that_the_library_cannot_request_is_refused_at_once(
+    downloads: Downloads, lane: tuple[str, str], tmp_path: Path
+) -> None:
+    # Each library has its own idea of a URL.
+    url = {"aiohttp": "http://127.1/v.mp4", "httpx": "http://127.0.0.1/v\0.mp4"}[lane[1]]
+    error = await downloads.refused(DownloadError, tmp_path / "cat.mp4", url=url)
+    assert "not followed" in str(error)
 
 
 @frozen
@@ -974,7 +988,8 @@ from grok_video._models import Video
 from grok_video._policies import Deadline
 from grok_video._redaction import Secret
 from grok_video._transports._aiohttp import AiohttpTransport
-from grok_video._transports._base import Origin, TransportConfig
+from grok_video._transports._base import TransportConfig
+from grok_video._urls import Origin
 
 url, path, limit, job = sys.argv[1:]
 if int(limit):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from grok_video import AsyncClient, ConfigurationError, InvalidRequest
-from grok_video._client import find_base_url, find_key
+from grok_video._settings import find_base_url, find_key
 
 KEY = "sk-0123456789abcdef"
 
@@ -55,6 +55,7 @@ def test_a_key_comes_from_the_argument_and_then_from_the_environment(
         "https://user:password@host/v1",
         "https://host:notaport/v1",
         "https://host/a b",
+        "https://host..example/v1",
         "",
     ],
 )

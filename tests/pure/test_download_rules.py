@@ -139,6 +139,11 @@ def test_an_answer_without_a_location_is_no_redirect() -> None:
         "http://[::1",
         "https://files.example:99999/a.mp4",
         "https://user:password@files.example/a.mp4",
+        "https://files..example/a.mp4",
+        "https://.example/a.mp4",
+        f"https://{'a' * 64}.example/a.mp4",
+        "https://" + "\u00e9" * 60 + ".example/a.mp4",
+        "https://\u00ad/a.mp4",
     ],
 )
 def test_a_link_that_is_never_followed(url: str) -> None:
@@ -152,6 +157,15 @@ def test_a_link_that_is_never_followed(url: str) -> None:
 )  # fmt: skip
 def test_a_private_address_is_followed_only_from_a_private_api(host: str) -> None:
     assert "private" in (refused_link(f"https://{host}/a.mp4", public_only=True) or "")
+    assert refused_link(f"https://{host}/a.mp4", public_only=False) is None
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["files.example", "files.example.", "a" * 63, "a_b.example", "xn--caf-dma.example",
+     "caf\u00e9.example", "127.0.0.1", "[2001:db8::1]", "[fe80::1%25eth0]"],
+)  # fmt: skip
+def test_any_host_that_can_be_looked_up_is_followed(host: str) -> None:
     assert refused_link(f"https://{host}/a.mp4", public_only=False) is None
 
 

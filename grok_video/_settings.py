@@ -1,0 +1,99 @@
+"""What a client is set up with: key, address, proxy and headers, found and checked.
+
+Nothing here sends or connects, and no error here shows a key.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Final
+
+from grok_video._errors import ConfigurationError
+from grok_video._redaction import Secret, redact_url
+from grok_video._urls import Origin
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_BASE_URL: Final = "https://api.cometapi.com/grok/v1"
+KEY_VARIABLE: Final = "COMETAPI_KEY"
+BASE_URL_VARIABLE: Final = "GROK_VIDEO_BASE_URL"
+#: Set by this package on each request: a second one would break it, or send another key.
+_OWN_HEADERS: Final = frozenset(
+    {"authorization", "content-length", "content-type", "host", "range", "transfer-encoding"}
+)
+
+
+def find_key(api_key: str | None) -> tuple[Secret, str]:
+    """Return the key and where it came from. Raises `ConfigurationError` if it cannot be one."""
+    source = "api_key" if api_key is not None else KEY_VARIABLE
+    value = api_key if api_key is not None else os.environ.get(KEY_VARIABLE)
+    if value is None:
+        message = (
+            f"no API key: pass api_key= or set {KEY_VARIABLE}. Nothing was sent. To try without a "
+            "key, use the emulator (grok-video generate --emulator)."
+        )
+        raise ConfigurationError(message)
+    if not isinstance(value, str) or not value.strip():
+        message = f"{source} must be a key, and it is blank. Nothing was sent."
+        raise ConfigurationError(message)
+    # A line break would end the header and start another one.
+    if not value.isascii() or not value.isprintable() or " " in value:
+        flaw = "a line break" if "\n" in value or "\r" in value else "a space or another character"
+        message = (
+            f"{source} must be printable ASCII without spaces or line breaks, and it contains "
+            f"{flaw} that a header cannot hold (its value is not shown). Nothing was sent."
+        )
+        raise ConfigurationError(message)
+    return Secret(value), source
+
+
+def find_base_url(base_url: str | None) -> tuple[str, str]:
+    """Return the base URL, without a slash at its end, and where it came from."""
+    source, value = "base_url", base_url
+    if value is None:
+        source, value = BASE_URL_VARIABLE, os.environ.get(BASE_URL_VARIABLE) or None
+    if value is None:
+        return DEFAULT_BASE_URL, "default"
+    try:
+        can_be_resolved = Origin.of(value).can_be_resolved
+    except ValueError:
+        can_be_resolved = False
+    if not can_be_resolved:
+        message = (
+            f"{source} must start with https:// (or http://) and name a host; got "
+            f"{redact_url(value)!r}. Nothing was sent."
+        )
+        raise ConfigurationError(message)
+    if re.search(r"[?#\s]", value) or "@" in value.split("/")[2]:
+        message = (
+            f"{source} must be a plain URL without user, query or fragment; got "
+            f"{redact_url(value)!r}. Nothing was sent."
+        )
+        raise ConfigurationError(message)
+    return value.rstrip("/"), source
+
+
+def checked_proxy(proxy: str | None) -> str | None:
+    """Return the proxy as it is. Raises `ConfigurationError` if it is no http(s) URL."""
+    if proxy is not None:
+        try:
+            Origin.of(proxy)
+        except (ValueError, AttributeError, TypeError):
+            message = "proxy must be an http(s) URL such as http://host:3128. Nothing was sent."
+            raise ConfigurationError(message) from None
+    return proxy
+
+
+def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """Return a copy. Raises `ConfigurationError` if a header is this package's, or would break."""
+    checked = dict(headers or {})
+    for name, value in checked.items():
+        if name.lower() in _OWN_HEADERS:
+            message = f"headers must not hold {name}: this client sets it. Nothing was sent."
+            raise ConfigurationError(message)
+        if not isinstance(value, str) or re.search(r"[\r\n\0]", name + value):
+            message = f"headers[{name!r}] must be a str without line breaks. Nothing was sent."
+            raise ConfigurationError(message)
+    return checked

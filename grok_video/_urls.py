@@ -1,0 +1,80 @@
+"""What an http(s) URL says of itself: its origin, and whether that is one to ask.
+
+Text only: nothing here asks a name server, and nothing here shows a URL (that is `_redaction`).
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import re
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+__all__ = ["Origin", "is_public_address", "names_a_user"]
+
+#: What stands before the path: the same for all the links of a host, so that it is read once.
+_PLACE: Final = re.compile(r"[A-Za-z]+://[^/?#]+")
+
+
+class Origin(NamedTuple):
+    """Scheme, host and port: the unit of trust (RFC 6454)."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> Origin:
+        """Return the origin of an absolute http(s) URL. Raises `ValueError` if it has none."""
+        place = _PLACE.match(url)
+        return _origin_of(place[0] if place is not None else url)
+
+    @property
+    def is_private(self) -> bool:
+        """True if the host is a literal private address or a name of this machine."""
+        return _is_private(self.host)
+
+    @property
+    def can_be_resolved(self) -> bool:
+        """False if no name server can be asked for the host (RFC 1035, section 2.3.4)."""
+        if self.host.isascii():
+            return all(0 < len(label) < 64 for label in self.host.split("."))
+        try:
+            return bool(self.host.encode("idna"))
+        except UnicodeError:
+            return False
+
+
+def names_a_user(url: str) -> bool:
+    """Return whether an absolute URL has a user name, or a password, before its host."""
+    place = _PLACE.match(url)
+    return "@" in (place[0] if place is not None else url)
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_private(host: str) -> bool:
+    named = host == "localhost" or host.endswith(".localhost")
+    return named or not is_public_address(host, unknown=True)
+
+
+@functools.lru_cache(maxsize=1024)
+def _origin_of(place: str) -> Origin:
+    parts = urlsplit(place)
+    scheme = parts.scheme.lower()
+    if scheme not in ("http", "https") or not parts.hostname:
+        message = "not an absolute http(s) URL"
+        raise ValueError(message)
+    port = parts.port or (443 if scheme == "https" else 80)
+    return Origin(scheme, parts.hostname.lower().rstrip("."), port)
+
+
+def is_public_address(address: str, *, unknown: bool = False) -> bool:
+    """Return whether an IP address is one that the internet routes; `unknown` for a host name."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return unknown
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    return ip.is_global and not ip.is_multicast
