@@ -386,7 +386,9 @@ def emulator(
     ] = None,
     time_scale: Annotated[
         float | None,
-        typer.Option(help="Share of the real service's time a job takes; 1 is life, 0.05 a demo."),
+        typer.Option(
+            help="Share of the real service's time a job takes: 1 (the default) is life, 0.05 a demo."
+        ),
     ] = None,
     state: Annotated[
         str | None,
