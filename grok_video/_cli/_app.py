@@ -387,7 +387,7 @@ def emulator(
     time_scale: Annotated[
         float | None,
         typer.Option(
-            help="Share of the real service's time a job takes: 1 (the default) is life, 0.05 a demo."
+            help="Share of the real service's time a job takes: 1 is life; 0.05 where not given."
         ),
     ] = None,
     state: Annotated[
