@@ -7,7 +7,7 @@ All file work is done in worker threads, about 1 MiB at a time.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import anyio
 from anyio import to_thread
@@ -144,7 +144,7 @@ def _with_kept(error: DownloadError, kept: int, part: PartFile) -> DownloadError
     return error
 
 
-async def stream(
+def stream(
     transport: Transport,
     source: Source,
     video: Video,
@@ -153,7 +153,7 @@ async def stream(
     api_origin: Origin,
     random: random_module.Random,
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the video's bytes as they arrive, each once and in order, over breaks and dead links.
+    """Return the video's bytes as they arrive, each once and in order, over breaks and dead links.
 
     Raises `DownloadError` if they cannot be had whole; there is no file.
     """
@@ -168,10 +168,4 @@ async def stream(
     )
     transfer.restartable = False
     _require_link(transfer, video)
-    pieces = transfer.pieces()
-    try:
-        async for piece in pieces:
-            if isinstance(piece, bytes):
-                yield piece
-    finally:
-        await close(pieces)
+    return cast("AsyncGenerator[bytes, None]", transfer.pieces())

@@ -151,7 +151,7 @@ class Poller:
         Raises `JobTimeout` at the deadline, or before it where no poll fits in any more, and where
         a poll later than `since` found that the job has stalled.
         """
-        seen = self._polls
+        seen, session = self._polls, self.session
         while self._polls == seen:
             now = current_time()
             self._follow_clock(now)
@@ -164,17 +164,16 @@ class Poller:
                 await self._news.wait_until(deadline.at)
                 continue
             stalled_at = self._stalled_at()
-            if self._polled_at >= max(stalled_at, since):
+            if self._polled_at >= stalled_at and self._polled_at >= since:
                 raise self._stalled(now)
-            last = deadline.last_poll_at(self.session.round_trip)
+            last = deadline.last_poll_at(session.round_trip)
             if self._polled_at >= last:
                 raise self._timeout(deadline)
             due = max(min(self._due, last, stalled_at), blocked_until)
             if now < due:
                 await self._news.wait_until(due)
                 continue
-            place = self.session.place_for_poll(now)
-            session = self.session
+            place = session.place_for_poll(now)
             if now + place + session.config.timeout < deadline.at and not session.polls_wait_here:
                 await self._poll_in_passing(now, place)
                 continue
@@ -239,7 +238,7 @@ class Poller:
             self._plan_next_poll(now)
         elif not was_finished:
             self.state = advance(self.state, event)
-            if event is Event.RENDERED:
+            if event is Event.RENDERED and self.session.polling.adaptive:
                 self.session.experience.record(self._watch, self._last_pending, elapsed)
         self._polls += 1
 

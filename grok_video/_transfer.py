@@ -126,7 +126,8 @@ class Transfer:
     async def pieces(self) -> AsyncGenerator[Version | bytes, None]:
         """Yield the file from byte `have` on; a `Version` says that it begins anew at byte 0.
 
-        Raises `DownloadError` if it cannot be had whole.
+        There is none where the transfer is not restartable: then all that comes is bytes. Raises
+        `DownloadError` if it cannot be had whole.
         """
         self._reached = self.have
         while not (self.have and self.have == self.total):
@@ -400,7 +401,8 @@ class _Intake:
             self._anew = False
             transfer.have, transfer.version = 0, self._version
             transfer.boxes = Boxes() if self._version.total is None else None
-            pieces = (self._version,)
+            if transfer.restartable:
+                pieces = (self._version,)
         if chunk:
             transfer.have += len(chunk)
             transfer.note_progress()

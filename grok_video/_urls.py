@@ -38,12 +38,7 @@ class Origin(NamedTuple):
     @property
     def can_be_resolved(self) -> bool:
         """False if no name server can be asked for the host (RFC 1035, section 2.3.4)."""
-        if self.host.isascii():
-            return all(0 < len(label) < 64 for label in self.host.split("."))
-        try:
-            return bool(self.host.encode("idna"))
-        except UnicodeError:
-            return False
+        return _can_be_resolved(self.host)
 
 
 def names_a_user(url: str) -> bool:
@@ -56,6 +51,16 @@ def names_a_user(url: str) -> bool:
 def _is_private(host: str) -> bool:
     named = host == "localhost" or host.endswith(".localhost")
     return named or not is_public_address(host, unknown=True)
+
+
+@functools.lru_cache(maxsize=1024)
+def _can_be_resolved(host: str) -> bool:
+    if host.isascii():
+        return all(0 < len(label) < 64 for label in host.split("."))
+    try:
+        return bool(host.encode("idna"))
+    except UnicodeError:
+        return False
 
 
 @functools.lru_cache(maxsize=1024)
