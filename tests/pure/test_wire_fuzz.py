@@ -44,16 +44,16 @@ LIKELY = st.recursive(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _only_these_documents_are_collected() -> Iterator[None]:
-    """Keep what the rest of the suite left behind out of the garbage collector's rounds.
+@pytest.fixture(autouse=True)
+def _no_garbage_is_collected() -> Iterator[None]:
+    """Keep the garbage collector from striking a document.
 
-    One of them takes a second of this thread at the end of the suite, and struck a document.
+    One round over what the suite and Hypothesis keep takes up to a second of this thread.
     """
     gc.collect()
-    gc.freeze()
+    gc.disable()
     yield
-    gc.unfreeze()
+    gc.enable()
 
 
 def read(body: bytes, status: int) -> float:
