@@ -238,6 +238,7 @@ class Poller:
             self._plan_next_poll(now)
         elif not was_finished:
             self.state = advance(self.state, event)
+            # A fixed interval never asks what was learned.
             if event is Event.RENDERED and self.session.polling.adaptive:
                 self.session.experience.record(self._watch, self._last_pending, elapsed)
         self._polls += 1
