@@ -64,7 +64,7 @@ def run(tiny: bool) -> dict:
         bars.append(at_most("own share of a poll, us", share, 40))
         # Microseconds of another machine say little here, a share of its raw job says the same.
         relative = spread(
-            [one / 1e3 / found[f"at once: {at_once}"]["raw_ms"]["median"] for one in shares]
+            [one / 1e3 / found[f"at once: {max(crowds)}"]["raw_ms"]["median"] for one in shares]
         )
         found["own share of a poll / a raw job"] = relative
         bars.append(at_most("own share of a poll / a raw job", relative, 0.040 / RAW_JOB_MS))

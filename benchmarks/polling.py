@@ -27,7 +27,8 @@ from bisect import bisect_left
 from pathlib import Path
 from typing import NamedTuple
 
-from grok_video._polling import Experience, Polling, Watch, inspect
+from grok_video._polling import Experience, Polling, Watch
+from grok_video._schedule import inspect
 
 ROUND_TRIP = 0.5
 HOME = ROUND_TRIP / 2

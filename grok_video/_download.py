@@ -168,4 +168,5 @@ def stream(
     )
     transfer.restartable = False
     _require_link(transfer, video)
+    # A transfer that is not restartable gives bytes alone.
     return cast("AsyncGenerator[bytes, None]", transfer.pieces())

@@ -10,9 +10,10 @@ the best schedule minimises lag + c * looks. Where the end comes at a rate h (it
 second, given it is still running), a gap d costs d / 2 of lag in the end and c / d per second until
 then: the best gap is **d = sqrt(2 c / h)**. So looks are dense where the end is likely and sparse
 where it is not, and the first one waits until the end becomes likely at all. For real curves with
-few looks the rule is only about right; `inspect` finds the exact schedule by going backwards from
-the latest time (dynamic programming over 100 to 300 times, a little closer than the looks will be;
-a quarter of a millisecond, and only when what is believed has moved by a tenth of its spread).
+few looks the rule is only about right; `_schedule.inspect` finds the exact schedule by going
+backwards from the latest time (dynamic programming over 100 to 300 times, a little closer than the
+looks will be; a quarter of a millisecond, and only when what is believed has moved by a tenth of its
+spread).
 
 **The price.** A fixed interval D is the right answer for a job of mean length T that may end at any
 moment equally (h = 1 / T, d = D) if c = D * D / (2 T). `Polling(interval=D)` takes that price, so
@@ -55,7 +56,6 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from attrs import field, frozen, validators
@@ -63,6 +63,7 @@ from attrs import field, frozen, validators
 from grok_video._experience import SOONEST, Experience, Watch
 from grok_video._kinds import Humps, Kind, narrow
 from grok_video._public import Value, publish
+from grok_video._schedule import ROOT_HALF, Schedule, bell, inspect
 
 if TYPE_CHECKING:
     import random as _random
@@ -92,7 +93,6 @@ FINE: Final = 0.7
 #: How likely a server nobody has asked is to be an emulator, or the first job to fail at once.
 EARLY_CHANCE: Final = 0.08
 
-_ROOT_HALF: Final = math.sqrt(0.5)
 #: Fifteen equally likely places of a bell.
 _NODES: Final = (
     *(-1.83, -1.28, -0.97, -0.73, -0.52, -0.34, -0.17),
@@ -107,114 +107,7 @@ def price_of_a_look(interval: float, typical: float) -> float:
     return 0.5 * interval * interval / DEAREST * scale
 
 
-# Schedule and Plan are written by hand: a class that writes its own methods is compiled with each
-# import, and nobody compares or shows these.
-
-
-class Schedule:
-    """For a job still running at `times[i]`, the next look belongs at `targets[i]`."""
-
-    __slots__ = ("area", "rest", "targets", "times")
-
-    def __init__(
-        self, times: list[float], targets: list[float], rest: list[float], area: list[float]
-    ) -> None:
-        self.times = times
-        self.targets = targets
-        #: What is still to be paid from `times[i]` on, times the chance of getting there.
-        self.rest = rest
-        #: Area under the chance of being done, from the start to `times[i]`.
-        self.area = area
-
-    def after(self, elapsed: float) -> float:
-        """Return when to look next, if the job is still running at `elapsed`."""
-        times, targets = self.times, self.targets
-        i = bisect_right(times, elapsed)
-        if i == 0:
-            return targets[0]
-        if i == len(times):
-            # Later than anything expected: the last gap, growing with the age.
-            gap = targets[-1] - times[-1]
-            return elapsed + (gap * elapsed / times[-1] if times[-1] > 0.0 else gap)
-        low, first = times[i - 1], targets[i - 1]
-        return first + (targets[i] - first) * (elapsed - low) / (times[i] - low)
-
-
-def inspect(times: list[float], chances: list[float], price: float, gap: float = 0.0) -> Schedule:
-    """Return the cheapest schedule for a job that is done by `times[i]` with `chances[i]`.
-
-    With F for the chance of being done, what is still to be paid is::
-
-        W(t) = min over s >= t + gap of  (area of F - F(t) from t to s) + price * (1 - F(t)) + W(s)
-
-    where the area is the lag of the jobs that end between two looks. Of what s costs only
-    area(s) + W(s) - F(t) * s depends on s: a straight line over F(t), the steeper the later s is.
-    Going backwards F(t) only falls, so the lines that are lowest somewhere below it are kept in
-    order, each new one is the flattest, and the best moves along them: one step per time.
-    """
-    last = len(times) - 1
-    area = [0.0] * (last + 1)
-    for i in range(last):
-        area[i + 1] = area[i] + 0.5 * (chances[i] + chances[i + 1]) * (times[i + 1] - times[i])
-    rest = [0.0] * (last + 1)
-    targets = [0.0] * (last + 1)
-    # The few jobs longer than the last time: as if they ended at a constant rate.
-    rest[last] = (1.0 - chances[last]) * (price + math.sqrt(price * (times[last] - times[0])))
-    sums = [0.0] * (last + 1)
-    sums[last] = area[last] + rest[last]
-    lines, below, best, newest = [last], [0.0], 0, last
-    for i in range(last - 1, -1, -1):
-        now, chance = times[i], chances[i]
-        soonest = now + gap
-        while newest > i + 1 and times[newest - 1] >= soonest:
-            newest -= 1
-            height, at = sums[newest], times[newest]
-            while True:
-                # below this chance the new line lies under the one before it
-                other = lines[-1]
-                crossing = (sums[other] - height) / (times[other] - at)
-                if len(lines) - 1 == best or crossing < below[-1]:
-                    break
-                lines.pop()
-                below.pop()
-            lines.append(newest)
-            below.append(crossing)
-        while best + 1 < len(lines) and chance <= below[best + 1]:
-            best += 1
-        j = lines[best]
-        target = times[j]
-        value = sums[j] - chance * target
-        rest[i] = value - area[i] + chance * now + price * (1.0 - chance)
-        sums[i] = area[i] + rest[i]
-        if i + 1 < j < last:
-            # the lowest point of the parabola through the three costs around it
-            down, up = target - times[j - 1], times[j + 1] - target
-            left = sums[j - 1] - chance * times[j - 1] - value
-            right = sums[j + 1] - chance * times[j + 1] - value
-            bend = left / down + right / up
-            if bend > 0.0:
-                shift = 0.5 * (left * up / down - right * down / up) / bend
-                target += min(max(shift, -0.5 * down), 0.5 * up)
-        targets[i] = max(soonest, target)
-    targets[last] = times[last] + max(targets[last - 1] - times[last - 1], gap)
-    return Schedule(times, targets, rest, area)
-
-
-@lru_cache(maxsize=32)
-def _bell(row: int) -> Schedule:
-    # 3 % of it 2.5 times as wide: a foretold end is sometimes off by more than it claimed
-    times = [-5.0 + 0.0625 * i for i in range(145)] + [4.0 * 1.04**i for i in range(1, 40)]
-    chances = [
-        0.485 * math.erfc(-z * _ROOT_HALF) + 0.015 * math.erfc(-z * _ROOT_HALF / 2.5) for z in times
-    ]
-    chances[0] = 0.0
-    return inspect(times, chances, 0.004 * 1.5**row)
-
-
-def bell(price: float) -> Schedule:
-    """Return the schedule for an end about 0 give or take 1, at about this price per look."""
-    row = round(math.log(price * 250.0) * 2.466303)  # 1 / log(1.5)
-    return _bell(min(max(row, 0), 26))
+# Written by hand, as `Schedule` is.
 
 
 class Plan:
@@ -281,7 +174,7 @@ def survey(kind: Kind, interval: float, gap: float) -> Plan:
         logs.append(logs[-1] + (step if logs[-1] < far - 3.0 * wide else min(step, far_step)))
     while logs[-1] < far + 3.5 * wide:
         logs.append(logs[-1] + far_step)
-    near, out = _ROOT_HALF / spread, _ROOT_HALF / wide
+    near, out = ROOT_HALF / spread, ROOT_HALF / wide
     chances = [
         0.5 * (1.0 - share) * math.erfc((mean - u) * near)
         + 0.5 * share * math.erfc((far - u) * out)
@@ -486,8 +379,8 @@ def _target(watch: Watch, kind: Kind, elapsed: float, plan: Plan) -> float:
     elif share == 1.0:
         target = _after(age, far, wide, plan.price)
     else:
-        near = (1.0 - share) * math.erfc((age - mean) / spread * _ROOT_HALF)
-        share *= math.erfc((age - far) / wide * _ROOT_HALF)
+        near = (1.0 - share) * math.erfc((age - mean) / spread * ROOT_HALF)
+        share *= math.erfc((age - far) / wide * ROOT_HALF)
         share /= share + near + 1e-9
         target = math.inf
         if share > UNLIKELY:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -61,9 +59,13 @@ def _content(value: Value) -> tuple[object, ...]:
 
 @cache
 def _shown(kind: Any) -> tuple[str, ...]:  # noqa: ANN401 - an attrs class
-    return tuple(field.name for field in attrs.fields(kind) if field.repr)
+    from attrs import fields  # here: whoever catches an error needs no attrs
+
+    return tuple(field.name for field in fields(kind) if field.repr)
 
 
 @cache
 def _compared(kind: Any) -> tuple[str, ...]:  # noqa: ANN401 - an attrs class
-    return tuple(field.name for field in attrs.fields(kind) if field.eq)
+    from attrs import fields
+
+    return tuple(field.name for field in fields(kind) if field.eq)

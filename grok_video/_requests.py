@@ -177,7 +177,7 @@ class Image:
                 "given as a str must be an http(s) URL or a data: URI; for a local file pass "
                 "pathlib.Path(...)",
             )
-        if not _has_host(text) or _NO_URL.search(text):
+        if not _is_url(text):
             raise refuse("image", redact_url(url), "must be a whole URL with a host")
         return cls("url", text)
 
@@ -232,9 +232,10 @@ class Image:
 _NO_URL: Final = re.compile(r"[\s\x00-\x1f]")
 
 
-def _has_host(url: str) -> bool:
+def _is_url(text: str) -> bool:
+    """Return whether it is an absolute http(s) URL whose host can be looked up."""
     try:
-        return Origin.of(url).can_be_resolved
+        return Origin.of(text).can_be_resolved and not _NO_URL.search(text)
     except ValueError:
         return False
 
@@ -363,7 +364,7 @@ def _check_output(output: Mapping[str, Any] | None) -> None:
     if not isinstance(output, Mapping):
         raise refuse("output", output, "must be a mapping such as {'upload_url': 'https://...'}")
     target = output.get("upload_url")
-    if target is not None and not (isinstance(target, str) and _has_host(target)):
+    if target is not None and not (isinstance(target, str) and _is_url(target)):
         raise refuse("output", "upload_url", "must hold an http(s) URL in 'upload_url'")
     try:
         json.dumps(dict(output), allow_nan=False)

@@ -16,6 +16,8 @@ __all__ = ["Origin", "is_public_address", "names_a_user"]
 #: What stands before the path: the same for all the links of a host, so that it is read once.
 _PLACE: Final = re.compile(r"[A-Za-z]+://[^/?#]+")
 
+_NO_ORIGIN: Final = "not an absolute http(s) URL"
+
 
 class Origin(NamedTuple):
     """Scheme, host and port: the unit of trust (RFC 6454)."""
@@ -28,7 +30,9 @@ class Origin(NamedTuple):
     def of(cls, url: str) -> Origin:
         """Return the origin of an absolute http(s) URL. Raises `ValueError` if it has none."""
         place = _PLACE.match(url)
-        return _origin_of(place[0] if place is not None else url)
+        if place is None:
+            raise ValueError(_NO_ORIGIN)
+        return _origin_of(place[0])
 
     @property
     def is_private(self) -> bool:
@@ -68,8 +72,7 @@ def _origin_of(place: str) -> Origin:
     parts = urlsplit(place)
     scheme = parts.scheme.lower()
     if scheme not in ("http", "https") or not parts.hostname:
-        message = "not an absolute http(s) URL"
-        raise ValueError(message)
+        raise ValueError(_NO_ORIGIN)
     port = parts.port or (443 if scheme == "https" else 80)
     return Origin(scheme, parts.hostname.lower().rstrip("."), port)
 

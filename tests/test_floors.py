@@ -40,6 +40,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_curve",
             "_kinds",
             "_experience",
+            "_schedule",
             "_polling",
             "_budget",
             "_gate",

@@ -26,6 +26,11 @@ def test_the_import_loads_none_of_the_heavy_libraries() -> None:
     assert run(code).strip() == "[]"
 
 
+def test_whoever_catches_an_error_waits_for_no_library() -> None:
+    loaded = run("import sys; from grok_video import GrokVideoError; print(*sys.modules)").split()
+    assert not {"aiohttp", "anyio", "attr", "attrs", "cattrs"} & set(loaded)
+
+
 def test_the_emulator_package_loads_nothing_heavy_either() -> None:
     code = (
         "import sys, grok_video.emulator.pytest_plugin, grok_video.emulator\n"

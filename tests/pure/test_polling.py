@@ -18,7 +18,8 @@ import grok_video
 from grok_video import _polling
 from grok_video._experience import KINDS, typical_seconds
 from grok_video._kinds import KEPT, Kind, narrow, truncated
-from grok_video._polling import LONGEST, SHORTEST, Experience, Polling, Watch, inspect
+from grok_video._polling import LONGEST, SHORTEST, Experience, Polling, Watch
+from grok_video._schedule import inspect
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 OLDER = "grok-imagine-video"

@@ -34,6 +34,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "user of another type": ({"user": 7}, "user", "a str"),
     "output of another type": ({"output": "https://x"}, "output", "a mapping"),
     "output with a local target": ({"output": {"upload_url": "/tmp/x"}}, "output", "http(s) URL"),
+    "output with a space before it": (
+        {"output": {"upload_url": " https://put.example/x"}},
+        "output",
+        "http(s) URL",
+    ),
+    "output with a line break": (
+        {"output": {"upload_url": "https://put.example/x\n"}},
+        "output",
+        "http(s) URL",
+    ),
     "output without a host": ({"output": {"upload_url": "https://"}}, "output", "http(s) URL"),
     "output that JSON cannot hold": ({"output": {"x": object()}}, "output", "JSON"),
     "a string that is a local path": ({"image": "cat.jpg"}, "image", "pathlib.Path"),
