@@ -168,7 +168,7 @@ class AsyncJob:
             async for chunk in chunks:
                 yield chunk
         finally:
-            await chunks.aclose()
+            await _download.close(chunks)
 
 
 class _Updates:

@@ -12,8 +12,8 @@ then: the best gap is **d = sqrt(2 c / h)**. So looks are dense where the end is
 where it is not, and the first one waits until the end becomes likely at all. For real curves with
 few looks the rule is only about right; `_schedule.inspect` finds the exact schedule by going
 backwards from the latest time (dynamic programming over 100 to 300 times, a little closer than the
-looks will be; a quarter of a millisecond, and only when what is believed has moved by a tenth of its
-spread).
+looks will be; a quarter of a millisecond, and only when what is believed has moved by a tenth of
+its spread).
 
 **The price.** A fixed interval D is the right answer for a job of mean length T that may end at any
 moment equally (h = 1 / T, d = D) if c = D * D / (2 T). `Polling(interval=D)` takes that price, so
