@@ -210,6 +210,9 @@ def require_request_id(request_id: str) -> str:
     """Return an id as it is: ids are opaque, but never blank."""
     if not isinstance(request_id, str) or not request_id.strip():
         raise refuse("request_id", request_id, "must be a str that is not blank")
+    if request_id in (".", ".."):
+        # Names of folders in the path of a URL (RFC 3986, section 5.2.4): another job is not there.
+        raise refuse("request_id", request_id, "must not be a dot or two")
     return request_id
 
 

@@ -56,7 +56,8 @@ class Video(Value):
 
     request_id: str
     #: Temporary link to the MP4; None when `output.upload_url` made the provider deliver it.
-    url: str | None
+    # rich prints the fields of attrs classes by itself, and the query of a link is a secret.
+    url: str | None = field(repr=False)
     #: Seconds, as the provider states it; None where it does not.
     duration: float | None = None
     model: str | None = None

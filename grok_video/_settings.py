@@ -57,16 +57,20 @@ def find_base_url(base_url: str | None) -> tuple[str, str]:
     if value is None:
         return DEFAULT_BASE_URL, "default"
     try:
-        can_be_resolved = Origin.of(value).can_be_resolved
+        origin = Origin.of(value)
     except ValueError:
-        can_be_resolved = False
-    if not can_be_resolved:
+        origin = None
+    if origin is None or not origin.can_be_resolved:
         message = (
             f"{source} must start with https:// (or http://) and name a host; got "
             f"{redact_url(value)!r}. Nothing was sent."
         )
         raise ConfigurationError(message)
-    if re.search(r"[?#\s]", value) or "@" in value.split("/")[2]:
+    if not origin.host.isascii():
+        # Libraries disagree on what such a name means, and the key would go to either host.
+        message = f"{source} must have its host in ASCII (xn--...). Nothing was sent."
+        raise ConfigurationError(message)
+    if re.search(r"[?#\s\x00-\x1f]", value) or "@" in value.split("/")[2]:
         message = (
             f"{source} must be a plain URL without user, query or fragment; got "
             f"{redact_url(value)!r}. Nothing was sent."
@@ -79,10 +83,12 @@ def checked_proxy(proxy: str | None) -> str | None:
     """Return the proxy as it is. Raises `ConfigurationError` if it is no http(s) URL."""
     if proxy is not None:
         try:
-            Origin.of(proxy)
+            can_be_resolved = Origin.of(proxy).can_be_resolved
         except (ValueError, AttributeError, TypeError):
+            can_be_resolved = False
+        if not can_be_resolved:
             message = "proxy must be an http(s) URL such as http://host:3128. Nothing was sent."
-            raise ConfigurationError(message) from None
+            raise ConfigurationError(message)
     return proxy
 
 

@@ -17,6 +17,8 @@ __all__ = ["Origin", "is_public_address", "names_a_user"]
 _PLACE: Final = re.compile(r"[A-Za-z]+://[^/?#]+")
 
 _NO_ORIGIN: Final = "not an absolute http(s) URL"
+#: Characters of a host name at most (RFC 1035, section 2.3.4, as text).
+_LONGEST_NAME: Final = 253
 
 
 class Origin(NamedTuple):
@@ -59,11 +61,22 @@ def _is_private(host: str) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def _can_be_resolved(host: str) -> bool:
+    if " " in host or not host.isprintable():
+        return False
+    if ":" in host:
+        return True  # an IPv6 address; its zone may be as long as it likes
     if host.isascii():
-        return all(0 < len(label) < 64 for label in host.split("."))
+        return len(host) <= _LONGEST_NAME and all(0 < len(part) < 64 for part in host.split("."))
     try:
         return bool(host.encode("idna"))
     except UnicodeError:
+        pass
+    # What Python's own codec refuses may still be a name by the rules of 2008 (RFC 5891).
+    import idna  # comes with anyio; needed for hardly any host
+
+    try:
+        return bool(idna.encode(host, uts46=True))
+    except idna.IDNAError:
         return False
 
 
@@ -73,8 +86,17 @@ def _origin_of(place: str) -> Origin:
     scheme = parts.scheme.lower()
     if scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(_NO_ORIGIN)
-    port = parts.port or (443 if scheme == "https" else 80)
-    return Origin(scheme, parts.hostname.lower().rstrip("."), port)
+    port = parts.port if parts.port is not None else (443 if scheme == "https" else 80)
+    return Origin(scheme, parts.hostname.lower().removesuffix("."), port)
+
+
+@functools.cache
+def _embedding() -> tuple[ipaddress.IPv6Network, ...]:
+    """Return where an IPv6 address ends in the IPv4 address that it leads to.
+
+    NAT64 (RFC 6052), IPv4-translated (RFC 7915) and IPv4-compatible addresses (RFC 4291).
+    """
+    return tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "::ffff:0:0:0/96", "::/96")))
 
 
 def is_public_address(address: str, *, unknown: bool = False) -> bool:
@@ -83,6 +105,9 @@ def is_public_address(address: str, *, unknown: bool = False) -> bool:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return unknown
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is not None:
+            ip = ip.ipv4_mapped
+        elif any(ip in network for network in _embedding()):
+            ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
     return ip.is_global and not ip.is_multicast

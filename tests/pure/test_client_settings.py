@@ -56,6 +56,8 @@ def test_a_key_comes_from_the_argument_and_then_from_the_environment(
         "https://host:notaport/v1",
         "https://host/a b",
         "https://host..example/v1",
+        "https://host\0.example/v1",
+        "https://fa\u00df.example/v1",
         "",
     ],
 )
@@ -83,6 +85,7 @@ def test_a_base_url_comes_from_the_argument_the_environment_and_the_default(
         ({"timeout": 0}, InvalidRequest, "timeout must be a number of seconds above 0"),
         ({"timeout": "60"}, InvalidRequest, "timeout"),
         ({"proxy": "host:3128"}, ConfigurationError, "proxy must be"),
+        ({"proxy": "http://a..example:3128"}, ConfigurationError, "proxy must be"),
         ({"headers": {"Authorization": "x"}}, ConfigurationError, "must not hold Authorization"),
         ({"headers": {"X": "a\r\nB: c"}}, ConfigurationError, "without line breaks"),
     ],
@@ -99,3 +102,9 @@ def test_a_client_never_shows_its_key() -> None:
     shown = repr(client) + repr(client._session.config) + str(client._session.config.api_key)
     assert KEY not in shown
     assert "other-secret" not in shown
+
+
+@pytest.mark.parametrize("request_id", ["", " ", ".", "..", None, 5])
+def test_an_id_that_no_address_can_hold_is_refused(request_id: Any) -> None:
+    with pytest.raises(InvalidRequest, match="request_id must"):
+        AsyncClient(KEY).job(request_id)

@@ -140,6 +140,10 @@ def test_an_answer_without_a_location_is_no_redirect() -> None:
         "https://files.example:99999/a.mp4",
         "https://user:password@files.example/a.mp4",
         "https://files..example/a.mp4",
+        "https://files.example../a.mp4",
+        "https://files .example/a.mp4",
+        "https://files\0.example/a.mp4",
+        "https://" + "a." * 127 + "example/a.mp4",
         "https://.example/a.mp4",
         f"https://{'a' * 64}.example/a.mp4",
         "https://" + "\u00e9" * 60 + ".example/a.mp4",
@@ -153,7 +157,8 @@ def test_a_link_that_is_never_followed(url: str) -> None:
 @pytest.mark.parametrize(
     "host",
     ["127.0.0.1", "10.1.2.3", "169.254.169.254", "[::1]", "[::ffff:10.0.0.1]", "localhost",
-     "a.localhost", "0.0.0.0", "192.168.0.1", "[fe80::1]", "100.64.0.1"],
+     "a.localhost", "[64:ff9b::7f00:1]", "[::127.0.0.1]", "[::ffff:0:127.0.0.1]",
+     "0.0.0.0", "192.168.0.1", "[fe80::1]", "100.64.0.1"],
 )  # fmt: skip
 def test_a_private_address_is_followed_only_from_a_private_api(host: str) -> None:
     assert "private" in (refused_link(f"https://{host}/a.mp4", public_only=True) or "")
@@ -163,7 +168,9 @@ def test_a_private_address_is_followed_only_from_a_private_api(host: str) -> Non
 @pytest.mark.parametrize(
     "host",
     ["files.example", "files.example.", "a" * 63, "a_b.example", "xn--caf-dma.example",
-     "caf\u00e9.example", "127.0.0.1", "[2001:db8::1]", "[fe80::1%25eth0]"],
+     "caf\u00e9.example", "\u05d01.example", "\u06281.example", "127.0.0.1",
+     "[2001:db8::1]", "[fe80::1%25eth0]",
+     "[fe80::1%25" + "a" * 70 + "]"],
 )  # fmt: skip
 def test_any_host_that_can_be_looked_up_is_followed(host: str) -> None:
     assert refused_link(f"https://{host}/a.mp4", public_only=False) is None

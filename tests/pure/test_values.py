@@ -11,6 +11,7 @@ from pathlib import Path
 import attrs
 import cattrs
 import pytest
+from rich.pretty import pretty_repr
 
 import grok_video
 from grok_video import (
@@ -125,6 +126,10 @@ def test_a_value_shows_its_attributes_by_name() -> None:
         "VideoRequest(prompt='drift', image=None, duration=None, aspect_ratio=None, "
         "resolution=None, model='grok-imagine-video-1.5', user=None)"
     )
+
+
+def test_rich_shows_no_signature_of_a_link() -> None:
+    assert "secret" not in pretty_repr(VIDEO) + pretty_repr([{"video": VIDEO}])
 
 
 def test_a_value_can_be_matched_by_position() -> None:
