@@ -367,27 +367,47 @@ class AsyncClient:
         deadline: Deadline | None,
         on_submitted: Callable[[AsyncJob], Awaitable[None] | None] | None,
     ) -> AsyncJob:
-        started: list[AsyncJob] = []
-
-        async def record(event: Event, request_id: str | None) -> None:
-            if event is Event.ACCEPTED and request_id is not None:
-                job = AsyncJob(self._session, request_id, request)
-                started.append(job)
-                if on_submitted is not None:
-                    told = on_submitted(job)
-                    if inspect.isawaitable(told):
-                        await told
-
+        start = _Start(self._session, request, on_submitted)
         outer = sys.exception()
         try:
-            await self._session.create(request, deadline=deadline, record=record)
+            await self._session.create(request, deadline=deadline, record=start)
         except InvalidRequest as error:
             raise without_frames(error, outer)  # noqa: B904 - the same error; they hold the picture
         except BaseException as error:
-            if started and on_submitted is None:
-                _log_unheard(started[0], error)
+            if start.job is not None and on_submitted is None:
+                _log_unheard(start.job, error)
             raise
-        return started[0]
+        assert start.job is not None  # noqa: S101 - for the type checker: it was accepted
+        return start.job
+
+
+class _Start:
+    """Makes the job of a create the moment it is accepted, and tells the caller's function.
+
+    A class, because thousands of creates may wait, and a function inside another would hold five
+    objects for each.
+    """
+
+    __slots__ = ("_on_submitted", "_request", "_session", "job")
+
+    def __init__(
+        self,
+        session: Session,
+        request: VideoRequest,
+        on_submitted: Callable[[AsyncJob], Awaitable[None] | None] | None,
+    ) -> None:
+        self._session = session
+        self._request = request
+        self._on_submitted = on_submitted
+        self.job: AsyncJob | None = None
+
+    async def __call__(self, event: Event, request_id: str | None) -> None:
+        if event is Event.ACCEPTED and request_id is not None:
+            self.job = AsyncJob(self._session, request_id, self._request)
+            if self._on_submitted is not None:
+                told = self._on_submitted(self.job)
+                if inspect.isawaitable(told):
+                    await told
 
 
 def renewed(client: AsyncClient) -> AsyncClient:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["Curve"]
 
@@ -61,7 +64,7 @@ class Curve:
         self._shape: list[tuple[float, float, float]] = []
         self._reading: dict[int, tuple[float, float, float]] = {}
 
-    def learn(self, readings: list[tuple[float, float]], before: float, done: float) -> None:
+    def learn(self, readings: Sequence[tuple[float, float]], before: float, done: float) -> None:
         """Take in what a job said that ended between `before` and `done`."""
         whole = 0.5 * (before + done)
         weight = 1.0 / (1.0 + ((done - before) / (0.5 * whole)) ** 2)

@@ -83,7 +83,7 @@ class Watch:
         self.hint_until: float = 0.0
         self.progress: float | None = None
         #: (elapsed, progress) of each poll that brought a number, oldest first, at most 12.
-        self.readings: list[tuple[float, float]] = []
+        self.readings: list[tuple[float, float]] | tuple[()] = ()
         #: True until the policy has looked at the last number.
         self.unread: bool = False
         #: What log(seconds in all) may be, once a number told something.
@@ -104,9 +104,11 @@ class Watch:
         if progress is not None and math.isfinite(progress):
             self.unread = True
             self.progress = min(max(float(progress), 0.0), 100.0)
-            if len(self.readings) == 12:
-                del self.readings[6]
-            self.readings.append((self.elapsed, self.progress))
+            readings = self.readings or []
+            if len(readings) == 12:
+                del readings[6]
+            readings.append((self.elapsed, self.progress))
+            self.readings = readings
         if hint is not None and 0.0 < hint < math.inf:
             self.hint_until = self.elapsed + hint
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from grok_video._errors import GrokVideoError
 
-__all__ = ["Deadline", "Limits", "Pacer", "Retry"]
+__all__ = ["NO_END", "Deadline", "Limits", "Pacer", "Retry"]
 
 
 def _positive(instance: object, attribute: Attribute[float], value: float | None) -> None:
@@ -146,6 +146,9 @@ class Deadline:
             return math.inf
         return self.at - min(2 * round_trip, self.timeout / 10)
 
+
+#: For those who wait as long as it takes.
+NO_END: Final = Deadline(math.inf, None)
 
 #: What one "too many requests" does to the pace, and how fast it recovers: halve at once, give back
 #: a twentieth of the full pace each second (additive increase, multiplicative decrease).

@@ -11,8 +11,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-import anyio
-
 from grok_video._errors import (
     APIError,
     GrokVideoError,
@@ -25,8 +23,9 @@ from grok_video._errors import (
 )
 from grok_video._lifecycle import Event, State, advance
 from grok_video._models import JobStatus, Snapshot, Video
+from grok_video._policies import NO_END
 from grok_video._polling import Watch
-from grok_video._session import is_passing, logger
+from grok_video._session import TooLate, is_passing, logger
 from grok_video._transports._loops import Bell, current_time
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ class Poller:
             await self._news.wait_until(math.inf)
         now = current_time()
         self._follow_clock(now)
-        return await self._poll(now, self.session.place_for_poll(now))
+        return await self._poll(now, self.session.place_for_poll(now), NO_END)
 
     async def fresh_video(self) -> Video:
         """Return the video with a fresh link, from exactly one GET; for links that died."""
@@ -174,18 +173,15 @@ class Poller:
                 await self._news.wait_until(due)
                 continue
             place = session.place_for_poll(now)
-            if now + place + session.config.timeout < deadline.at and not session.polls_wait_here:
-                await self._poll_in_passing(now, place)
-                continue
-            with anyio.CancelScope(deadline=deadline.at) as scope:
-                await self._poll_in_passing(now, place)
-            if scope.cancelled_caught:
-                raise self._timeout(deadline)
+            try:
+                await self._poll_in_passing(now, place, deadline)
+            except TooLate:
+                raise self._timeout(deadline) from None
 
-    async def _poll_in_passing(self, now: float, place: float) -> None:
+    async def _poll_in_passing(self, now: float, place: float, deadline: Deadline) -> None:
         """Poll, and take a failure that says nothing about the job as one more reason to wait."""
         try:
-            await self._poll(now, place)
+            await self._poll(now, place, deadline)
         except GrokVideoError as error:
             now = current_time()
             if not is_passing(error, now - (self._since or now)):
@@ -202,7 +198,7 @@ class Poller:
             logger.info("poll of job %s failed in passing: %s", self.request_id, error)
             self._polls += 1
 
-    async def _poll(self, now: float, place: float) -> Snapshot:
+    async def _poll(self, now: float, place: float, deadline: Deadline) -> Snapshot:
         """Poll once, after `place` seconds; nobody else does meanwhile."""
         self._asking = True
         self._polled_at = now
@@ -213,6 +209,7 @@ class Poller:
                 now,
                 place,
                 self._heard,
+                until=deadline,
                 delivered_elsewhere=self._delivered_elsewhere,
             )
             self._heard = heard if len(heard.body) < _WORTH_KEEPING else None

@@ -37,10 +37,13 @@ from grok_video._policies import Deadline, Pacer
 from grok_video._polling import Experience
 from grok_video._redaction import hide_pictures
 from grok_video._refusals import read_retry_after
+from grok_video._slots import Slots
 from grok_video._transports._base import Address, Transport
 from grok_video._transports._loops import LoopLocal, current_time, running_library
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from grok_video._create import Record
     from grok_video._images import CreateBody
     from grok_video._policies import Limits, Retry
@@ -189,10 +192,11 @@ class Session:
             while True:
                 attempts += 1
                 await self._wait_for_place(self._creates, until)
-                attempt = Attempt(request, partial(self._post, transport, body), record)
                 slots = self._create_slots.held() or await self._create_slots.get()
-                await _take(slots, until)
+                if not await slots.take(until.at):
+                    raise _no_connection(until)
                 try:
+                    attempt = Attempt(request, partial(self._post, transport, body), record)
                     state = advance(state, Event.SENDING_BEGAN)
                     outcome = await attempt.run(until, self._exchange_ends)
                 finally:
@@ -260,24 +264,30 @@ class Session:
         place: float,
         heard: Heard | None,
         *,
+        until: Deadline,
         delivered_elsewhere: bool,
     ) -> tuple[Heard, float, float | None]:
         """Return what the API says of one job, from exactly one GET, when it said so, and its hint.
 
         The hint is a Retry-After beside a good answer: seconds until it is worth asking again.
         `place` is the wait for its place in the budget, `heard` what the last poll heard; `now` and
-        the time returned are on the loop's clock. Raises `APIError` or `APIConnectionError`, each
-        with the `request_id`.
+        the time returned are on the loop's clock. Raises `TooLate` if no answer is here `until`
+        then, `APIError` or `APIConnectionError`, each with the `request_id`.
         """
         transport = self.transport
         if place > 0:
-            await anyio.sleep(place)
+            await anyio.sleep(min(place, until.remaining(now)))
             now = current_time()
         slots = self._poll_slots.held() or await self._poll_slots.get()
         try:
-            await _take(slots, _NO_END)  # a wait that ends has a scope around it
+            if not (slots.take_at_once() or await slots.take(until.at)):
+                raise TooLate
             try:
-                answer = await transport.get(url)
+                if until.at == math.inf or current_time() + self._exchange_ends < until.at:
+                    answer = await transport.get(url)
+                else:
+                    # Only here: a scope costs half as much as all else that a poll is.
+                    answer = await _in_time(transport.get(url), until)
             finally:
                 slots.release()
             ended = current_time()
@@ -308,12 +318,6 @@ class Session:
             hint = read_retry_after(answer.headers, now=time.time())
         return heard, ended, hint
 
-    @property
-    def polls_wait_here(self) -> bool:
-        """True if a poll may have to wait for a connection, for longer than one exchange lasts."""
-        slots = self._poll_slots.held()
-        return slots is None or slots.value == 0
-
     def polls_blocked_until(self) -> float:
         """Return the time on the loop's clock before which the server wants no poll."""
         return self._polls.blocked_until
@@ -338,28 +342,25 @@ class Heard:
         self.snapshot: Snapshot = snapshot
 
 
-def _slots(limits: Limits) -> LoopLocal[anyio.Semaphore]:
-    return LoopLocal(
-        lambda: anyio.Semaphore(limits.connections, fast_acquire=True), _nothing_to_close
+class TooLate(Exception):
+    """A poll found no answer before the end of the wait that asked for it."""
+
+
+async def _in_time(asking: Awaitable[Answer], until: Deadline) -> Answer:
+    with anyio.CancelScope(deadline=until.at):
+        return await asking
+    raise TooLate
+
+
+def _slots(limits: Limits) -> LoopLocal[Slots]:
+    return LoopLocal(lambda: Slots(limits.connections), _nothing_to_close)
+
+
+def _no_connection(until: Deadline) -> APITimeoutError:
+    return APITimeoutError(
+        f"no connection became free within the {until.timeout:g} s of this call; nothing was sent",
+        may_have_been_sent=False,
     )
-
-
-_NO_END: Final = Deadline(math.inf, None)
-
-
-async def _take(slots: anyio.Semaphore, until: Deadline) -> None:
-    """Return once a slot is taken. Raises `APITimeoutError` if none became free in time."""
-    try:  # not `acquire()` at once: it asks first whether the caller is cancelled, for each poll
-        slots.acquire_nowait()
-    except anyio.WouldBlock:
-        with anyio.CancelScope(deadline=until.at):
-            await slots.acquire()
-            return
-        raise APITimeoutError(
-            f"no connection became free within the {until.timeout:g} s of this call; nothing was "
-            "sent",
-            may_have_been_sent=False,
-        ) from None
 
 
 def _too_long(delay: float) -> RateLimited:

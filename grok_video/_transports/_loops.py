@@ -56,10 +56,12 @@ class Bell:
     which counts where 10,000 jobs wait.
     """
 
-    __slots__ = ("_event", "_futures")
+    __slots__ = ("_event", "_future", "_others")
 
     def __init__(self) -> None:
-        self._futures: list[asyncio.Future[None]] = []
+        # Most bells wake one: a list for each would be one object more where 10,000 jobs wait.
+        self._future: asyncio.Future[None] | None = None
+        self._others: list[asyncio.Future[None]] | None = None
         self._event: Any = None  # trio's own, for the same reason
 
     async def wait_until(self, when: float) -> None:
@@ -73,18 +75,28 @@ class Bell:
             return
         loop = asyncio.get_running_loop()
         future = loop.create_future()
-        self._futures.append(future)
+        if self._future is None:
+            self._future = future
+        elif self._others is None:
+            self._others = [future]
+        else:
+            self._others.append(future)
         timer = loop.call_at(when, _wake, future) if when < math.inf else None
         try:
             await future
         finally:
-            self._futures.remove(future)
+            if self._future is future:
+                self._future = None
+            elif self._others is not None:
+                self._others.remove(future)
             if timer is not None:
                 timer.cancel()
 
     def ring(self) -> None:
         """Wake everyone who waits now."""
-        for future in self._futures:
+        if self._future is not None:
+            _wake(self._future)
+        for future in self._others or ():
             _wake(future)
         if self._event is not None:
             self._event.set()

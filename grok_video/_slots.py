@@ -1,0 +1,63 @@
+"""So many exchanges at once, the others in the order in which they came."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from grok_video._transports._loops import Bell
+
+if TYPE_CHECKING:
+    from typing import Final
+
+__all__ = ["Slots"]
+
+
+class Slots:
+    """A number of slots in one event loop.
+
+    An anyio semaphore inside a cancel scope does the same, and each of 10,000 jobs that wait holds
+    a dozen more objects, which Python's garbage collection visits again and again.
+    """
+
+    __slots__ = ("_free", "_waiting")
+
+    def __init__(self, count: int) -> None:
+        #: Free ones; there are none while someone waits.
+        self._free = count
+        self._waiting: Final[OrderedDict[Bell, None]] = OrderedDict()
+
+    def take_at_once(self) -> bool:
+        """Return whether one was free; then it is taken, and to be released."""
+        if not self._free:
+            return False
+        self._free -= 1
+        return True
+
+    async def take(self, until: float) -> bool:
+        """Return True once one is taken, False if none became free until then (the loop's clock).
+
+        A caller that is cancelled has none.
+        """
+        if self.take_at_once():
+            return True
+        bell = Bell()
+        self._waiting[bell] = None
+        try:
+            await bell.wait_until(until)
+        except BaseException:
+            if self._was_given(bell):
+                self.release()
+            raise
+        return self._was_given(bell)
+
+    def release(self) -> None:
+        """Give a slot back; whoever waits longest has it now."""
+        if self._waiting:
+            bell, _ = self._waiting.popitem(last=False)
+            bell.ring()
+        else:
+            self._free += 1
+
+    def _was_given(self, bell: Bell) -> bool:
+        return self._waiting.pop(bell, self) is self
