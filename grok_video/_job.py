@@ -155,7 +155,7 @@ class AsyncJob:
         from grok_video import _download
 
         session = self._poller.session
-        video = await self.result()
+        video = await self._poller.wait(Deadline.after(current_time(), DEFAULT_TIMEOUT))
         chunks = _download.stream(
             session.transport,
             self._poller,

@@ -174,29 +174,26 @@ class Poller:
                 continue
             place = session.place_for_poll(now)
             try:
-                await self._poll_in_passing(now, place, deadline)
+                await self._poll(now, place, deadline)
             except TooLate:
                 raise self._timeout(deadline) from None
+            except GrokVideoError as error:
+                if not is_passing(error, self._age(current_time())):
+                    error.message = f"{error.message} {resume_hint(self.request_id)}"
+                    error.args = (error.message,)
+                    raise
+                self._bear(error)
 
-    async def _poll_in_passing(self, now: float, place: float, deadline: Deadline) -> None:
-        """Poll, and take a failure that says nothing about the job as one more reason to wait."""
-        try:
-            await self._poll(now, place, deadline)
-        except GrokVideoError as error:
-            now = current_time()
-            if not is_passing(error, now - (self._since or now)):
-                error.message = f"{error.message} {resume_hint(self.request_id)}"
-                error.args = (error.message,)
-                raise
-            self._failures += 1
-            self._passing_error = error
-            self._due = now + self.session.retry.poll_delay(
-                error, self._failures, self.session.random
-            )
-            if isinstance(error, APIError) and error.retry_after is not None:
-                self._not_before = now + error.retry_after
-            logger.info("poll of job %s failed in passing: %s", self.request_id, error)
-            self._polls += 1
+    def _bear(self, error: GrokVideoError) -> None:
+        """Take a failed poll that says nothing about the job as one more reason to wait."""
+        now = current_time()
+        self._failures += 1
+        self._passing_error = error
+        self._due = now + self.session.retry.poll_delay(error, self._failures, self.session.random)
+        if isinstance(error, APIError) and error.retry_after is not None:
+            self._not_before = now + error.retry_after
+        logger.info("poll of job %s failed in passing: %s", self.request_id, error)
+        self._polls += 1
 
     async def _poll(self, now: float, place: float, deadline: Deadline) -> Snapshot:
         """Poll once, after `place` seconds; nobody else does meanwhile."""
@@ -223,7 +220,7 @@ class Poller:
     def _accept(self, snapshot: Snapshot, now: float, hint: float | None) -> None:
         self._failures = 0
         self._passing_error = None
-        elapsed = max(0.0, now - (self._since if self._since is not None else now))
+        elapsed = self._age(now)
         event = _EVENTS.get(snapshot.status)
         was_finished = self.is_finished
         if self.snapshot is not snapshot and self.snapshot != snapshot:
@@ -241,7 +238,7 @@ class Poller:
         self._polls += 1
 
     def _plan_next_poll(self, now: float) -> None:
-        elapsed = max(0.0, now - (self._since if self._since is not None else now))
+        elapsed = self._age(now)
         self._due = now + self.session.polling.next_delay(
             self._watch, elapsed, self.session.experience, self.session.random
         )
@@ -251,6 +248,10 @@ class Poller:
         if self._since is None or now < self._polled_at or now < self._since:
             self._since = self._changed_at = now
             self._due = self._not_before = self._polled_at = -math.inf
+
+    def _age(self, now: float) -> float:
+        """Return the seconds since the create, or since the first use of a handle from an id."""
+        return max(0.0, now - self._since) if self._since is not None else 0.0
 
     def _blocked_until(self) -> float:
         """Before this the server wants no poll: of this job, or of any."""
