@@ -136,6 +136,21 @@ def test_a_wait_ends_at_its_deadline_with_its_last_poll_inside(timeout: float) -
     run(main, provider)
 
 
+def test_a_wait_ends_at_its_deadline_over_a_transport_that_never_answers() -> None:
+    """One of the caller's own may know no timeout, not even the client's."""
+    provider = Provider(seconds=1e9)
+
+    async def main(client: AsyncClient) -> None:
+        await client.job("job-0").refresh()
+        provider.latency = 1e9
+        began = anyio.current_time()
+        with anyio.fail_after(3600), pytest.raises(JobTimeout):
+            await client.job("job-0").result(timeout=600)
+        assert anyio.current_time() - began == pytest.approx(600)
+
+    run(main, provider)
+
+
 def test_a_video_that_is_ready_shortly_before_the_deadline_is_not_missed() -> None:
     provider = Provider(seconds=58.0, latency=0.2)
 
