@@ -54,6 +54,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_transports.__init__",
             "_transports._base",
             "_transports._loops",
+            "_slots",
             "_transports._debuglog",
             "_transports._aiohttp",
             "_transports._httpx",
