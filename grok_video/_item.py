@@ -35,7 +35,7 @@ from grok_video._gate import Closed, Gate, NotYet, Turn, is_of_the_account, is_p
 from grok_video._ledger import Journal
 from grok_video._lifecycle import Event, State
 from grok_video._outcomes import Outcome, OutcomeState
-from grok_video._policies import Deadline
+from grok_video._policies import NO_END, Deadline
 from grok_video._poller import Poller
 from grok_video._session import Session
 
@@ -289,7 +289,9 @@ class ItemRun:
 
     async def _fetch(self, poller: Poller, video: Video) -> None:
         session, entry = self._session, self._entry
-        async with await session.download_slots.get():
+        slots = await session.download_slots.get()
+        await slots.take(NO_END.at)
+        try:
             self._journal.note(entry, Event.FETCHING_BEGAN)
             self._video = video = await _download.save(
                 session.transport,
@@ -297,11 +299,13 @@ class ItemRun:
                 video,
                 self._place(),
                 overwrite=self._course.overwrite or self._taken_up,
-                deadline=Deadline.after(anyio.current_time(), None),
+                deadline=NO_END,
                 retry=session.retry,
                 api_origin=session.config.origin,
                 random=session.random,
             )
+        finally:
+            slots.release()
         entry.path = str(video.path)
         entry.size, entry.sha256 = video.size, video.sha256
         entry.seconds = anyio.current_time() - self._began

@@ -133,7 +133,10 @@ class AsyncJob:
         )
         # Without a timeout the transfer may take its time; the wait for the job never does.
         video = await (poller.wait(deadline) if timeout is not None else self.result())
-        async with await session.download_slots.get():
+        slots = await session.download_slots.get()
+        # Where none becomes free in time, `save` says so: its deadline is over.
+        taken = await slots.take(deadline.at)
+        try:
             return await _download.save(
                 session.transport,
                 poller,
@@ -145,6 +148,9 @@ class AsyncJob:
                 api_origin=session.config.origin,
                 random=session.random,
             )
+        finally:
+            if taken:
+                slots.release()
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Yield the video's bytes as they arrive; a broken transfer is continued where it broke.

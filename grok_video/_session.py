@@ -79,13 +79,14 @@ class Session:
         self.random: random.Random = random.Random()  # noqa: S311 - jitter, not a secret
         self.experience: Experience = Experience()
         self.round_trip: float = _ROUND_TRIP
-        self.download_slots: LoopLocal[anyio.CapacityLimiter] = LoopLocal(
-            lambda: anyio.CapacityLimiter(limits.concurrent_downloads), _nothing_to_close
-        )
+        self.download_slots = _slots(limits.concurrent_downloads)
         self.create_url: Address = Address(config.base_url + _wire.CREATE_PATH)
         # Slots stand before the transports, so that waiting for a connection is neither waiting for
         # the server nor the beginning of a create.
-        self._create_slots, self._poll_slots = _slots(limits), _slots(limits)
+        self._create_slots, self._poll_slots = (
+            _slots(limits.connections),
+            _slots(limits.connections),
+        )
         self._creates = Pacer(
             limits.creates_per_minute / 60 if limits.creates_per_minute is not None else None
         )
@@ -352,8 +353,8 @@ async def _in_time(asking: Awaitable[Answer], until: Deadline) -> Answer:
     raise TooLate
 
 
-def _slots(limits: Limits) -> LoopLocal[Slots]:
-    return LoopLocal(lambda: Slots(limits.connections), _nothing_to_close)
+def _slots(count: int) -> LoopLocal[Slots]:
+    return LoopLocal(lambda: Slots(count), _nothing_to_close)
 
 
 def _no_connection(until: Deadline) -> APITimeoutError:

@@ -40,6 +40,7 @@ from grok_video import (
     Polling,
     RateLimited,
     Retry,
+    Truncated,
     Video,
     VideoRequest,
     _create,
@@ -774,6 +775,29 @@ async def test_a_create_that_waits_for_a_connection_is_not_sent_after_its_deadli
             tasks.start_soon(one, client)
     assert seen.count("APITimeoutError") == 3, seen
     assert grok_emulator.accepted == 1
+
+
+@pytest.mark.parametrize("call", ["download", "generate"])
+async def test_waiting_for_a_download_slot_is_bounded_by_the_wait_of_the_caller(
+    call: str, new_client: Callable[..., AsyncClient], grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    """One download at a time, and the first stands still."""
+    grok_emulator.script("download", [faults.Stall(60)])
+    client = new_client(grok_emulator, limits=Limits(concurrent_downloads=1))
+    async with client, anyio.create_task_group() as tasks:
+        first, second = [await client.submit("drift", duration=1) for _ in range(2)]
+        await first
+        await second
+        tasks.start_soon(first.download, tmp_path / "first.mp4")
+        while not grok_emulator.faults_consumed:
+            await anyio.lowlevel.checkpoint()
+        place = tmp_path / "second.mp4"
+        with anyio.fail_after(10), pytest.raises(Truncated, match="deadline of"):
+            if call == "download":
+                await second.download(place, timeout=0.2)
+            else:
+                await client.generate("drift", duration=1, save_to=place, timeout=1.0)
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_cancelled_create_that_waits_for_a_connection_ends_at_once_and_sends_nothing(
