@@ -17,7 +17,12 @@ from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
 import anyio
 
 from grok_video._base64 import codec_is_known, encoded_size
-from grok_video._errors import APIConnectionError, CreateOutcomeUnknown, InvalidRequest
+from grok_video._errors import (
+    APIConnectionError,
+    APITimeoutError,
+    CreateOutcomeUnknown,
+    InvalidRequest,
+)
 from grok_video._pictures import (
     SMALL,
     DataPicture,
@@ -28,6 +33,7 @@ from grok_video._pictures import (
     encode_pil,
     read_to_end,
 )
+from grok_video._policies import NO_END
 from grok_video._requests import refuse
 from grok_video._wire import write_create
 
@@ -37,6 +43,7 @@ if TYPE_CHECKING:
     from anyio.lowlevel import RunVar
 
     from grok_video._pictures import Picture
+    from grok_video._policies import Deadline
     from grok_video._requests import Image, VideoRequest
 
 __all__ = ["create_body"]
@@ -75,16 +82,17 @@ class create_body:  # noqa: N801 - a context manager, called like the function i
     """Open, sniff and measure the picture of a request; what comes out can be sent, repeatedly.
 
     Raises `InvalidRequest` on entering if the picture is missing, empty, unreadable or no JPEG,
-    PNG or WebP: nothing was sent then. A picture that changes while it is sent raises the same
-    error out of `chunks()`, and out of this context in place of the transport's complaint about
-    the body that ended early: its last byte was never sent, so that no server can have accepted
-    it. Nothing stays open afterwards.
+    PNG or WebP, and `APITimeoutError` if it is not here `until` then: nothing was sent. A picture
+    that changes while it is sent raises `InvalidRequest` out of `chunks()`, and out of this context
+    in place of the transport's complaint about the body that ended early: its last byte was never
+    sent, so that no server can have accepted it. Nothing stays open afterwards.
     """
 
-    __slots__ = ("_body", "_request")
+    __slots__ = ("_body", "_request", "_until")
 
-    def __init__(self, request: VideoRequest) -> None:
+    def __init__(self, request: VideoRequest, until: Deadline = NO_END) -> None:
         self._request = request
+        self._until = until
 
     async def __aenter__(self) -> CreateBody:
         before, after = write_create(self._request)
@@ -94,7 +102,7 @@ class create_body:  # noqa: N801 - a context manager, called like the function i
         elif image.kind == "url":
             self._body = CreateBody(before + _json_text(image) + after)
         else:
-            picture = await _open(image)
+            picture = await _open_in_time(image, self._until)
             _warn_if_large(picture)
             prefix = f"data:{picture.mime};base64,".encode()
             self._body = CreateBody(before + prefix, picture, after)
@@ -259,6 +267,16 @@ def _uploads() -> RunVar[Uploads | None]:
     from anyio.lowlevel import RunVar
 
     return RunVar("grok_video_uploads", None)
+
+
+async def _open_in_time(image: Image, until: Deadline) -> Picture:
+    with anyio.CancelScope(deadline=until.at):
+        return await _open(image)
+    raise APITimeoutError(
+        f"the picture could not be read within the {until.timeout:g} s of this call; nothing was "
+        "sent",
+        may_have_been_sent=False,
+    )
 
 
 async def _open(image: Image) -> Picture:

@@ -187,7 +187,7 @@ class Session:
         """
         transport = self.transport  # a closed client must say so before a picture is opened
         until = deadline or Deadline.after(current_time(), None)
-        async with create_body(request) as body:
+        async with create_body(request, until) as body:
             state = State.PLANNED
             attempts = 0
             while True:

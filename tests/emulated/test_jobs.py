@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import sys
 import threading
 import time
@@ -585,6 +586,21 @@ async def test_a_transport_without_a_timeout_does_not_outlast_the_callers(
     client = AsyncClient("k", base_url="http://127.0.0.1:9", transport=Unhurried(), timeout=0.1)
     with anyio.fail_after(5), pytest.raises(CreateOutcomeUnknown):
         await client.generate("drift", timeout=0.3)
+
+
+async def test_a_picture_that_does_not_come_ends_with_the_timeout_and_nothing_is_sent(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    reading, writing = os.pipe()
+    with (
+        os.fdopen(reading, "rb") as pipe,
+        os.fdopen(writing, "wb"),
+        anyio.fail_after(10),
+        pytest.raises(APITimeoutError, match=r"the picture .* 0\.2 s .* nothing was sent") as it,
+    ):
+        await client.generate("drift", image=pipe, timeout=0.2)
+    assert not it.value.may_have_been_sent
+    assert grok_emulator.requests == ()
 
 
 if sys.version_info >= (3, 12):
