@@ -4,7 +4,8 @@ The server is a process of its own on another processor and hands out a file of 
 `sendfile`. Each way runs in turns in this process for its CPU (event loop, worker threads, its
 share of the kernel), and once in a fresh process for its peak memory and its longest stall. The
 hand-written loops keep their writes off the event loop; "plain" does nothing else, "same work" also
-hashes, syncs and renames, as `download` does.
+hashes, syncs and renames, as `download` does. "bare socket" is the limit of Python: one thread that
+receives into one buffer, writes it and hashes it, without HTTP library, event loop or hand-over.
 
     python -m benchmarks.download [--tiny]
 """
@@ -18,6 +19,7 @@ import hashlib
 import json
 import os
 import random
+import socket
 import statistics
 import subprocess
 import sys
@@ -49,12 +51,14 @@ OURS = "grok_video"
 #: What the machinery costs by itself: SHA-256 of 256 MiB is 150 ms where the processor has
 #: instructions for it, about as much as everything that a plain loop does.
 UNHASHED = "grok_video without its hash"
+#: What no way can go below that takes the bytes from a socket, keeps them and hashes them.
+LIMIT = "bare socket, hashed"
 
 
 def run(tiny: bool) -> dict:
     """Return the figures of one run; `ratios` are what must hold on any machine."""
     rounds, size = (1, 8 * MIB) if tiny else (7, 256 * MIB)
-    ways = [*PLAIN, SAME_WORK, OURS, UNHASHED]
+    ways = [*PLAIN, SAME_WORK, OURS, UNHASHED, LIMIT]
     if tiny:
         ways.remove("plain 64 KiB")
     with tempfile.TemporaryDirectory() as folder, serving(size) as port:
@@ -63,6 +67,7 @@ def run(tiny: bool) -> dict:
         fresh = {
             way: [in_a_process(way, port, Path(folder)) for _ in range(1 if tiny else 3)]
             for way in ways
+            if way != LIMIT
         }
     median = {way: statistics.median(seen) for way, seen in cpu.items()}
     best = min((way for way in PLAIN if way in median), key=lambda way: median[way])
@@ -84,6 +89,7 @@ def run(tiny: bool) -> dict:
             "grok_video / same work by hand": paired(cpu[OURS], cpu[SAME_WORK]),
             "grok_video without its hash / best plain loop": paired(cpu[UNHASHED], cpu[best]),
         },
+        "limit": {f"{LIMIT} / best plain loop": paired(cpu[LIMIT], cpu[best])},
         "goals": {
             "grok_video / best plain loop": 1.2,
             "grok_video / same work by hand": 1.2,
@@ -134,6 +140,8 @@ async def fetch(way: str, port: int, path: Path, name: str = "video.mp4") -> Non
             await save(url, path)
     elif way == SAME_WORK:
         await same_work(url, path)
+    elif way == LIMIT:
+        await asyncio.to_thread(bare, port, path, name)
     else:
         await plain(url, path, PLAIN[way])
 
@@ -210,6 +218,26 @@ async def same_work(url: str, path: Path) -> None:
             async for chunk in response.content.iter_chunked(MIB):
                 await asyncio.to_thread(write, chunk)
             await asyncio.to_thread(finish)
+
+
+def bare(port: int, path: Path, name: str) -> None:
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(MIB))
+    with socket.create_connection(("127.0.0.1", port)) as line, path.open("wb", 0) as file:
+        line.sendall(f"GET /{name} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += line.recv(4096)
+        head, _, start = head.partition(b"\r\n\r\n")
+        left = int(head.lower().partition(b"content-length:")[2].split()[0]) - len(start)
+        file.write(start)
+        digest.update(start)
+        while left:
+            got = buffer[: line.recv_into(buffer)]
+            file.write(got)
+            digest.update(got)
+            left -= len(got)
+        os.fsync(file.fileno())
 
 
 # --- memory and stalls, in fresh processes -------------------------------------------------------
