@@ -83,10 +83,8 @@ class Session:
         self.create_url: Address = Address(config.base_url + _wire.CREATE_PATH)
         # Slots stand before the transports, so that waiting for a connection is neither waiting for
         # the server nor the beginning of a create.
-        self._create_slots, self._poll_slots = (
-            _slots(limits.connections),
-            _slots(limits.connections),
-        )
+        self._create_slots = _slots(limits.connections)
+        self._poll_slots = _slots(limits.connections)
         self._creates = Pacer(
             limits.creates_per_minute / 60 if limits.creates_per_minute is not None else None
         )
@@ -195,8 +193,10 @@ class Session:
                 await self._wait_for_place(self._creates, until)
                 slots = self._create_slots.held() or await self._create_slots.get()
                 if not await slots.take(until.at):
-                    raise _no_connection(until)
+                    raise _not_in_time("no connection became free", until)
                 try:
+                    if current_time() >= until.at:
+                        raise _not_in_time("the create could not be sent", until)
                     attempt = Attempt(request, partial(self._post, transport, body), record)
                     state = advance(state, Event.SENDING_BEGAN)
                     outcome = await attempt.run(until, self._exchange_ends)
@@ -277,7 +277,10 @@ class Session:
         """
         transport = self.transport
         if place > 0:
-            await anyio.sleep(min(place, until.remaining(now)))
+            left = until.remaining(now)
+            await anyio.sleep(min(place, left))
+            if place > left:
+                raise TooLate
             now = current_time()
         slots = self._poll_slots.held() or await self._poll_slots.get()
         try:
@@ -357,9 +360,9 @@ def _slots(count: int) -> LoopLocal[Slots]:
     return LoopLocal(lambda: Slots(count), _nothing_to_close)
 
 
-def _no_connection(until: Deadline) -> APITimeoutError:
+def _not_in_time(problem: str, until: Deadline) -> APITimeoutError:
     return APITimeoutError(
-        f"no connection became free within the {until.timeout:g} s of this call; nothing was sent",
+        f"{problem} within the {until.timeout:g} s of this call; nothing was sent",
         may_have_been_sent=False,
     )
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
 
 from grok_video._transports._loops import Bell
-
-if TYPE_CHECKING:
-    from typing import Final
 
 __all__ = ["Slots"]
 
@@ -25,7 +21,7 @@ class Slots:
     def __init__(self, count: int) -> None:
         #: Free ones; there are none while someone waits.
         self._free = count
-        self._waiting: Final[OrderedDict[Bell, None]] = OrderedDict()
+        self._waiting: OrderedDict[Bell, None] = OrderedDict()
 
     def take_at_once(self) -> bool:
         """Return whether one was free; then it is taken, and to be released."""

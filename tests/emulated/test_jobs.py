@@ -588,6 +588,16 @@ async def test_a_transport_without_a_timeout_does_not_outlast_the_callers(
         await client.generate("drift", timeout=0.3)
 
 
+async def test_a_create_is_not_sent_after_the_end_of_its_call(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    """However the time was spent: here it was over before anything began."""
+    for image in (None, PHOTO):
+        with pytest.raises(APITimeoutError, match=r"1e-06 s of this call; nothing was sent"):
+            await client.generate("drift", image=image, timeout=1e-6)
+    assert grok_emulator.requests == ()
+
+
 async def test_a_picture_that_does_not_come_ends_with_the_timeout_and_nothing_is_sent(
     client: AsyncClient, grok_emulator: Emulator
 ) -> None:
