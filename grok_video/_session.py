@@ -79,7 +79,7 @@ class Session:
         self.random: random.Random = random.Random()  # noqa: S311 - jitter, not a secret
         self.experience: Experience = Experience()
         self.round_trip: float = _ROUND_TRIP
-        self.download_slots = _slots(limits.concurrent_downloads)
+        self.download_slots: LoopLocal[Slots] = _slots(limits.concurrent_downloads)
         self.create_url: Address = Address(config.base_url + _wire.CREATE_PATH)
         # Slots stand before the transports, so that waiting for a connection is neither waiting for
         # the server nor the beginning of a create.
