@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Never, Self, overload
 import anyio
 
 from grok_video._completion import Completion
-from grok_video._errors import ConfigurationError, InvalidRequest, JobTimeout, resume_hint
+from grok_video._errors import ConfigurationError, InvalidRequest, resume_hint
 from grok_video._job import (
     DEFAULT_TIMEOUT,
     AsyncJob,
+    fetch,
     load_downloads,
     poller_of,
     require_request_id,
@@ -246,18 +247,13 @@ class AsyncClient:
         try:
             if save_to is None:
                 return await poller_of(job).wait(deadline)
-            left = deadline.remaining(current_time()) if timeout is not None else None
-            if left is None or left > 0:
-                return await job.download(save_to, overwrite=overwrite, timeout=left)
+            return await fetch(
+                poller_of(job), save_to, overwrite=overwrite, wait=deadline, deadline=deadline
+            )
         except BaseException as error:
             if on_submitted is None:
                 _log_unheard(job, error)
             raise
-        raise JobTimeout(
-            f"job {job.request_id} was accepted and the {timeout:g} s are over; it goes on and "
-            f"may be billed. {resume_hint(job.request_id)}",
-            request_id=job.request_id,
-        )
 
     def job(self, request_id: str) -> AsyncJob:
         """Return a handle of a job from its id, made by whatever process and on whatever day.

@@ -61,11 +61,22 @@ class AttemptOutcome:
         self.failure = failure
         self.sent_at = sent_at
 
-    def as_error(self, request: VideoRequest, attempts: int, delay: float | None) -> GrokVideoError:
+    def as_error(
+        self,
+        request: VideoRequest,
+        attempts: int,
+        delay: float | None,
+        *,
+        then: GrokVideoError | None = None,
+    ) -> GrokVideoError:
+        """Return what the caller is told after so many attempts; `then` is what ended them."""
         failure = self.failure
         assert failure is not None  # noqa: S101 - for the type checker
         if self.event is Event.ANSWER_LOST:
-            return _unknown(failure, request, self.sent_at)
+            error = _unknown(failure, request, self.sent_at, attempts)
+            if then is not None and then is not failure:
+                error.add_note(f"What ended the attempts after it: {then}")
+            return error
         wish = failure.retry_after if isinstance(failure, APIError) else None
         more = ""
         if wish is not None and (delay is not None or attempts == 1):
@@ -202,16 +213,19 @@ def _meaning(failure: APIError | APIConnectionError | InvalidRequest) -> Event:
 
 
 def _unknown(
-    failure: GrokVideoError, request: VideoRequest, sent_at: float
+    failure: GrokVideoError, request: VideoRequest, sent_at: float, attempts: int
 ) -> CreateOutcomeUnknown:
+    again = "Nothing was sent again."
+    if attempts > 1:
+        again = f"It was sent {attempts} times, and more than one may have been accepted."
     status = failure.status if isinstance(failure, APIError) else None
     phase = (
         "reading the answer" if isinstance(failure, UnexpectedResponse) else "awaiting the answer"
     )
     error = CreateOutcomeUnknown(
         f"the create may have been accepted and billed, and no request_id is known: "
-        f"{failure.message.rstrip('.')}. Nothing was sent again. Look at the account's usage "
-        "before sending the same request again.",
+        f"{failure.message.rstrip('.')}. {again} Look at the account's usage before sending the "
+        "same request again.",
         fingerprint=request.fingerprint(),
         sent_at=sent_at,
         phase=phase,

@@ -14,10 +14,11 @@ from anyio import to_thread
 from attrs import evolve
 
 from grok_video import _partfile
-from grok_video._errors import DownloadError
+from grok_video._errors import DownloadError, resume_hint
 from grok_video._partfile import Batch, PartFile, kept_words
-from grok_video._policies import Deadline
+from grok_video._policies import NO_END
 from grok_video._ranges import Version
+from grok_video._redaction import redact_url
 from grok_video._transfer import Source, Transfer, close
 from grok_video._transports._loops import finish
 
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from grok_video._models import Video
-    from grok_video._policies import Retry
+    from grok_video._policies import Deadline, Retry
     from grok_video._transports._base import Transport
     from grok_video._urls import Origin
 
-__all__ = ["Source", "check_destination", "close", "save", "stream"]
+__all__ = ["Source", "check_destination", "close", "no_turn", "save", "stream"]
 
 #: Bytes handed to a worker thread at once: a hand-over costs about 0.1 ms, which 1 MiB hides.
 _BATCH: Final = 2**20
@@ -125,6 +126,17 @@ async def _fill(
     await to_thread.run_sync(part.finish, batch)
 
 
+def no_turn(video: Video, deadline: Deadline) -> DownloadError:
+    """Return the error of a download that other downloads of the client kept from beginning."""
+    return DownloadError(
+        f"the video of job {video.request_id} was not fetched: no other download of this client "
+        f"ended within the {deadline.timeout:g} s of this call (see concurrent_downloads in "
+        f"Limits). {resume_hint(video.request_id)}",
+        request_id=video.request_id,
+        url=redact_url(video.url or ""),
+    )
+
+
 def _require_link(transfer: Transfer, video: Video) -> None:
     if not video.url:
         raise transfer.error(
@@ -161,7 +173,7 @@ def stream(
         transport,
         source,
         video,
-        deadline=Deadline.after(0.0, None),
+        deadline=NO_END,
         retry=retry,
         api_origin=api_origin,
         random=random,

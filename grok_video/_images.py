@@ -8,10 +8,12 @@ picture is made of is `_pictures`.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import logging
-from functools import cache
+import threading
+from functools import cache, partial
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
 
 import anyio
@@ -35,6 +37,7 @@ from grok_video._pictures import (
 )
 from grok_video._policies import NO_END
 from grok_video._requests import refuse
+from grok_video._transports._loops import current_time, running_library, running_loop
 from grok_video._wire import write_create
 
 if TYPE_CHECKING:
@@ -258,7 +261,9 @@ class Uploads:
         """Return a Pillow image as the file that is sent."""
         from anyio import to_thread
 
-        return await to_thread.run_sync(encode_pil, image, limiter=self._encoders)
+        return await to_thread.run_sync(
+            encode_pil, image, limiter=self._encoders, abandon_on_cancel=True
+        )
 
 
 @cache
@@ -271,7 +276,10 @@ def _uploads() -> RunVar[Uploads | None]:
 
 async def _open_in_time(image: Image, until: Deadline) -> Picture:
     with anyio.CancelScope(deadline=until.at):
-        return await _open(image)
+        picture = await _open(image)
+        # Threads that may hold a file open are waited for, however long they take.
+        if current_time() < until.at:
+            return picture
     raise APITimeoutError(
         f"the picture could not be read within the {until.timeout:g} s of this call; nothing was "
         "sent",
@@ -303,12 +311,33 @@ async def _open_file(image: Image, uploads: Uploads) -> Picture:
         )
     if await uploads.in_thread(can_seek, image):
         return await uploads.in_thread(FilePicture, image)
-    # Abandoned when cancelled, and not one of the few picture threads: a pipe may be silent for
-    # hours, and its bytes are lost to others in any case.
-    from anyio import to_thread
+    return MemoryPicture(await _in_daemon(partial(read_to_end, image, LARGE_PIECE)), image)
 
-    content = await to_thread.run_sync(read_to_end, image, LARGE_PIECE, abandon_on_cancel=True)
-    return MemoryPicture(content, image)
+
+async def _in_daemon(work: Callable[[], T]) -> T:
+    """Return what the work returns, done in a thread that is left alone when this is cancelled.
+
+    A pipe may be silent for hours: none of the few picture threads waits for it, and none of
+    anyio's own, which a process waits for when it ends.
+    """
+    results: list[T] = []
+    failures: list[BaseException] = []
+    done, loop = anyio.Event(), running_loop()
+    wake = loop.run_sync_soon if running_library() == "trio" else loop.call_soon_threadsafe
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 - raised below, where it is waited for
+            failures.append(error)
+        with contextlib.suppress(RuntimeError):  # the loop may be gone
+            wake(done.set)
+
+    threading.Thread(target=run, name="grok_video reading a pipe", daemon=True).start()
+    await done.wait()
+    if failures:
+        raise failures[0]
+    return results[0]
 
 
 def _two_parts(picture: Picture, offset: int, size: int) -> tuple[bytes, bytes]:

@@ -221,11 +221,14 @@ class ItemRun:
 
     def _recorder(self, turn: Turn) -> Record:
         entry, journal = self._entry, self._journal
+        resent = False
 
         async def record(event: Event, request_id: str | None) -> None:
+            nonlocal resent
             if event is Event.SENDING_BEGAN:
                 if entry.state is State.SUBMITTING:
                     # A create of unknown outcome is sent again: the caller's `Retry` says so.
+                    resent = True
                     journal.note(entry, Event.ANSWER_LOST)
                     journal.note(entry, Event.RELEASED)
                 turn.check()
@@ -238,10 +241,11 @@ class ItemRun:
                 await journal.record(entry, event)
                 if journal.is_low:
                     self._course.stop("the disk of the ledger is full")
-            elif event is Event.NOT_TAKEN:
+            elif event is Event.NOT_TAKEN and not resent:
                 journal.note(entry, event)
                 turn.may_be_called_back(now=True)
-            # Any other becomes an error in a moment, and is noted with its words.
+            # Any other becomes an error in a moment, and is noted with its words; what came of a
+            # resend says nothing about the create before it.
 
         return record
 

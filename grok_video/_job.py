@@ -123,34 +123,12 @@ class AsyncJob:
         place cannot be written (told before anything is fetched), `LinkExpired`, `Truncated`,
         `NotAVideo`, and what `result` raises.
         """
-        await load_downloads()
-        from grok_video import _download
-
-        poller, session = self._poller, self._poller.session
         deadline = Deadline.after(current_time(), timeout)
-        await _download.check_destination(
-            destination, overwrite=overwrite, request_id=self.request_id
-        )
         # Without a timeout the transfer may take its time; the wait for the job never does.
-        video = await (poller.wait(deadline) if timeout is not None else self.result())
-        slots = await session.download_slots.get()
-        # Where none becomes free in time, `save` says so: its deadline is over.
-        taken = await slots.take(deadline.at)
-        try:
-            return await _download.save(
-                session.transport,
-                poller,
-                video,
-                destination,
-                overwrite=overwrite,
-                deadline=deadline,
-                retry=session.retry,
-                api_origin=session.config.origin,
-                random=session.random,
-            )
-        finally:
-            if taken:
-                slots.release()
+        wait = deadline if timeout is not None else Deadline.after(current_time(), DEFAULT_TIMEOUT)
+        return await fetch(
+            self._poller, destination, overwrite=overwrite, wait=wait, deadline=deadline
+        )
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Yield the video's bytes as they arrive; a broken transfer is continued where it broke.
@@ -210,6 +188,42 @@ async def load_downloads() -> None:
         from anyio import to_thread
 
         await to_thread.run_sync(import_module, "grok_video._download")
+
+
+async def fetch(
+    poller: Poller,
+    destination: str | os.PathLike[str],
+    *,
+    overwrite: bool,
+    wait: Deadline,
+    deadline: Deadline,
+) -> Video:
+    """Wait for the job until `wait`, then save its file; all of it ends at `deadline`."""
+    await load_downloads()
+    from grok_video import _download
+
+    session = poller.session
+    await _download.check_destination(
+        destination, overwrite=overwrite, request_id=poller.request_id
+    )
+    video = await poller.wait(wait)
+    slots = await session.download_slots.get()
+    if not await slots.take(deadline.at):
+        raise _download.no_turn(video, deadline)
+    try:
+        return await _download.save(
+            session.transport,
+            poller,
+            video,
+            destination,
+            overwrite=overwrite,
+            deadline=deadline,
+            retry=session.retry,
+            api_origin=session.config.origin,
+            random=session.random,
+        )
+    finally:
+        slots.release()
 
 
 def require_request_id(request_id: str) -> str:

@@ -187,8 +187,11 @@ class Pacer:
         """The requests per second of this moment; infinity where nothing limits them."""
         return self._pace
 
-    def reserve(self, now: float) -> float:
-        """Return how many seconds the next request has to wait; the place is taken by the call."""
+    def reserve(self, now: float, until: float = math.inf) -> float:
+        """Return how many seconds the next request has to wait; the place is taken by the call.
+
+        A place later than `until` is not taken: nobody would come for it.
+        """
         self._observe(now)
         if self._pace < self._target:
             self._recover(now)
@@ -197,8 +200,14 @@ class Pacer:
         # After a quiet time some may start together, but never right after a slow-down.
         burst = 0.0 if self._pace < self._target else _BURST_SECONDS
         start = max(self._next, now - burst, self.blocked_until)
-        self._next = start + 1.0 / self._pace
+        if start <= max(now, until):
+            self._next = start + 1.0 / self._pace
         return max(0.0, start - now)
+
+    def give_back(self) -> None:
+        """Take back a place whose request will not be sent."""
+        if self._pace != math.inf:
+            self._next -= 1.0 / self._pace
 
     def throttled(self, now: float, retry_after: float | None) -> None:
         """Slow down: the server said "too many". A Retry-After holds every request back."""

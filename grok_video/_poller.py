@@ -1,7 +1,7 @@
 """The wait for one job: who polls when, and what a failed poll means.
 
 Many may wait on one job and only one polls: each waiter sleeps until the next poll is due, and
-whoever gets the lock then asks for all of them. If that one is cancelled, the next one takes over;
+whoever wakes first then asks for all of them. If that one is cancelled, the next one takes over;
 there is no background task that could be lost. Every wait has a deadline, with its last poll
 inside it, and every error has the request_id.
 """
@@ -129,7 +129,7 @@ class Poller:
             await self._news.wait_until(math.inf)
         now = current_time()
         self._follow_clock(now)
-        return await self._poll(now, self.session.place_for_poll(now), NO_END)
+        return await self._poll(now, NO_END)
 
     async def fresh_video(self) -> Video:
         """Return the video with a fresh link, from exactly one GET; for links that died."""
@@ -172,11 +172,11 @@ class Poller:
             if now < due:
                 await self._news.wait_until(due)
                 continue
-            place = session.place_for_poll(now)
             try:
-                await self._poll(now, place, deadline)
+                await self._poll(now, deadline)
             except TooLate:
-                raise self._timeout(deadline) from None
+                error = self._timeout(deadline)
+                raise error from error.__cause__
             except GrokVideoError as error:
                 if not is_passing(error, self._age(current_time())):
                     error.message = f"{error.message} {resume_hint(self.request_id)}"
@@ -188,15 +188,16 @@ class Poller:
         """Take a failed poll that says nothing about the job as one more reason to wait."""
         now = current_time()
         self._failures += 1
-        self._passing_error = error
+        # Without its frames, which hold this.
+        self._passing_error = error.with_traceback(None)
         self._due = now + self.session.retry.poll_delay(error, self._failures, self.session.random)
         if isinstance(error, APIError) and error.retry_after is not None:
             self._not_before = now + error.retry_after
         logger.info("poll of job %s failed in passing: %s", self.request_id, error)
         self._polls += 1
 
-    async def _poll(self, now: float, place: float, deadline: Deadline) -> Snapshot:
-        """Poll once, after `place` seconds; nobody else does meanwhile."""
+    async def _poll(self, now: float, deadline: Deadline) -> Snapshot:
+        """Poll once; nobody else does meanwhile. Raises `TooLate` as `Session.poll` does."""
         self._asking = True
         self._polled_at = now
         try:
@@ -204,7 +205,6 @@ class Poller:
                 self._url,
                 self.request_id,
                 now,
-                place,
                 self._heard,
                 until=deadline,
                 delivered_elsewhere=self._delivered_elsewhere,

@@ -33,7 +33,7 @@ from grok_video._errors import (
 from grok_video._images import create_body
 from grok_video._lifecycle import Event, State, advance
 from grok_video._models import JobStatus, Snapshot
-from grok_video._policies import Deadline, Pacer
+from grok_video._policies import NO_END, Deadline, Pacer
 from grok_video._polling import Experience
 from grok_video._redaction import hide_pictures
 from grok_video._refusals import read_retry_after
@@ -44,7 +44,7 @@ from grok_video._transports._loops import LoopLocal, current_time, running_libra
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from grok_video._create import Record
+    from grok_video._create import AttemptOutcome, Record
     from grok_video._images import CreateBody
     from grok_video._policies import Limits, Retry
     from grok_video._polling import Polling
@@ -131,15 +131,18 @@ class Session:
     @property
     def transport(self) -> Transport:
         """The transport for the running event loop. Raises `ConfigurationError` if closed."""
-        if self._closed:
-            message = "this client is closed; make a new one"
-            raise ConfigurationError(message)
+        self._require_open()
         if self._given is not None:
             return self._given
         kind = "httpx" if self._wanted == "httpx" or self._http_client is not None else ""
         if not kind:
             kind = "httpx" if running_library() == "trio" else "aiohttp"
         return self._transports.get(kind) or self._make_transport(kind)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            message = "this client is closed; make a new one"
+            raise ConfigurationError(message)
 
     def _make_transport(self, kind: str) -> Transport:
         made: Transport
@@ -183,21 +186,25 @@ class Session:
         `APIConnectionError` if it certainly was not reached, and `CreateOutcomeUnknown` if it may
         have been.
         """
-        transport = self.transport  # a closed client must say so before a picture is opened
-        until = deadline or Deadline.after(current_time(), None)
+        self._require_open()  # before a picture is opened
+        until = deadline or NO_END
         async with create_body(request, until) as body:
             state = State.PLANNED
             attempts = 0
+            failure: GrokVideoError | None = None
+            #: The last attempt that may have been accepted: no later one takes that back.
+            lost: AttemptOutcome | None = None
             while True:
-                attempts += 1
-                await self._wait_for_place(self._creates, until)
-                slots = self._create_slots.held() or await self._create_slots.get()
-                if not await slots.take(until.at):
-                    raise _not_in_time("no connection became free", until)
                 try:
-                    if current_time() >= until.at:
-                        raise _not_in_time("the create could not be sent", until)
-                    attempt = Attempt(request, partial(self._post, transport, body), record)
+                    slots = await self._turn_for_create(until, attempts)
+                except (APITimeoutError, ConfigurationError, RateLimited) as error:
+                    if lost is not None:
+                        raise lost.as_error(request, attempts, None, then=error)  # noqa: B904
+                    raise error from failure
+                attempts += 1
+                try:
+                    post = partial(self._post, self.transport, body)
+                    attempt = Attempt(request, post, record)
                     state = advance(state, Event.SENDING_BEGAN)
                     outcome = await attempt.run(until, self._exchange_ends)
                 finally:
@@ -205,13 +212,15 @@ class Session:
                 state = advance(state, outcome.event)
                 if outcome.request_id is not None:
                     return outcome.request_id
+                if outcome.event is Event.ANSWER_LOST:
+                    lost = outcome
                 failure = outcome.failure
                 assert failure is not None  # noqa: S101 - for the type checker: one of the two
                 if isinstance(failure, RateLimited):
                     self._creates.throttled(current_time(), failure.retry_after)
                 delay = self.retry.create_delay(failure, attempts, self.random)
                 if delay is None or delay > until.remaining(current_time()):
-                    raise outcome.as_error(request, attempts, delay)
+                    raise (lost or outcome).as_error(request, attempts, delay, then=failure)
                 logger.info("create not taken (%s); sent again in %.1f s", failure, delay)
                 if state is State.IN_DOUBT:
                     state = advance(state, Event.RELEASED)  # the caller said so in `Retry`
@@ -230,28 +239,57 @@ class Session:
             answer.status, answer.headers, self.without_secrets(answer), now=time.time()
         )
 
-    async def _wait_for_place(self, pacer: Pacer, until: Deadline) -> None:
+    async def _turn_for_create(self, until: Deadline, attempts: int) -> Slots:
+        """Return the slots of which one is taken for a create that may be sent now.
+
+        Raises `RateLimited` or `APITimeoutError` if it may not before the end of the call, and
+        `ConfigurationError` if the client was closed meanwhile.
+        """
+        slots = self._create_slots.held() or await self._create_slots.get()
+        while True:
+            await self._wait_for_place(until, attempts)
+            if not await slots.take(until.at):
+                raise _not_in_time("no connection became free", until, attempts)
+            may_go = False
+            try:
+                may_go = await self._may_send(until, attempts)
+            finally:
+                if not may_go:
+                    slots.release()
+            if may_go:
+                return slots
+
+    async def _may_send(self, until: Deadline, attempts: int) -> bool:
+        """Return False if the server said "too many" to another while this create stood in line."""
+        # Who was cancelled meanwhile pays for nothing.
+        await import_module("anyio.lowlevel").checkpoint_if_cancelled()
+        self._require_open()
         now = current_time()
-        delay = pacer.reserve(now)
+        if now >= until.at:
+            raise _not_in_time("the create could not be sent", until, attempts)
+        return self._creates.blocked_until <= now
+
+    async def _wait_for_place(self, until: Deadline, attempts: int) -> None:
+        now, pacer = current_time(), self._creates
+        delay = pacer.reserve(now, until.at)
+        left = until.remaining(now)
         # What the server asked of an earlier create holds for this one: waited for or told, never
         # slept through in silence for an hour.
         asked = pacer.blocked_until - now
-        if asked > min(self.retry.patience, until.remaining(now)):
-            raise _too_long(asked)
-        if delay > until.remaining(now):
-            raise _too_long(delay)
+        if asked > min(self.retry.patience, left):
+            if delay <= left:
+                pacer.give_back()
+            raise _too_long(asked, attempts)
+        if delay > left:
+            raise _too_long(delay, attempts)
         if delay > 0:
-            await anyio.sleep(delay)
+            await _sleep_until_place(pacer, delay)
 
     def creates_blocked_until(self) -> float:
         """Return the time on the loop's clock before which the server wants no create."""
         return self._creates.blocked_until
 
     # --- poll ------------------------------------------------------------------------------------
-
-    def place_for_poll(self, now: float) -> float:
-        """Return the seconds until the client's budget has a place for a poll; it is taken."""
-        return self._polls.reserve(now)
 
     def poll_url(self, request_id: str) -> Address:
         """Return where a job is asked about; ids are opaque, so every odd character is encoded."""
@@ -262,7 +300,6 @@ class Session:
         url: str,
         request_id: str,
         now: float,
-        place: float,
         heard: Heard | None,
         *,
         until: Deadline,
@@ -271,22 +308,18 @@ class Session:
         """Return what the API says of one job, from exactly one GET, when it said so, and its hint.
 
         The hint is a Retry-After beside a good answer: seconds until it is worth asking again.
-        `place` is the wait for its place in the budget, `heard` what the last poll heard; `now` and
-        the time returned are on the loop's clock. Raises `TooLate` if no answer is here `until`
-        then, `APIError` or `APIConnectionError`, each with the `request_id`.
+        `heard` is what the last poll heard; `now` and the time returned are on the loop's clock.
+        It waits for its place in the client's budget and for a connection. Raises `TooLate` if no
+        answer is here `until` then, `APIError` or `APIConnectionError`, each with the `request_id`.
         """
         transport = self.transport
-        if place > 0:
-            left = until.remaining(now)
-            await anyio.sleep(min(place, left))
-            if place > left:
-                raise TooLate
-            now = current_time()
         slots = self._poll_slots.held() or await self._poll_slots.get()
+        place = self._polls.reserve(now, until.at)
+        if place > 0 or not slots.take_at_once():
+            now = await _take_turn(self._polls, slots, place, until)
         try:
-            if not (slots.take_at_once() or await slots.take(until.at)):
-                raise TooLate
             try:
+                self._require_open()
                 if until.at == math.inf or current_time() + self._exchange_ends < until.at:
                     answer = await transport.get(url)
                 else:
@@ -360,24 +393,61 @@ def _slots(count: int) -> LoopLocal[Slots]:
     return LoopLocal(lambda: Slots(count), _nothing_to_close)
 
 
-def _not_in_time(problem: str, until: Deadline) -> APITimeoutError:
+async def _take_turn(pacer: Pacer, slots: Slots, place: float, until: Deadline) -> float:
+    """Return when a slot was taken by a poll that may be sent now, whose place is so far away.
+
+    Raises `TooLate` if there is none before the end of the wait.
+    """
+    while True:
+        if place > 0:
+            left = until.remaining(current_time())
+            if place > left:
+                await anyio.sleep(left)
+                raise TooLate
+            await _sleep_until_place(pacer, place)
+        if not await slots.take(until.at):
+            raise TooLate
+        now = current_time()
+        if pacer.blocked_until <= now:
+            return now
+        # While it stood in line, the server said "too many" to another.
+        slots.release()
+        place = pacer.reserve(now, until.at)
+
+
+async def _sleep_until_place(pacer: Pacer, delay: float) -> None:
+    try:
+        await anyio.sleep(delay)
+    except BaseException:
+        pacer.give_back()
+        raise
+
+
+def _not_in_time(problem: str, until: Deadline, attempts: int) -> APITimeoutError:
     return APITimeoutError(
-        f"{problem} within the {until.timeout:g} s of this call; nothing was sent",
+        f"{problem} within the {until.timeout:g} s of this call; {_so_far(attempts)}",
         may_have_been_sent=False,
     )
 
 
-def _too_long(delay: float) -> RateLimited:
+def _so_far(attempts: int) -> str:
+    if not attempts:
+        return "nothing was sent"
+    times = "once" if attempts == 1 else f"{attempts} times"
+    return f"it was sent {times} and never taken, nothing was created"
+
+
+def _too_long(delay: float, attempts: int) -> RateLimited:
     return RateLimited(
         f"the next create may start in {delay:.1f} s (the server's Retry-After, or the limits of "
-        "this client), and this call may not wait that long; nothing was sent.",
+        f"this client), and this call may not wait that long; {_so_far(attempts)}.",
         status=429,
         retry_after=delay,
     )
 
 
 async def _nothing_to_close(_: object) -> None:
-    """Do nothing: a limiter holds no resource."""
+    """Do nothing: slots hold no resource."""
 
 
 #: Seconds for which a fresh id may answer task_not_exist (contract.md, section 4: wait a few

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 import sys
 from typing import TYPE_CHECKING, Final, Self
@@ -258,7 +259,10 @@ class _Sessions:
         session = aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(
-                total=config.timeout, sock_connect=min(CONNECT_TIMEOUT, config.timeout)
+                total=config.timeout,
+                sock_connect=min(CONNECT_TIMEOUT, config.timeout),
+                # From 5 s on, aiohttp would round the end up to a whole second.
+                ceil_threshold=math.inf,
             ),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import os
@@ -29,6 +30,7 @@ from grok_video import (
     ConfigurationError,
     CreateOutcomeUnknown,
     DestinationError,
+    DownloadError,
     InsufficientBalance,
     InvalidRequest,
     JobExpired,
@@ -41,7 +43,6 @@ from grok_video import (
     Polling,
     RateLimited,
     Retry,
-    Truncated,
     Video,
     VideoRequest,
     _create,
@@ -352,6 +353,71 @@ async def test_the_caller_may_ask_for_resends_of_unknown_creates(
     async with new_client(grok_emulator, retry=retry) as client:
         await client.submit("drift")
     assert grok_emulator.accepted == 2
+
+
+@pytest.mark.parametrize("then", [faults.invalid_token(), faults.rate_limited(3600)])
+async def test_what_ends_the_resends_says_nothing_about_a_create_that_was_lost_before(
+    then: faults.Fault, new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("create", [faults.CutRequest(accepted=True), then])
+    retry = Retry(base=0.01, resend_unknown_creates=True)
+    async with new_client(grok_emulator, retry=retry) as client:
+        with pytest.raises(CreateOutcomeUnknown, match="It was sent 2 times") as caught:
+            await client.submit("drift")
+    assert "What ended the attempts after it" in caught.value.__notes__[0]
+    assert grok_emulator.accepted == 1
+
+
+async def test_an_item_whose_create_was_lost_before_a_refused_resend_is_in_doubt(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    grok_emulator.script(
+        "create", [faults.CutRequest(accepted=True), faults.no_channel(), faults.invalid_token()]
+    )
+    retry = Retry(base=0.01, cap=0.01, resend_unknown_creates=True)
+    async with new_client(grok_emulator, retry=retry) as client:
+        summary = await client.run_batch(
+            [VideoRequest("drift")], out=None, ledger=tmp_path / "run.sqlite"
+        )
+    assert len(summary.in_doubt) == 1, summary
+
+
+async def test_a_create_of_a_cancelled_caller_is_not_sent(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await client.submit("drift")
+    assert grok_emulator.requests == ()
+
+
+async def test_a_create_in_line_is_not_sent_by_a_closed_client(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("create", [faults.Stall(0.5, resume=True)])
+    told: list[str] = []
+
+    async def second(client: AsyncClient) -> None:
+        try:
+            await client.submit("second")
+        except ConfigurationError as error:
+            told.append(str(error))
+
+    async def first(client: AsyncClient) -> None:
+        with contextlib.suppress(CreateOutcomeUnknown):
+            await client.submit("first")
+
+    client = new_client(grok_emulator, limits=Limits(connections=1))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(first, client)
+        while not grok_emulator.faults_consumed:
+            await anyio.lowlevel.checkpoint()
+        tasks.start_soon(second, client)
+        for _ in range(10):
+            await anyio.lowlevel.checkpoint()
+        await client.aclose()
+    assert "closed" in told[0]
+    assert grok_emulator.accepted <= 1
 
 
 async def test_a_long_retry_after_fails_at_once_and_says_so(
@@ -818,7 +884,7 @@ async def test_waiting_for_a_download_slot_is_bounded_by_the_wait_of_the_caller(
         while not grok_emulator.faults_consumed:
             await anyio.lowlevel.checkpoint()
         place = tmp_path / "second.mp4"
-        with anyio.fail_after(10), pytest.raises(Truncated, match="deadline of"):
+        with anyio.fail_after(10), pytest.raises(DownloadError, match="was not fetched: no other"):
             if call == "download":
                 await second.download(place, timeout=0.2)
             else:

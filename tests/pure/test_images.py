@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import random
+import subprocess
 import sys
 import threading
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import anyio
+import anyio.lowlevel
 import PIL.Image
 import pytest
 from hypothesis import given
@@ -276,10 +278,10 @@ async def test_an_upload_that_is_cancelled_does_not_wait_for_a_silent_pipe():
                 return False
 
             def read(self, size):
-                anyio.from_thread.run_sync(begun.set)
+                begun.set()
                 return pipe.read(size)
 
-        begun = anyio.Event()
+        begun = threading.Event()
 
         async def send():
             async with create_body(VideoRequest("drift", Telling())):
@@ -287,9 +289,29 @@ async def test_an_upload_that_is_cancelled_does_not_wait_for_a_silent_pipe():
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(send)
-            await begun.wait()
+            while not begun.is_set():
+                await anyio.lowlevel.checkpoint()
             tasks.cancel_scope.cancel()
         other_end.write(JPEG)  # the thread that was left alone ends
+
+
+def test_a_process_does_not_wait_at_its_end_for_a_pipe_that_it_gave_up():
+    program = """
+import asyncio, os
+from grok_video import APITimeoutError, AsyncClient
+async def main():
+    reading, writing = os.pipe()
+    async with AsyncClient("k", base_url="http://127.0.0.1:9") as client:
+        try:
+            await client.generate("drift", image=os.fdopen(reading, "rb"), timeout=0.2)
+        except APITimeoutError:
+            print("gave up", flush=True)
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout == "gave up\n"
 
 
 # --- Pillow --------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -14,13 +15,16 @@ import trio
 from trio.testing import MockClock
 
 from grok_video import (
+    APITimeoutError,
     AsyncClient,
     AuthenticationError,
     JobTimeout,
     Limits,
     NotFound,
     Polling,
+    RateLimited,
     Retry,
+    ServerError,
 )
 from grok_video._transports._base import Answer, Body, StreamedAnswer, Transport
 
@@ -34,11 +38,17 @@ class Provider(Transport):
         self.seconds = seconds
         self.latency = latency
         self.born: dict[str, float] = {}
+        self.creates: list[float] = []
         self.polls: dict[str, list[float]] = {}
+        #: Answers to the next polls, and to the next creates.
         self.failing: list[Answer] = []
+        self.refusing: list[Answer] = []
 
     async def post(self, url: str, body: Body) -> Answer:
+        self.creates.append(anyio.current_time())
         await anyio.sleep(self.latency)
+        if self.refusing:
+            return self.refusing.pop(0)
         name = f"job-{len(self.born)}"
         self.born[name] = anyio.current_time()
         self.polls[name] = []
@@ -59,7 +69,7 @@ class Provider(Transport):
     async def stream(
         self, url: str, headers: Mapping[str, str], *, public_only: bool
     ) -> AsyncIterator[StreamedAnswer]:
-        raise AssertionError
+        raise AssertionError("the file would be fetched now")
         yield
 
     async def aclose(self) -> None:
@@ -147,6 +157,106 @@ def test_a_wait_ends_at_its_deadline_over_a_transport_that_never_answers() -> No
         with anyio.fail_after(3600), pytest.raises(JobTimeout):
             await client.job("job-0").result(timeout=600)
         assert anyio.current_time() - began == pytest.approx(600)
+
+    run(main, provider)
+
+
+def test_the_reason_of_a_failed_poll_is_told_where_the_last_one_is_never_answered() -> None:
+    provider = Provider(seconds=1e9)
+
+    async def main(client: AsyncClient) -> None:
+        job = client.job("job-0")
+        provider.failing.append(answer(500, {}))
+        await anyio.sleep(1)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(silence)
+            with pytest.raises(JobTimeout) as caught:
+                await job.result(timeout=60)
+        assert isinstance(caught.value.__cause__, ServerError)
+
+    async def silence() -> None:
+        await anyio.sleep(0.75)
+        provider.latency = 1e9
+
+    run(main, provider)
+
+
+def test_places_in_the_budget_that_nobody_came_for_hold_nobody_up() -> None:
+    """Waits that ended, and waits that were cancelled, before their polls were due."""
+    provider = Provider(seconds=1e9)
+
+    async def main(client: AsyncClient) -> None:
+        async def give_up(number: int) -> None:
+            with contextlib.suppress(JobTimeout):
+                await client.job(f"early-{number}").result(timeout=0.3)
+
+        async def be_cancelled(number: int) -> None:
+            with anyio.move_on_after(0.3):
+                await client.job(f"early-{number}").result()
+
+        for work in (give_up, be_cancelled, give_up):
+            async with anyio.create_task_group() as tasks:
+                for number in range(40):
+                    tasks.start_soon(work, number)
+        began = anyio.current_time()
+        await client.job("late").refresh()
+        assert anyio.current_time() - began < 2.0
+
+    run(main, provider, limits=Limits(polls_per_second=2))
+
+
+def test_places_for_creates_that_nobody_came_for_hold_nobody_up() -> None:
+    provider = Provider()
+
+    async def main(client: AsyncClient) -> None:
+        for _ in range(30):
+            with contextlib.suppress(APITimeoutError, RateLimited, JobTimeout):
+                await client.generate("drift", timeout=0.2)
+            with anyio.move_on_after(0.1):
+                await client.submit("drift")
+        began = anyio.current_time()
+        await client.submit("drift")
+        assert anyio.current_time() - began < 3.0
+
+    run(main, provider, limits=Limits(creates_per_minute=60))
+
+
+@pytest.mark.parametrize("kind", ["polls", "creates"])
+def test_a_retry_after_holds_for_those_who_stand_in_line_for_a_connection(kind: str) -> None:
+    provider = Provider(seconds=1e9)
+    began = 0.0
+
+    async def main(client: AsyncClient) -> None:
+        nonlocal began
+        began = anyio.current_time()
+        refused = provider.refusing if kind == "creates" else provider.failing
+        refused.append(answer(429, {}, **{"retry-after": "30"}))
+
+        async def one(number: int) -> None:
+            if kind == "creates":
+                await client.submit("drift")
+            else:
+                with contextlib.suppress(RateLimited):
+                    await client.job(f"job-{number}").refresh()
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(5):
+                tasks.start_soon(one, number)
+
+    run(main, provider, limits=Limits(connections=1, polls_per_second=None))
+    sent = provider.creates if kind == "creates" else [at[0] for at in provider.polls.values()]
+    assert sum(at - began < 30 for at in sent) == 1
+    assert len(sent) >= 5
+
+
+def test_a_call_without_an_end_waits_for_hours_also_where_it_saves(tmp_path: Path) -> None:
+    provider = Provider(seconds=7200)
+
+    async def main(client: AsyncClient) -> None:
+        began = anyio.current_time()
+        with pytest.raises(AssertionError, match="fetched"):
+            await client.generate("drift", save_to=tmp_path / "a.mp4", timeout=None)
+        assert anyio.current_time() - began >= 7200
 
     run(main, provider)
 
