@@ -316,7 +316,7 @@ class Session:
         slots = self._poll_slots.held() or await self._poll_slots.get()
         place = self._polls.reserve(now, until.at)
         if place > 0 or not slots.take_at_once():
-            now = await _take_turn(self._polls, slots, place, until)
+            now = await _take_turn(self._polls, slots, now, place, until)
         try:
             try:
                 self._require_open()
@@ -393,14 +393,17 @@ def _slots(count: int) -> LoopLocal[Slots]:
     return LoopLocal(lambda: Slots(count), _nothing_to_close)
 
 
-async def _take_turn(pacer: Pacer, slots: Slots, place: float, until: Deadline) -> float:
-    """Return when a slot was taken by a poll that may be sent now, whose place is so far away.
+async def _take_turn(
+    pacer: Pacer, slots: Slots, now: float, place: float, until: Deadline
+) -> float:
+    """Return when a slot was taken by a poll that may be sent then.
 
-    Raises `TooLate` if there is none before the end of the wait.
+    `place` is what `pacer.reserve` said `now`. Raises `TooLate` if that, or the slot, comes after
+    the end of the wait.
     """
     while True:
         if place > 0:
-            left = until.remaining(current_time())
+            left = until.remaining(now)
             if place > left:
                 await anyio.sleep(left)
                 raise TooLate
@@ -434,7 +437,7 @@ def _so_far(attempts: int) -> str:
     if not attempts:
         return "nothing was sent"
     times = "once" if attempts == 1 else f"{attempts} times"
-    return f"it was sent {times} and never taken, nothing was created"
+    return f"it was tried {times} and never taken, nothing was created"
 
 
 def _too_long(delay: float, attempts: int) -> RateLimited:
