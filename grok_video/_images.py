@@ -37,7 +37,7 @@ from grok_video._pictures import (
 )
 from grok_video._policies import NO_END
 from grok_video._requests import refuse
-from grok_video._transports._loops import current_time, running_library, running_loop
+from grok_video._transports._loops import caller_of_this_loop, current_time
 from grok_video._wire import write_create
 
 if TYPE_CHECKING:
@@ -322,8 +322,7 @@ async def _in_daemon(work: Callable[[], T]) -> T:
     """
     results: list[T] = []
     failures: list[BaseException] = []
-    done, loop = anyio.Event(), running_loop()
-    wake = loop.run_sync_soon if running_library() == "trio" else loop.call_soon_threadsafe
+    done, call_soon = anyio.Event(), caller_of_this_loop()
 
     def run() -> None:
         try:
@@ -331,7 +330,7 @@ async def _in_daemon(work: Callable[[], T]) -> T:
         except BaseException as error:  # noqa: BLE001 - raised below, where it is waited for
             failures.append(error)
         with contextlib.suppress(RuntimeError):  # the loop may be gone
-            wake(done.set)
+            call_soon(done.set)
 
     threading.Thread(target=run, name="grok_video reading a pipe", daemon=True).start()
     await done.wait()

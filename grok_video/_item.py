@@ -32,6 +32,7 @@ from grok_video._errors import (
 )
 from grok_video._filenames import file_name
 from grok_video._gate import Closed, Gate, NotYet, Turn, is_of_the_account, is_passing
+from grok_video._job import save
 from grok_video._ledger import Journal
 from grok_video._lifecycle import Event, State
 from grok_video._outcomes import Outcome, OutcomeState
@@ -297,16 +298,12 @@ class ItemRun:
         await slots.take(NO_END.at)
         try:
             self._journal.note(entry, Event.FETCHING_BEGAN)
-            self._video = video = await _download.save(
-                session.transport,
+            self._video = video = await save(
                 poller,
                 video,
                 self._place(),
                 overwrite=self._course.overwrite or self._taken_up,
                 deadline=NO_END,
-                retry=session.retry,
-                api_origin=session.config.origin,
-                random=session.random,
             )
         finally:
             slots.release()

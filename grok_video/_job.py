@@ -211,19 +211,34 @@ async def fetch(
     if not await slots.take(deadline.at):
         raise _download.no_turn(video, deadline)
     try:
-        return await _download.save(
-            session.transport,
-            poller,
-            video,
-            destination,
-            overwrite=overwrite,
-            deadline=deadline,
-            retry=session.retry,
-            api_origin=session.config.origin,
-            random=session.random,
-        )
+        return await save(poller, video, destination, overwrite=overwrite, deadline=deadline)
     finally:
         slots.release()
+
+
+async def save(
+    poller: Poller,
+    video: Video,
+    destination: str | os.PathLike[str],
+    *,
+    overwrite: bool,
+    deadline: Deadline,
+) -> Video:
+    """Save the file of a finished job, in a turn at downloads that the caller has taken."""
+    from grok_video import _download
+
+    session = poller.session
+    return await _download.save(
+        session.transport,
+        poller,
+        video,
+        destination,
+        overwrite=overwrite,
+        deadline=deadline,
+        retry=session.retry,
+        api_origin=session.config.origin,
+        random=session.random,
+    )
 
 
 def require_request_id(request_id: str) -> str:

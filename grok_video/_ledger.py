@@ -24,11 +24,11 @@ from grok_video._errors import LedgerError
 from grok_video._ledgerfile import LedgerFile, iso
 from grok_video._lifecycle import Event, State, advance
 from grok_video._redaction import redact
-from grok_video._transports._loops import Bell, running_library, running_loop
+from grok_video._transports._loops import Bell, caller_of_this_loop
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from grok_video._ledgerfile import Facts, Opened
     from grok_video._requests import VideoRequest
@@ -177,7 +177,7 @@ class Ledger(Journal):
         self._queue: queue.SimpleQueue[_Row | _Question | _End] = queue.SimpleQueue()
         self._failure: LedgerError | None = None
         self._next_item = 1
-        self._call_soon = _caller_of_this_loop()
+        self._call_soon = caller_of_this_loop()
 
     @classmethod
     async def open(cls, path: str | os.PathLike[str]) -> Ledger:
@@ -396,14 +396,6 @@ def _fresh(error: BaseException) -> BaseException:
     if isinstance(error, LedgerError):
         return LedgerError(error.message, path=error.path)
     return error
-
-
-def _caller_of_this_loop() -> Callable[..., object]:
-    """Return what runs a function in the running event loop, called from another thread."""
-    loop = running_loop()
-    if running_library() == "trio":
-        return loop.run_sync_soon  # type: ignore[no-any-return]
-    return loop.call_soon_threadsafe  # type: ignore[no-any-return]
 
 
 def _unix(moment: str | None) -> float | None:

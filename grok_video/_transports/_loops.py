@@ -37,6 +37,14 @@ def running_loop() -> Any:  # noqa: ANN401 - an asyncio loop or a trio token
     return asyncio.get_running_loop()
 
 
+def caller_of_this_loop() -> Callable[..., object]:
+    """Return what runs a function in the running event loop, called from another thread."""
+    loop = running_loop()
+    if running_library() == "trio":
+        return loop.run_sync_soon  # type: ignore[no-any-return]
+    return loop.call_soon_threadsafe  # type: ignore[no-any-return]
+
+
 def current_time() -> float:
     """Return the running loop's clock, in seconds.
 
