@@ -33,23 +33,26 @@ from grok_video._errors import (
 from grok_video._images import create_body
 from grok_video._lifecycle import Event, State, advance
 from grok_video._models import JobStatus, Snapshot
-from grok_video._policies import NO_END, Deadline, Pacer
+from grok_video._policies import NO_END
 from grok_video._polling import Experience
 from grok_video._redaction import hide_pictures
 from grok_video._refusals import read_retry_after
-from grok_video._slots import Slots
+from grok_video._slots import slots_of_each_loop
 from grok_video._transports._base import Address, Transport
-from grok_video._transports._loops import LoopLocal, current_time, running_library
+from grok_video._transports._loops import current_time, running_library
+from grok_video._turns import NoTurn, Turns
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from grok_video._create import AttemptOutcome, Record
     from grok_video._images import CreateBody
-    from grok_video._policies import Limits, Retry
+    from grok_video._policies import Deadline, Limits, Retry
     from grok_video._polling import Polling
     from grok_video._requests import VideoRequest
+    from grok_video._slots import Slots
     from grok_video._transports._base import Answer, TransportConfig
+    from grok_video._transports._loops import LoopLocal
 
 logger: Final = logging.getLogger("grok_video")
 
@@ -79,16 +82,13 @@ class Session:
         self.random: random.Random = random.Random()  # noqa: S311 - jitter, not a secret
         self.experience: Experience = Experience()
         self.round_trip: float = _ROUND_TRIP
-        self.download_slots: LoopLocal[Slots] = _slots(limits.concurrent_downloads)
+        self.download_slots: LoopLocal[Slots] = slots_of_each_loop(limits.concurrent_downloads)
         self.create_url: Address = Address(config.base_url + _wire.CREATE_PATH)
-        # Slots stand before the transports, so that waiting for a connection is neither waiting for
+        # Turns stand before the transports, so that waiting for a connection is neither waiting for
         # the server nor the beginning of a create.
-        self._create_slots = _slots(limits.connections)
-        self._poll_slots = _slots(limits.connections)
-        self._creates = Pacer(
-            limits.creates_per_minute / 60 if limits.creates_per_minute is not None else None
-        )
-        self._polls = Pacer(limits.polls_per_second)
+        creates = limits.creates_per_minute
+        self._creates = Turns(creates / 60 if creates is not None else None, limits.connections)
+        self._polls = Turns(limits.polls_per_second, limits.connections)
         self._wanted = transport
         #: Asked for each request; whether something is of an abstract class is a slow question.
         self._given = transport if isinstance(transport, Transport) else None
@@ -167,8 +167,8 @@ class Session:
             await transport.aclose()
         if self._given is not None:
             await self._given.aclose()
-        for slots in (self.download_slots, self._create_slots, self._poll_slots):
-            await slots.aclose()
+        for held in (self.download_slots, self._creates, self._polls):
+            await held.aclose()
 
     # --- create ----------------------------------------------------------------------------------
 
@@ -217,7 +217,7 @@ class Session:
                 failure = outcome.failure
                 assert failure is not None  # noqa: S101 - for the type checker: one of the two
                 if isinstance(failure, RateLimited):
-                    self._creates.throttled(current_time(), failure.retry_after)
+                    self._creates.pacer.throttled(current_time(), failure.retry_after)
                 delay = self.retry.create_delay(failure, attempts, self.random)
                 if delay is None or delay > until.remaining(current_time()):
                     raise (lost or outcome).as_error(request, attempts, delay, then=failure)
@@ -245,49 +245,31 @@ class Session:
         Raises `RateLimited` or `APITimeoutError` if it may not before the end of the call, and
         `ConfigurationError` if the client was closed meanwhile.
         """
-        slots = self._create_slots.held() or await self._create_slots.get()
-        while True:
-            await self._wait_for_place(until, attempts)
-            if not await slots.take(until.at):
-                raise _not_in_time("no connection became free", until, attempts)
-            may_go = False
-            try:
-                may_go = await self._may_send(until, attempts)
-            finally:
-                if not may_go:
-                    slots.release()
-            if may_go:
-                return slots
+        try:
+            slots = await self._creates.take(until.at, self.retry.patience)
+        except NoTurn as no:
+            if no.delay is None:
+                raise _not_in_time("no connection became free", until, attempts) from None
+            raise _too_long(no.delay, attempts) from None
+        try:
+            await self._require_wanted(until, attempts)
+        except BaseException:
+            slots.release()
+            raise
+        return slots
 
-    async def _may_send(self, until: Deadline, attempts: int) -> bool:
-        """Return False if the server said "too many" to another while this create stood in line."""
-        # Who was cancelled meanwhile pays for nothing.
-        await import_module("anyio.lowlevel").checkpoint_if_cancelled()
+    async def _require_wanted(self, until: Deadline, attempts: int) -> None:
+        """Return if its caller still wants the create: nobody pays for what came too late."""
+        from anyio.lowlevel import checkpoint_if_cancelled
+
+        await checkpoint_if_cancelled()
         self._require_open()
-        now = current_time()
-        if now >= until.at:
+        if current_time() >= until.at:
             raise _not_in_time("the create could not be sent", until, attempts)
-        return self._creates.blocked_until <= now
-
-    async def _wait_for_place(self, until: Deadline, attempts: int) -> None:
-        now, pacer = current_time(), self._creates
-        delay = pacer.reserve(now, until.at)
-        left = until.remaining(now)
-        # What the server asked of an earlier create holds for this one: waited for or told, never
-        # slept through in silence for an hour.
-        asked = pacer.blocked_until - now
-        if asked > min(self.retry.patience, left):
-            if delay <= left:
-                pacer.give_back()
-            raise _too_long(asked, attempts)
-        if delay > left:
-            raise _too_long(delay, attempts)
-        if delay > 0:
-            await _sleep_until_place(pacer, delay)
 
     def creates_blocked_until(self) -> float:
         """Return the time on the loop's clock before which the server wants no create."""
-        return self._creates.blocked_until
+        return self._creates.pacer.blocked_until
 
     # --- poll ------------------------------------------------------------------------------------
 
@@ -313,10 +295,13 @@ class Session:
         answer is here `until` then, `APIError` or `APIConnectionError`, each with the `request_id`.
         """
         transport = self.transport
-        slots = self._poll_slots.held() or await self._poll_slots.get()
-        place = self._polls.reserve(now, until.at)
-        if place > 0 or not slots.take_at_once():
-            now = await _take_turn(self._polls, slots, now, place, until)
+        try:
+            slots = await self._polls.take(until.at)
+        except NoTurn as no:
+            if no.delay is not None:
+                await anyio.sleep(until.remaining(now))
+            raise TooLate from None
+        now = current_time()
         try:
             try:
                 self._require_open()
@@ -344,7 +329,7 @@ class Session:
                 heard = Heard(answer.status, answer.body, snapshot)
         except GrokVideoError as error:
             if isinstance(error, RateLimited):
-                self._polls.throttled(current_time(), error.retry_after)
+                self._polls.pacer.throttled(current_time(), error.retry_after)
             error.request_id = request_id
             error.message = f"job {request_id}: {error.message}"
             error.args = (error.message,)
@@ -357,7 +342,7 @@ class Session:
 
     def polls_blocked_until(self) -> float:
         """Return the time on the loop's clock before which the server wants no poll."""
-        return self._polls.blocked_until
+        return self._polls.pacer.blocked_until
 
     def without_secrets(self, answer: Answer) -> bytes:
         """Return the body without the key and without pictures, should a server ever echo them."""
@@ -389,43 +374,6 @@ async def _in_time(asking: Awaitable[Answer], until: Deadline) -> Answer:
     raise TooLate
 
 
-def _slots(count: int) -> LoopLocal[Slots]:
-    return LoopLocal(lambda: Slots(count), _nothing_to_close)
-
-
-async def _take_turn(
-    pacer: Pacer, slots: Slots, now: float, place: float, until: Deadline
-) -> float:
-    """Return when a slot was taken by a poll that may be sent then.
-
-    `place` is what `pacer.reserve` said `now`. Raises `TooLate` if that, or the slot, comes after
-    the end of the wait.
-    """
-    while True:
-        if place > 0:
-            left = until.remaining(now)
-            if place > left:
-                await anyio.sleep(left)
-                raise TooLate
-            await _sleep_until_place(pacer, place)
-        if not await slots.take(until.at):
-            raise TooLate
-        now = current_time()
-        if pacer.blocked_until <= now:
-            return now
-        # While it stood in line, the server said "too many" to another.
-        slots.release()
-        place = pacer.reserve(now, until.at)
-
-
-async def _sleep_until_place(pacer: Pacer, delay: float) -> None:
-    try:
-        await anyio.sleep(delay)
-    except BaseException:
-        pacer.give_back()
-        raise
-
-
 def _not_in_time(problem: str, until: Deadline, attempts: int) -> APITimeoutError:
     return APITimeoutError(
         f"{problem} within the {until.timeout:g} s of this call; {_so_far(attempts)}",
@@ -447,10 +395,6 @@ def _too_long(delay: float, attempts: int) -> RateLimited:
         status=429,
         retry_after=delay,
     )
-
-
-async def _nothing_to_close(_: object) -> None:
-    """Do nothing: slots hold no resource."""
 
 
 #: Seconds for which a fresh id may answer task_not_exist (contract.md, section 4: wait a few

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from grok_video._transports._loops import Bell
+from grok_video._transports._loops import Bell, LoopLocal
 
-__all__ = ["Slots"]
+__all__ = ["Slots", "slots_of_each_loop"]
 
 
 class Slots:
@@ -57,3 +57,12 @@ class Slots:
 
     def _was_given(self, bell: Bell) -> bool:
         return self._waiting.pop(bell, self) is self
+
+
+def slots_of_each_loop(count: int) -> LoopLocal[Slots]:
+    """Return so many slots for every event loop that asks."""
+    return LoopLocal(lambda: Slots(count), _nothing_to_close)
+
+
+async def _nothing_to_close(_: object) -> None:
+    """Do nothing: slots hold no resource."""

@@ -55,6 +55,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_transports._base",
             "_transports._loops",
             "_slots",
+            "_turns",
             "_transports._debuglog",
             "_transports._aiohttp",
             "_transports._httpx",

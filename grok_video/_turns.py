@@ -1,0 +1,71 @@
+"""When a request may go: its place in the client's budget, then a connection that is free.
+
+One `Turns` stands before all creates of a client and one before all its polls. What a request is,
+and what is told to a caller who cannot have a turn, is decided in `_session`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import anyio
+
+from grok_video._policies import Pacer
+from grok_video._slots import Slots, slots_of_each_loop
+from grok_video._transports._loops import current_time
+
+__all__ = ["NoTurn", "Turns"]
+
+
+class NoTurn(Exception):
+    """There is no turn in time; `delay` is when there would be one, None for no free connection."""
+
+    def __init__(self, delay: float | None) -> None:
+        super().__init__(delay)
+        self.delay = delay
+
+
+class Turns:
+    """At most `rate` requests a second, as the server allows, and `at_once` at the same time."""
+
+    __slots__ = ("_slots", "pacer")
+
+    def __init__(self, rate: float | None, at_once: int) -> None:
+        self.pacer = Pacer(rate)
+        self._slots = slots_of_each_loop(at_once)
+
+    async def take(self, until: float, patience: float = math.inf) -> Slots:
+        """Return the slots of which one is taken, to be released after the request.
+
+        Raises `NoTurn`: at once if its place comes after `until`, or the server asked for more than
+        `patience` seconds, and at `until` if no connection became free.
+        """
+        slots = self._slots.held() or await self._slots.get()
+        pacer = self.pacer
+        while True:
+            now = current_time()
+            delay = pacer.reserve(now, until)
+            asked = pacer.blocked_until - now
+            if delay > 0 and now + delay > until:
+                raise NoTurn(asked if asked > patience else delay)
+            if asked > patience:
+                pacer.give_back()
+                raise NoTurn(asked)
+            if delay > 0:
+                try:
+                    await anyio.sleep(delay)
+                except BaseException:
+                    pacer.give_back()
+                    raise
+            elif slots.take_at_once():
+                return slots
+            if not await slots.take(until):
+                raise NoTurn(None)
+            if pacer.blocked_until <= current_time():
+                return slots
+            # While it stood in line, the server said "too many" to another.
+            slots.release()
+
+    async def aclose(self) -> None:
+        """Forget the slots of the running event loop."""
+        await self._slots.aclose()
