@@ -199,7 +199,7 @@ class Session:
                     slots = await self._turn_for_create(until, attempts)
                 except (APITimeoutError, ConfigurationError, RateLimited) as error:
                     if lost is not None:
-                        raise lost.as_error(request, attempts, None, then=error)  # noqa: B904
+                        raise lost.as_error(request, attempts, None, then=error)  # noqa: B904 - it has one
                     raise error from failure
                 attempts += 1
                 try:
