@@ -64,6 +64,7 @@ class Settings:
     found_ids: Mapping[str, str]
     name: str
     overwrite: bool
+    sha256: bool
     timeout: float | None
 
     @classmethod
@@ -79,6 +80,7 @@ class Settings:
         found_ids: Mapping[str, str] | None,
         name: str,
         overwrite: bool,
+        sha256: bool,
         timeout: float | None,
     ) -> Self:
         """Return the settings. Raises `InvalidRequest` naming the first one that cannot be."""
@@ -99,6 +101,7 @@ class Settings:
             dict(found_ids or {}),
             check_template(name),
             overwrite,
+            sha256,
             timeout,
         )
 
@@ -174,6 +177,7 @@ class AsyncBatch:
                 settings.out,
                 settings.name,
                 settings.overwrite,
+                settings.sha256,
                 settings.timeout,
             )
             tasks = anyio.create_task_group()

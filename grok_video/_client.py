@@ -212,6 +212,7 @@ class AsyncClient:
         user: str | None = None,
         save_to: str | os.PathLike[str] | None = None,
         overwrite: bool = False,
+        sha256: bool = True,
         timeout: float | None = DEFAULT_TIMEOUT,
         on_submitted: Callable[[AsyncJob], Awaitable[None] | None] | None = None,
         **unknown: Never,
@@ -219,9 +220,10 @@ class AsyncClient:
         """Return a finished video: submit, wait and, with `save_to`, download.
 
         `timeout` is seconds for all of it, None for no end. `save_to` is checked before anything is
-        paid for; `overwrite` lets it replace a file. Raises what `submit`, `AsyncJob.result` and
-        `AsyncJob.download` raise; every error after the create has the request_id. If the call is
-        cancelled, the id is logged where there is no `on_submitted`.
+        paid for; `overwrite` lets it replace a file, and `sha256` says whether it is hashed. Raises
+        what `submit`, `AsyncJob.result` and `AsyncJob.download` raise; every error after the create
+        has the request_id. If the call is cancelled, the id is logged where there is no
+        `on_submitted`.
         """
         image = veil(image)
         deadline = Deadline.after(current_time(), timeout)
@@ -248,7 +250,12 @@ class AsyncClient:
             if save_to is None:
                 return await poller_of(job).wait(deadline)
             return await fetch(
-                poller_of(job), save_to, overwrite=overwrite, wait=deadline, deadline=deadline
+                poller_of(job),
+                save_to,
+                overwrite=overwrite,
+                sha256=sha256,
+                wait=deadline,
+                deadline=deadline,
             )
         except BaseException as error:
             if on_submitted is None:
@@ -285,6 +292,7 @@ class AsyncClient:
         found_ids: Mapping[str, str] | None = None,
         name: str = "{key}.mp4",
         overwrite: bool = False,
+        sha256: bool = True,
         timeout: float | None = DEFAULT_TIMEOUT,
     ) -> AsyncBatch:
         """Return a batch over many requests, to be entered as a context and iterated.
@@ -298,9 +306,9 @@ class AsyncClient:
 
         Items that failed stay failed unless `retry_failed`; items in doubt are told as such and
         sent again only with `resubmit_in_doubt`. `found_ids` gives, by key, the request_id that a
-        person found for an item in doubt. `timeout` is seconds for the wait of each job, None for
-        no end. Raises `InvalidRequest` if a setting cannot be; entering raises `LedgerError` if
-        the ledger cannot be used.
+        person found for an item in doubt. Files are hashed as they arrive unless `sha256` is False.
+        `timeout` is seconds for the wait of each job, None for no end. Raises `InvalidRequest` if a
+        setting cannot be; entering raises `LedgerError` if the ledger cannot be used.
         """
         # Imported here: SQLite and the rest of it are for those who run batches.
         from grok_video._batch import AsyncBatch, Settings
@@ -315,6 +323,7 @@ class AsyncClient:
             found_ids=found_ids,
             name=name,
             overwrite=overwrite,
+            sha256=sha256,
             timeout=timeout,
         )
         return AsyncBatch(self._session, requests, settings)
@@ -332,6 +341,7 @@ class AsyncClient:
         found_ids: Mapping[str, str] | None = None,
         name: str = "{key}.mp4",
         overwrite: bool = False,
+        sha256: bool = True,
         timeout: float | None = DEFAULT_TIMEOUT,
     ) -> BatchSummary:
         """Run a batch to its end and return its summary; everything is as with `batch`.
@@ -350,6 +360,7 @@ class AsyncClient:
             found_ids=found_ids,
             name=name,
             overwrite=overwrite,
+            sha256=sha256,
             timeout=timeout,
         )
         async with batch:

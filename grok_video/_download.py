@@ -57,13 +57,14 @@ async def save(
     destination: str | os.PathLike[str],
     *,
     overwrite: bool,
+    sha256: bool,
     deadline: Deadline,
     retry: Retry,
     api_origin: Origin,
     random: random_module.Random,
     on_bytes: Callable[[int, int | None], None] | None = None,
 ) -> Video:
-    """Return the video with `path`, `sha256` and `size`: its file is whole, synced and named.
+    """Return the video with `path`, `size` and, if asked for, `sha256`: whole, synced and named.
 
     What an earlier try kept in `NAME.part` is continued. `on_bytes` is told the bytes here and the
     bytes in all (None where the server does not say). Raises `DownloadError`, which says what is
@@ -78,7 +79,7 @@ async def save(
         api_origin=api_origin,
         random=random,
     )
-    part = PartFile(destination, overwrite=overwrite, request_id=video.request_id)
+    part = PartFile(destination, overwrite=overwrite, sha256=sha256, request_id=video.request_id)
     batch = Batch()
     failure: DownloadError | None = None
     kept = 0

@@ -74,6 +74,8 @@ class Course:
     out: Path | None
     name: str
     overwrite: bool
+    #: Whether files are hashed as they arrive.
+    sha256: bool
     #: Seconds for each wait, None for no end.
     timeout: float | None
     #: Raised when every outcome was told: what ended the batch before its manifest.
@@ -303,6 +305,7 @@ class ItemRun:
                 video,
                 self._place(),
                 overwrite=self._course.overwrite or self._taken_up,
+                sha256=self._course.sha256,
                 deadline=NO_END,
             )
         finally:

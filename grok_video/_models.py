@@ -64,7 +64,8 @@ class Video(Value):
     respect_moderation: bool | None = None
     #: What the provider charges, in US dollars; CometAPI's own price may differ.
     cost_usd: Decimal | None = None
-    #: Where the file was saved, its hash and its length in bytes; None before a download.
+    #: Where the file was saved, its hash (unless `sha256=False`) and its length in bytes; None
+    #: before a download.
     path: Path | None = None
     sha256: str | None = None
     size: int | None = None

@@ -120,7 +120,12 @@ class PartFile:
     """
 
     def __init__(
-        self, destination: str | os.PathLike[str], *, overwrite: bool, request_id: str
+        self,
+        destination: str | os.PathLike[str],
+        *,
+        overwrite: bool,
+        sha256: bool,
+        request_id: str,
     ) -> None:
         #: The destination, as the caller named it.
         self.path = Path(os.fsdecode(destination))
@@ -131,7 +136,8 @@ class PartFile:
         self._mutex = threading.Lock()
         self._descriptor = -1
         self._closed = False
-        self._hash = hashlib.sha256()
+        #: None where nobody wants it: it costs about as much as all the rest of a download.
+        self._hash = hashlib.sha256() if sha256 else None
         self._hashed = 0
         #: Bytes on disk, and which.
         self.size = 0
@@ -144,9 +150,9 @@ class PartFile:
         return self._place.shown_part
 
     @property
-    def sha256(self) -> str:
-        """The hash of the bytes written, in hexadecimal."""
-        return self._hash.hexdigest()
+    def sha256(self) -> str | None:
+        """The hash of the bytes written, in hexadecimal; None where it was not asked for."""
+        return self._hash.hexdigest() if self._hash is not None else None
 
     def open(self) -> None:
         """Hold the part: what an earlier try of the same job kept is found again.
@@ -172,8 +178,8 @@ class PartFile:
 
     @property
     def is_hashed(self) -> bool:
-        """True if the hash covers what is on disk."""
-        return self._hashed == self.size
+        """True if the hash covers what is on disk, or there is none."""
+        return self._hash is None or self._hashed == self.size
 
     def rehash(self) -> None:
         """Hash the next stretch of what was kept."""
@@ -188,8 +194,7 @@ class PartFile:
                     if not block:  # somebody cut the file: go on from what is there
                         self.size = end = self._hashed
                         break
-                    self._hash.update(block)
-                    self._hashed += len(block)
+                    self._digest(block)
             except OSError as error:
                 raise self._refuse(_disk.words(error)) from error
 
@@ -323,7 +328,7 @@ class PartFile:
             raise self._refuse(problem)
         os.ftruncate(self._descriptor, 0)
         self.size = self._hashed = 0
-        self._hash = hashlib.sha256()
+        self._hash = hashlib.sha256() if self._hash is not None else None
         self.version = version
         self._place.record.write_text(
             json.dumps(
@@ -346,17 +351,21 @@ class PartFile:
         while chunks:
             written = _disk.write(self._descriptor, chunks[:_MOST_BUFFERS])
             self.size += written
-            self._hashed += written
             batch.size -= written
             done = 0
             while done < len(chunks) and written >= len(chunks[done]):
-                self._hash.update(chunks[done])
+                self._digest(chunks[done])
                 written -= len(chunks[done])
                 done += 1
             if written:
-                self._hash.update(memoryview(chunks[done])[:written])
+                self._digest(memoryview(chunks[done])[:written])
                 chunks[done] = chunks[done][written:]
             del chunks[:done]
+
+    def _digest(self, data: bytes | memoryview) -> None:
+        if self._hash is not None:
+            self._hash.update(data)
+            self._hashed += len(data)
 
     def _rename(self) -> None:
         part, file = self._place.part, self._place.file

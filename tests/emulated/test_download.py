@@ -307,6 +307,7 @@ class Downloads:
         *,
         url: str | None = None,
         overwrite: bool = False,
+        sha256: bool = True,
         timeout: float | None = 30.0,
         retry: Retry = EAGER,
         api: Origin | None = None,
@@ -319,6 +320,7 @@ class Downloads:
             Video(request_id, url or self.server.link()),
             destination,
             overwrite=overwrite,
+            sha256=sha256,
             on_bytes=on_bytes,
             **self._words(timeout, retry, api or Origin.of(self.server.origin)),
         )
@@ -521,6 +523,34 @@ async def test_a_file_cut_anywhere_ends_identical(
         assert names(tmp_path) == {path.name}
         path.unlink()
     assert not server.script
+
+
+@pytest.mark.parametrize("tries", [(False, False), (False, True), (True, False)])
+async def test_a_hash_covers_all_of_a_video_that_came_in_two_tries_or_is_not_told(
+    downloads: Downloads, tmp_path: Path, tries: tuple[bool, bool]
+) -> None:
+    downloads.server.data = MEDIUM
+    downloads.server.script.extend([Cut(2 * MIB), *[Say(403)] * 5])
+    path = tmp_path / "cat.mp4"
+    error = await downloads.refused(LinkExpired, path, sha256=tries[0])
+    assert error.bytes_kept == 2 * MIB
+    video = await downloads.save(path, sha256=tries[1])
+    assert downloads.server.ranges[-1] == f"bytes={2 * MIB}-"
+    assert path.read_bytes() == MEDIUM
+    assert video.sha256 == (hashlib.sha256(MEDIUM).hexdigest() if tries[1] else None)
+    assert (video.path, video.size) == (path, len(MEDIUM))
+
+
+async def test_a_video_that_changed_on_the_way_is_hashed_anew_or_not_at_all(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    for wanted in (True, False):
+        path = tmp_path / f"{wanted}.mp4"
+        downloads.server.script.extend([Cut(2 * MIB), Change(MEDIUM, f'"{wanted}"')])
+        downloads.server.data = clip(3 * MIB, seed=2)
+        video = await downloads.save(path, sha256=wanted)
+        assert path.read_bytes() == MEDIUM
+        assert video.sha256 == (hashlib.sha256(MEDIUM).hexdigest() if wanted else None)
 
 
 @pytest.mark.parametrize("cut", [1, 7, 8, 11, MIB, 2 * MIB + 1])
@@ -871,6 +901,7 @@ async def test_a_job_without_a_link_says_so(downloads: Downloads, tmp_path: Path
             Video(ID, None),
             tmp_path / "cat.mp4",
             overwrite=False,
+            sha256=True,
             deadline=Deadline.after(anyio.current_time(), None),
             retry=Retry(),
             api_origin=PUBLIC,
@@ -999,7 +1030,7 @@ async def main():
     transport = AiohttpTransport(TransportConfig(url, Secret("k"), 10.0, None, None, {}))
     try:
         video = await _download.save(
-            transport, None, Video(job, url), path, overwrite=False,
+            transport, None, Video(job, url), path, overwrite=False, sha256=True,
             deadline=Deadline.after(asyncio.get_running_loop().time(), 30.0), retry=Retry(),
             api_origin=Origin.of(url), random=random.Random(1),
             on_bytes=lambda here, total: print(here, flush=True),

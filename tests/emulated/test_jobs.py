@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import math
 import os
@@ -75,6 +76,18 @@ async def test_a_picture_becomes_a_file(
     assert video.duration == 1
     assert video.cost_usd == Decimal("0.09")
     assert [create.fields["duration"] for create in grok_emulator.creates] == [1]
+
+
+async def test_a_file_is_hashed_unless_that_is_declined(
+    client: AsyncClient, tmp_path: Path
+) -> None:
+    made = await client.generate("drift", duration=1, save_to=tmp_path / "made.mp4")
+    assert made.path is not None
+    assert made.sha256 == hashlib.sha256(made.path.read_bytes()).hexdigest()
+    plain = await client.generate("drift", duration=1, save_to=tmp_path / "b.mp4", sha256=False)
+    again = await client.job(plain.request_id).download(tmp_path / "c.mp4", sha256=False)
+    assert (plain.sha256, again.sha256) == (None, None)
+    assert (tmp_path / "b.mp4").read_bytes() == (tmp_path / "c.mp4").read_bytes()
 
 
 async def test_submit_returns_once_there_is_an_id(
