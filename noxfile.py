@@ -106,7 +106,7 @@ def faults(session: nox.Session) -> None:
         "python",
         "-m",
         "pytest",
-        "tests/emulated/test_download.py",
+        "tests/downloads/test_resume.py",
         "-k",
         "cut_anywhere",
         env={"GROK_VIDEO_ALL_CUTS": "1"},

@@ -1,0 +1,79 @@
+"""A download that is cancelled or killed keeps a part that the next one can use."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import signal
+from pathlib import Path
+
+import anyio
+import pytest
+
+from .children import child
+from .fileserver import MEDIUM, MIB, FileServer, Hold, clip
+from .harness import Downloads, descriptors, is_whole, names
+
+
+async def test_a_cancelled_download_keeps_its_part_and_nothing_open(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    downloads.server.data = MEDIUM
+    downloads.server.script.append(Hold(2 * MIB))
+    with anyio.CancelScope() as scope:
+        await downloads.save(
+            tmp_path / "cat.mp4",
+            on_bytes=lambda here, _: scope.cancel() if here == 2 * MIB else None,
+        )
+    assert scope.cancelled_caught
+    assert not any(str(tmp_path) in name for name in descriptors())
+    assert (tmp_path / "cat.mp4.part").stat().st_size == 2 * MIB
+    assert is_whole(await downloads.save(tmp_path / "cat.mp4"), tmp_path / "cat.mp4", MEDIUM)
+    assert downloads.server.ranges == [None, f"bytes={2 * MIB}-"]
+
+
+@pytest.mark.parametrize("lane", [("asyncio", "aiohttp"), ("asyncio", "httpx")], indirect=True)
+async def test_a_task_cancelled_by_asyncio_itself_at_any_moment_keeps_a_usable_part(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    """Not by a scope: the thread that writes goes on while its caller is already gone."""
+    downloads.server.data = MEDIUM
+    for pieces in range(12):
+        path = tmp_path / f"{pieces}.mp4"
+        left, tasks = [pieces], []
+
+        def count(_: int, __: int | None, left: list[int] = left, tasks: list = tasks) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                tasks[0].cancel()
+
+        tasks.append(asyncio.ensure_future(downloads.save(path, on_bytes=count)))
+        if not pieces:
+            await asyncio.sleep(0)
+            tasks[0].cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await tasks[0]
+        assert not any(str(path) in name for name in descriptors())
+        assert is_whole(await downloads.save(path, overwrite=True), path, MEDIUM)
+
+
+def test_a_killed_process_is_continued_by_the_next(server: FileServer, tmp_path: Path) -> None:
+    path = tmp_path / "cat.mp4"
+    server.data = clip(8 * MIB)
+    server.script.append(Hold(6 * MIB))
+    with child(server, path) as first:
+        assert first.stdout is not None
+        for line in first.stdout:
+            if int(line) == 6 * MIB:
+                break
+        first.send_signal(signal.SIGKILL)
+    assert names(tmp_path) == {"cat.mp4.part", "cat.mp4.part.json"}
+    kept = (tmp_path / "cat.mp4.part").stat().st_size
+    assert kept > 4 * MIB  # all but what waited for a full MiB
+    with child(server, path) as second:
+        assert second.stdout is not None
+        *_, last = second.stdout
+    assert last.split() == ["whole", hashlib.sha256(server.data).hexdigest()]
+    assert server.ranges == [None, f"bytes={kept}-"]
+    assert names(tmp_path) == {"cat.mp4"}

@@ -1,0 +1,116 @@
+"""Dead links are replaced by one poll, and a server that asks for time gets it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from grok_video import APIConnectionError, JobExpired, LinkExpired, Retry, Truncated
+from grok_video._transports._aiohttp import AiohttpTransport
+from grok_video._transports._httpx import HttpxTransport
+
+from .fileserver import MEDIUM, MIB, SMALL, Cut, FileServer, Hold, Say
+from .harness import ID, Downloads, Job, config, is_whole, names
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
+async def test_a_dead_link_is_replaced_by_one_poll(
+    downloads: Downloads, tmp_path: Path, status: int
+) -> None:
+    downloads.server.script.extend([Cut(100_000), Say(status)])
+    downloads.job.links = [downloads.server.link("fresh.mp4")]
+    assert is_whole(await downloads.save(tmp_path / "cat.mp4"), tmp_path / "cat.mp4", SMALL)
+    assert downloads.job.polls == 1
+    assert downloads.server.requests[-1]["path"].startswith("/fresh.mp4")
+    assert downloads.server.ranges[-1] == "bytes=100000-"
+
+
+async def test_a_link_that_is_not_ready_yet_is_waited_for(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    downloads.server.script.extend([Say(404), Say(403), Say(404)])
+    began = anyio.current_time()
+    video = await downloads.save(tmp_path / "cat.mp4", retry=Retry(base=0.1, cap=0.1))
+    assert is_whole(video, tmp_path / "cat.mp4", SMALL)
+    assert anyio.current_time() - began >= 3 * 0.05
+
+
+async def test_a_fresh_link_is_used_at_once(downloads: Downloads, tmp_path: Path) -> None:
+    downloads.server.script.append(Say(403))
+    downloads.job.links = [downloads.server.link("fresh.mp4")]
+    slow = Retry(base=100.0, cap=100.0)  # with which any wait would be past the deadline
+    video = await downloads.save(tmp_path / "cat.mp4", retry=slow)
+    assert is_whole(video, tmp_path / "cat.mp4", SMALL)
+
+
+async def test_links_that_are_all_dead_end_it(downloads: Downloads, tmp_path: Path) -> None:
+    downloads.server.always = Say(403)
+    error = await downloads.refused(LinkExpired, tmp_path / "cat.mp4")
+    assert "HTTP 403" in str(error)
+    assert downloads.job.polls == 4
+    assert names(tmp_path) == set()
+
+
+async def test_a_job_that_has_expired_meanwhile_ends_it(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    downloads.server.script.extend([Cut(100_000), Say(404)])
+    downloads.job.failure = JobExpired("the provider dropped it.", request_id=ID)
+    error = await downloads.refused(LinkExpired, tmp_path / "cat.mp4")
+    assert isinstance(error.__cause__, JobExpired)
+    assert error.bytes_kept == 100_000
+    assert downloads.job.polls == 1
+
+
+async def test_a_poll_that_fails_in_passing_is_not_the_end(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    downloads.server.script.append(Say(403))
+    downloads.job.failure = APIConnectionError("reset", may_have_been_sent=True)
+    assert is_whole(await downloads.save(tmp_path / "cat.mp4"), tmp_path / "cat.mp4", SMALL)
+
+
+async def test_a_retry_after_is_honoured(downloads: Downloads, tmp_path: Path) -> None:
+    downloads.server.script.extend(
+        [Say(503, headers={"Retry-After-Ms": "150"}), Say(429, headers={"Retry-After-Ms": "100"})]
+    )
+    began = anyio.current_time()
+    await downloads.save(tmp_path / "cat.mp4")
+    assert anyio.current_time() - began >= 0.25
+
+
+@pytest.mark.parametrize(("wish", "timeout"), [("60", 20.0), ("3600", None)])
+async def test_a_retry_after_that_is_too_long_ends_it_at_once(
+    downloads: Downloads, tmp_path: Path, wish: str, timeout: float | None
+) -> None:
+    downloads.server.script.extend([Cut(100_000), Say(503, headers={"Retry-After": wish})])
+    began = anyio.current_time()
+    error = await downloads.refused(Truncated, tmp_path / "cat.mp4", timeout=timeout)
+    assert f"asks to wait {wish} s" in str(error)
+    assert error.bytes_kept == 100_000
+    assert anyio.current_time() - began < 5
+
+
+async def test_the_deadline_ends_a_transfer_and_keeps_what_came(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    downloads.server.data = MEDIUM
+    downloads.server.script.append(Hold(2 * MIB))
+    error = await downloads.refused(Truncated, tmp_path / "cat.mp4", timeout=0.4)
+    assert "deadline of 0.4 s" in str(error)
+    assert "downloading again continues" in str(error)
+    assert error.bytes_kept == 2 * MIB
+    assert is_whole(await downloads.save(tmp_path / "cat.mp4"), tmp_path / "cat.mp4", MEDIUM)
+
+
+async def test_a_server_that_falls_silent_is_asked_again(
+    lane: tuple[str, str], server: FileServer, tmp_path: Path
+) -> None:
+    kind = AiohttpTransport if lane[1] == "aiohttp" else HttpxTransport
+    transport = kind(config(timeout=0.3))
+    server.script.append(Hold(100_000))
+    video = await Downloads(transport, server, Job(server)).save(tmp_path / "cat.mp4")
+    await transport.aclose()
+    assert is_whole(video, tmp_path / "cat.mp4", SMALL)
