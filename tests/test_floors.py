@@ -58,6 +58,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_turns",
             "_transports._debuglog",
             "_transports._aiohttp",
+            "_transports._httpxlines",
             "_transports._httpx",
             "_base64",
             "_pictures",

@@ -13,19 +13,14 @@ import functools
 import socket
 import ssl
 import sys
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from grok_video._errors import ConfigurationError, GrokVideoError
+from grok_video._errors import GrokVideoError
 from grok_video._transports._base import (
-    CONNECT_TIMEOUT,
-    CREATE_KEEPALIVE,
-    KEEPALIVE,
-    USER_AGENT,
     Answer,
     PrivateAddress,
-    Proxies,
     Transport,
     TransportConfig,
     Trouble,
@@ -38,6 +33,17 @@ from grok_video._transports._base import (
     without_frames,
 )
 from grok_video._transports._debuglog import hide_written_bytes
+from grok_video._transports._httpxlines import (
+    Client,
+    Family,
+    GivenLines,
+    OwnLines,
+    Request,
+    Response,
+    Stream,
+    family_of,
+    own_family,
+)
 from grok_video._transports._loops import LoopLocal
 from grok_video._urls import Origin
 
@@ -46,16 +52,6 @@ if TYPE_CHECKING:
 
     from grok_video._errors import APIConnectionError
     from grok_video._transports._base import Body, StreamedAnswer
-
-# The module httpx2 or httpx, and what comes from it. The families share their names and no class,
-# and neither may be imported for the sake of the other.
-Family: TypeAlias = Any
-Client: TypeAlias = Any
-Headers: TypeAlias = Any
-Pool: TypeAlias = Any
-Request: TypeAlias = Any
-Response: TypeAlias = Any
-Stream: TypeAlias = Any
 
 #: What an exception of either family says, and whether a request that failed with it may have been
 #: sent where nothing else is known; looked up by the names of the exception's classes, the most
@@ -110,17 +106,17 @@ class HttpxTransport(Transport):
     def __init__(self, config: TransportConfig, http_client: Client | None = None) -> None:
         self._config = config
         self._origin = config.origin
-        family = _own_family() if http_client is None else _family_of(http_client)
+        family = own_family() if http_client is None else family_of(http_client)
         self._family = family
         # A caller's client lives in one event loop, so what stands before it needs no loop of its
         # own; and as it has nothing to close, it may be dropped without a word.
-        self._given = None if http_client is None else _GivenLines(config, family, http_client)
+        self._given = None if http_client is None else GivenLines(config, family, http_client)
         tls = config.ssl_context
         if http_client is None and tls is None and self._origin.scheme == "https":
             # Made here and not at the first request: reading the certificates takes 30 ms and more,
             # for which it would hold the event loop.
             tls = family.create_ssl_context()
-        self._own = LoopLocal(lambda: _OwnLines(config, family, tls), _OwnLines.aclose)
+        self._own = LoopLocal(lambda: OwnLines(config, family, tls), OwnLines.aclose)
 
     async def post(self, url: str, body: Body) -> Answer:
         lines = self._given or await self._own.get()
@@ -131,7 +127,7 @@ class HttpxTransport(Transport):
         return await self._exchange(lines, "GET", url, None)
 
     async def _exchange(
-        self, lines: _OwnLines | _GivenLines, method: str, url: str, body: Body | None
+        self, lines: OwnLines | GivenLines, method: str, url: str, body: Body | None
     ) -> Answer:
         hide_written_bytes()
         outer = sys.exception()
@@ -151,7 +147,7 @@ class HttpxTransport(Transport):
 
     async def _attempt(
         self,
-        lines: _OwnLines | _GivenLines,
+        lines: OwnLines | GivenLines,
         sent: _Sent,
         method: str,
         url: str,
@@ -209,7 +205,7 @@ class HttpxTransport(Transport):
 
     async def _open(
         self,
-        lines: _OwnLines | _GivenLines,
+        lines: OwnLines | GivenLines,
         url: str,
         headers: Mapping[str, str],
         *,
@@ -273,7 +269,7 @@ class _Sent:
     `http11.send_request_headers.started`) before the thing happens.
     """
 
-    def __init__(self, lines: _OwnLines | _GivenLines, timeout: float) -> None:
+    def __init__(self, lines: OwnLines | GivenLines, timeout: float) -> None:
         self.scope: anyio.CancelScope | None = None
         self.answered = False
         self._timeout = timeout
@@ -311,120 +307,6 @@ class _Sent:
         return self._began or (otherwise and not self._heard)
 
 
-class _OwnLines:
-    """The pools of one event loop, made when first used."""
-
-    patience = 0.0
-    ages_unknown = False
-
-    def __init__(self, config: TransportConfig, family: Family, tls: object | None) -> None:
-        self._config = config
-        self._family = family
-        self._tls = tls
-        self._pools: dict[tuple[str, str | None], Pool] = {}
-        self._proxies = Proxies.of(config)
-        # Slots stand in front of the pools, so that waiting for a connection does not count as
-        # waiting for the server.
-        # Kept as the library's type, whose repr masks the key.
-        self._api_headers = family.Headers({"User-Agent": USER_AGENT})
-        self._api_headers.update(config.headers)
-        _add_own(self._api_headers, config)
-
-    def api_headers(self, url: str, extra: Mapping[str, str]) -> Headers:
-        return _headers(self._family, self._api_headers, url, extra)
-
-    def file_headers(self, url: str, extra: Mapping[str, str]) -> Headers:
-        return _headers(self._family, _FILE_HEADERS, url, extra)
-
-    def timeouts(self, *, read: float | None) -> dict[str, float | None]:
-        connect = min(CONNECT_TIMEOUT, self._config.timeout)
-        return {"connect": connect, "read": read, "write": read, "pool": None}
-
-    def connects_itself(self, origin: Origin) -> bool:
-        return self._proxies.choose(origin) is None
-
-    def proxied(self, url: str) -> bool:
-        return not self.connects_itself(Origin.of(url))
-
-    async def send(self, kind: str, request: Request) -> Response:
-        proxy = self._proxies.choose(Origin.of(str(request.url)))
-        if kind == "pinned":
-            proxy = None
-        pool = self._pools.get((kind, proxy)) or self._make(kind, proxy, request.url.scheme)
-        return await pool.handle_async_request(request)
-
-    def _make(self, kind: str, proxy: str | None, scheme: str) -> Pool:
-        if self._tls is None and scheme == "https":
-            self._tls = self._family.create_ssl_context()
-        pool = self._family.AsyncHTTPTransport(
-            # Without TLS an empty context does, and saves reading the certificates.
-            verify=self._tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-            proxy=proxy,
-            limits=self._family.Limits(
-                max_connections=None,
-                # A pinned connection is kept under its address and was verified for one name:
-                # another name on the same address must not get it.
-                max_keepalive_connections=0 if kind == "pinned" else None,
-                keepalive_expiry=CREATE_KEEPALIVE if kind == "creates" else KEEPALIVE,
-            ),
-        )
-        self._pools[kind, proxy] = pool
-        return pool
-
-    async def aclose(self) -> None:
-        for pool in self._pools.values():
-            await pool.aclose()
-
-
-class _GivenLines:
-    """The caller's client."""
-
-    ages_unknown = True
-
-    def __init__(self, config: TransportConfig, family: Family, client: Client) -> None:
-        self._config = config
-        self._family = family
-        self._client = client
-        self._own_headers = family.Headers(dict(config.headers))
-        _add_own(self._own_headers, config)
-
-    @property
-    def patience(self) -> float:
-        """Seconds to wait for a connection of the caller's pool, before the exchange begins."""
-        wait = self.timeouts(read=None)["pool"]
-        return self._config.timeout if wait is None else wait
-
-    def api_headers(self, url: str, extra: Mapping[str, str]) -> Headers:
-        headers = self._family.Headers(self._client.headers)
-        if headers.get("User-Agent", "").startswith("python-httpx"):
-            headers["User-Agent"] = USER_AGENT  # nobody chose the other one
-        headers.update(self._own_headers)
-        return _headers(self._family, headers, url, extra)
-
-    def file_headers(self, url: str, extra: Mapping[str, str]) -> Headers:
-        return _headers(self._family, _FILE_HEADERS, url, extra)
-
-    def timeouts(self, *, read: float | None) -> dict[str, float | None]:
-        wanted = self._client.timeout
-        if wanted != self._family.Timeout(5.0):
-            return dict(wanted.as_dict())
-        # httpx's default, which nobody chose: a create may be silent for longer than 5 s.
-        limit = self._config.timeout
-        return {"connect": min(CONNECT_TIMEOUT, limit), "read": read, "write": read, "pool": limit}
-
-    def connects_itself(self, origin: Origin) -> bool:
-        return False
-
-    def proxied(self, url: str) -> bool:
-        return False
-
-    async def send(self, kind: str, request: Request) -> Response:
-        if self._client.is_closed:
-            message = "the http_client is closed; give the client an open one"
-            raise ConfigurationError(message)
-        return await self._client.send(request, stream=True, auth=None, follow_redirects=False)
-
-
 class _Streamed:
     """A `StreamedAnswer` over a response of either family."""
 
@@ -432,7 +314,7 @@ class _Streamed:
         self,
         response: Response,
         url: str,
-        lines: _OwnLines | _GivenLines,
+        lines: OwnLines | GivenLines,
     ) -> None:
         self.status: int = response.status_code
         self.headers: Mapping[str, str] = response.headers
@@ -472,22 +354,6 @@ class _Streamed:
             if known.get("http_version") == b"HTTP/1.1" and "network_stream" in known:
                 async for _ in self.parts:
                     pass
-
-
-_FILE_HEADERS: Final = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
-
-
-def _add_own(headers: Headers, config: TransportConfig) -> None:
-    headers["Accept-Encoding"] = "identity"
-    headers["Authorization"] = f"Bearer {config.api_key.reveal()}"
-
-
-def _headers(family: Family, base: Headers, url: str, extra: Mapping[str, str]) -> Headers:
-    headers = family.Headers(base)
-    headers.update(extra)
-    # httpx adds it only where it also makes the body.
-    headers["Host"] = family.URL(url).netloc.decode("ascii")
-    return headers
 
 
 def _pinned(request: Request, address: str) -> Request:
@@ -537,26 +403,6 @@ def _stream_class(base: Stream) -> Stream:
     return Upload
 
 
-def _own_family() -> Family:
-    try:
-        import httpx2
-    except ImportError:
-        message = 'this needs httpx2, which is not installed: pip install "grok-video[trio]"'
-        raise ConfigurationError(message) from None
-    return httpx2
-
-
-def _family_of(client: Client) -> Family:
-    """Return the module that a client comes from, without importing the other one."""
-    for kind in type(client).__mro__:
-        name = kind.__module__.partition(".")[0]
-        if name in ("httpx2", "httpx") and kind.__name__ == "AsyncClient":
-            return sys.modules[name]
-    found = f"{type(client).__module__}.{type(client).__qualname__}"
-    message = f"http_client must be an httpx2.AsyncClient or an httpx.AsyncClient, not {found}"
-    raise ConfigurationError(message)
-
-
 def _presentable(error: Exception, outer: BaseException | None) -> BaseException | None:
     """Return the error as a cause that may be printed, or None."""
     # h11 quotes the header that it refuses.
@@ -570,7 +416,7 @@ def _failure(
     url: str,
     outer: BaseException | None,
     sent: _Sent | None,
-    lines: _OwnLines | _GivenLines,
+    lines: OwnLines | GivenLines,
     *,
     answered: bool = False,
 ) -> APIConnectionError:

@@ -11,7 +11,7 @@ import pytest
 from conftest import GIVEN, KEY, NO_CERTIFICATES, Bytes, Lane, lanes, make_config, make_transport
 
 from grok_video import APIConnectionError, APITimeoutError, ConfigurationError
-from grok_video._transports import _httpx
+from grok_video._transports import _httpx, _httpxlines
 from grok_video._transports._httpx import EXCEPTIONS, HttpxTransport
 
 BASE = "http://api.test/v1"
@@ -157,4 +157,5 @@ def test_without_httpx2_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatc
 
 
 def test_no_family_is_imported_for_the_sake_of_the_other():
-    assert "import httpx\n" not in inspect.getsource(_httpx)
+    for module in (_httpx, _httpxlines):
+        assert "import httpx\n" not in inspect.getsource(module)
