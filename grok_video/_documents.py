@@ -16,7 +16,7 @@ import cattrs
 from attrs import define
 
 from grok_video._errors import UnexpectedResponse
-from grok_video._redaction import redact
+from grok_video._redaction import hide_pictures_within, may_hold_pictures, redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -186,10 +186,16 @@ def _parse(body: bytes) -> Any:  # noqa: ANN401 - raw JSON
 
 
 def read_document(status: int, body: bytes, *, refused: bool) -> tuple[Document, dict[str, Any]]:
-    """Return what an answer says, as documents and as the JSON it was.
+    """Return what an answer says, as documents and as the JSON it was, without pictures.
 
     Raises `UnexpectedResponse`, with `refused` as given, if it cannot be read.
     """
+    # Raised where nothing is being handled: what the parsers raise holds the answer, and it would
+    # go along as the context.
+    problem: str | None = None
+    path: str | None = None
+    document: Document | None = None
+    raw: Any = None
     try:
         raw = _parse(body)
     except (ValueError, RecursionError) as error:
@@ -197,32 +203,28 @@ def read_document(status: int, body: bytes, *, refused: bool) -> tuple[Document,
         what = "HTML" if html else "something that is not JSON"
         hint = "; the base URL or path is probably wrong" if html else ""
         why = "it is nested too deeply" if isinstance(error, RecursionError) else "unreadable"
+        problem = f"the API answered HTTP {status} with {what} ({why}){hint}"
+    else:
+        if is_object(raw):
+            try:
+                document = _reader()(raw, Document)
+            except (cattrs.BaseValidationError, RecursionError) as error:
+                path, why = _explain(error)
+                problem = f"the API's answer (HTTP {status}) cannot be read at {path}: {why}"
+        else:
+            path = "$"
+            problem = (
+                f"the API answered HTTP {status} with JSON that is {_kind(raw)}, not an object"
+            )
+    if document is None:
+        # A page with a 2xx is most likely a wrong address, and still proves nothing.
         raise UnexpectedResponse(
-            f"the API answered HTTP {status} with {what} ({why}){hint}",
-            status=status,
-            body=excerpt(body),
-            # A page with a 2xx is most likely a wrong address, and still proves nothing.
-            refused=refused,
-        ) from None
-    if not is_object(raw):
-        raise UnexpectedResponse(
-            f"the API answered HTTP {status} with JSON that is {_kind(raw)}, not an object",
-            status=status,
-            path="$",
-            body=excerpt(body),
-            refused=refused,
+            problem, status=status, path=path, body=excerpt(body), refused=refused
         )
-    try:
-        return _reader()(raw, Document), raw
-    except (cattrs.BaseValidationError, RecursionError) as error:
-        path, why = _explain(error)
-        raise UnexpectedResponse(
-            f"the API's answer (HTTP {status}) cannot be read at {path}: {why}",
-            status=status,
-            path=path,
-            body=excerpt(body),
-            refused=refused,
-        ) from None
+    # After reading: the signature of a link and an opaque id may look like a picture.
+    if may_hold_pictures(body):
+        hide_pictures_within(raw)
+    return document, raw
 
 
 def _explain(error: Exception) -> tuple[str, str]:

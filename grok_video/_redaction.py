@@ -35,6 +35,7 @@ _LONG_RUN = re.compile(rb"(?<![A-Za-z0-9+/\\%])[A-Za-z0-9+/\\%]{200}")
 _BEARER: Final = r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"
 _KEY_LIKE: Final = r"\b(sk|xai|comet)-[A-Za-z0-9_\-*.]{6,}"
 _URL: Final = r"[A-Za-z][A-Za-z0-9+.-]{0,20}://[^\s\"'<>\\]+"
+_LINK_OR_BASE64_RUN: Final = rf"({_URL})|{_BASE64_RUN}"
 
 
 class Secret:
@@ -141,16 +142,42 @@ def _hide(text: str) -> str:
     return re.sub(_KEY_LIKE, r"\1-***", text)
 
 
-def hide_pictures(body: bytes) -> bytes:
-    """Return a document without the pictures in it, be they data URIs or bare base64.
+def may_hold_pictures(body: bytes) -> bool:
+    """Return whether a look for pictures in an answer is worth its price: it hardly ever is."""
+    return b"data:" in body or _LONG_RUN.search(body) is not None
 
-    For whole answers: what is not a picture stays as it is, links and their signatures included.
+
+def hide_pictures(body: bytes) -> bytes:
+    """Return an answer without what looks like pictures, be they data URIs or bare base64.
+
+    Only for what is shown: ids and the signatures of links look like pictures as well.
     """
-    if b"data:" not in body and _LONG_RUN.search(body) is None:
+    if not may_hold_pictures(body):
         return body
     text = body.decode("latin-1")  # byte for byte, there and back
     text = re.sub(_DATA_URI, _short_data_uri, text)
     return re.sub(_BASE64_RUN, _short_base64, text).encode("latin-1")
+
+
+def hide_pictures_within(document: dict[str, Any]) -> None:
+    """Take the pictures out of every text of a JSON document; links stay as they are."""
+    left: list[Any] = [document]
+    while left:  # however deep it is
+        found = left.pop()
+        for place in list(found) if hasattr(found, "keys") else range(len(found)):
+            value: Any = found[place]
+            if isinstance(value, str):
+                found[place] = _hide_pictures_beside_links(value)
+            elif isinstance(value, dict | list):
+                left.append(value)
+
+
+def _hide_pictures_beside_links(text: str) -> str:
+    if len(text) > _SCAN_LIMIT:
+        return f"{_hide_pictures_beside_links(text[:_SCAN_LIMIT])}... ({len(text)} characters)"
+    if "data:" in text:
+        text = re.sub(_DATA_URI, _short_data_uri, text)
+    return re.sub(_LINK_OR_BASE64_RUN, lambda found: found[1] or _short_base64(found), text)
 
 
 def _short_base64(match: re.Match[str]) -> str:

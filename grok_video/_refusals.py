@@ -25,7 +25,7 @@ from grok_video._errors import (
     ServerError,
     UnexpectedResponse,
 )
-from grok_video._redaction import redact
+from grok_video._redaction import hide_pictures, redact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,6 +75,7 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now: flo
 
     `now` is Unix seconds, for a Retry-After that names a date without the server's own Date.
     """
+    body = hide_pictures(body)
     code, text, is_json = _read_error_body(body)
     html = not is_json and looks_like_html(body)
     kind = _classify(status, code, text, html=html)

@@ -35,7 +35,6 @@ from grok_video._lifecycle import Event, State, advance
 from grok_video._models import JobStatus, Snapshot
 from grok_video._policies import NO_END
 from grok_video._polling import Experience
-from grok_video._redaction import hide_pictures
 from grok_video._refusals import read_retry_after
 from grok_video._slots import slots_of_each_loop
 from grok_video._transports._base import Address, Transport
@@ -236,7 +235,7 @@ class Session:
                 raise body.failure from None
             raise
         return _wire.read_create(
-            answer.status, answer.headers, self.without_secrets(answer), now=time.time()
+            answer.status, answer.headers, self.without_key(answer), now=time.time()
         )
 
     async def _turn_for_create(self, until: Deadline, attempts: int) -> Slots:
@@ -319,7 +318,7 @@ class Session:
                 snapshot = _wire.read_poll(
                     answer.status,
                     answer.headers,
-                    self.without_secrets(answer),
+                    self.without_key(answer),
                     request_id=request_id,
                     now=time.time(),
                     delivered_elsewhere=delivered_elsewhere,
@@ -344,13 +343,13 @@ class Session:
         """Return the time on the loop's clock before which the server wants no poll."""
         return self._polls.pacer.blocked_until
 
-    def without_secrets(self, answer: Answer) -> bytes:
-        """Return the body without the key and without pictures, should a server ever echo them."""
+    def without_key(self, answer: Answer) -> bytes:
+        """Return the body without the key, should a server ever echo it."""
         body = answer.body
         key = self.config.api_key.reveal().encode()
         if len(key) >= _LEAST_KEY and key in body:
             body = body.replace(key, b"***")
-        return hide_pictures(body)
+        return body
 
 
 class Heard:

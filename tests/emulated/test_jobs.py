@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import logging
 import math
 import os
@@ -88,6 +89,29 @@ async def test_a_file_is_hashed_unless_that_is_declined(
     again = await client.job(plain.request_id).download(tmp_path / "c.mp4", sha256=False)
     assert (plain.sha256, again.sha256) == (None, None)
     assert (tmp_path / "b.mp4").read_bytes() == (tmp_path / "c.mp4").read_bytes()
+
+
+async def test_ids_and_signed_links_that_look_like_pictures_stay_as_they_are(
+    new_client: Callable[..., AsyncClient],
+) -> None:
+    name = "video_" + "QWxhZGRpbjpvcGVuIHNlc2FtZQ" * 12
+    link = "https://storage.test/a.mp4?X-Goog-Signature=" + "0123456789abcdef" * 32
+
+    def creates(visit: Visit) -> None:
+        visit.request()
+        visit.answer(json.dumps({"request_id": name}).encode())
+        visit.until_gone()
+
+    def is_done(visit: Visit) -> None:
+        assert f"/videos/{name} ".encode() in visit.request()
+        visit.answer(json.dumps({"status": "done", "video": {"url": link}}).encode())
+        visit.until_gone()
+
+    with raw_server(creates, is_done) as server:
+        async with new_client(api_key="k", base_url=server.base) as client:
+            job = await client.submit("drift")
+            assert job.request_id == name
+            assert (await job).url == link
 
 
 async def test_submit_returns_once_there_is_an_id(

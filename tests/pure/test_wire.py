@@ -432,6 +432,57 @@ def test_an_error_never_holds_a_picture_or_a_key() -> None:
     assert "5000 characters" in str(error)
 
 
+@pytest.mark.parametrize(
+    "signature",
+    [
+        "X-Goog-Signature=" + "0123456789abcdef" * 32,
+        "X-Amz-Security-Token=" + "IQoJb3JpZ2luX2Vj%2F%2BAbc" * 40 + "%3D%3D&X-Amz-Signature=ab",
+        "sig=" + "Ab/+" * 60 + "==",
+    ],
+)
+def test_a_signed_link_is_read_as_it_was_sent(signature: str) -> None:
+    link = f"{LINK}?{signature}"
+    for document in ({"status": "done", "video": {"url": link}}, envelope("done", link_of(link))):
+        snapshot = poll(document)
+        assert snapshot.video is not None
+        assert snapshot.video.url == link
+        assert snapshot.raw == document
+        text = {"code": "success", "data": json.dumps({"status": "done", "video": {"url": link}})}
+        nested = poll(text).video
+        assert nested is not None
+        assert nested.url == link
+
+
+def link_of(link: str) -> dict[str, Any]:
+    return {"status": "done", "video": {**VIDEO, "url": link}}
+
+
+def test_an_id_is_taken_as_it_was_sent() -> None:
+    name = "video_" + "QWxhZGRpbjpvcGVuIHNlc2FtZQ" * 12
+    assert _wire.read_create(200, {}, json.dumps({"request_id": name}).encode(), now=0) == name
+
+
+def test_what_is_shown_of_an_answer_holds_no_picture() -> None:
+    picture = "iVBORw0KGgo" * 500
+    deep: Any = [f"{picture}=="]
+    for _ in range(900):
+        deep = [deep]
+    snapshot = poll(
+        {
+            "status": "done",
+            "video": {"url": LINK},
+            "request": {"image": {"url": f"data:image/png;base64,{picture}"}, "input": [picture]},
+            "said": f"see {LINK}?sig={picture} and {picture}",
+            "deep": deep,
+        }
+    )
+    assert snapshot.video is not None
+    shown = json.dumps(snapshot.raw)
+    assert shown.count(picture) == 1  # the signature of a link is no picture
+    assert f"{LINK}?sig={picture} and <" in shown
+    assert len(shown) < len(picture) + 4000
+
+
 def test_what_surrounds_a_picture_is_json() -> None:
     before, after = _wire.write_create(
         VideoRequest('say "hi" \N{SNOWMAN}', b"\xff\xd8\xff" + bytes(9), duration=3)
