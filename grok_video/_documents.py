@@ -192,7 +192,7 @@ def read_document(status: int, body: bytes, *, refused: bool) -> tuple[Document,
     """
     # Raised where nothing is being handled: what the parsers raise holds the answer, and it would
     # go along as the context.
-    problem: str | None = None
+    problem = ""
     path: str | None = None
     document: Document | None = None
     raw: Any = None
