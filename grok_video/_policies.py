@@ -160,6 +160,9 @@ _NEWS_INTERVAL: Final = 1.0
 _BURST_SECONDS: Final = 1.0
 #: The slowest pace, in requests per second: below one in ten seconds nothing would be learned.
 _FLOOR: Final = 0.1
+#: Seconds by which a clock has to be behind to be another one, and not that of a thread which was
+#: held up between looking at it and telling: each run of trio begins its clock somewhere else.
+_ANOTHER_CLOCK: Final = 5.0
 
 
 class Pacer:
@@ -175,8 +178,8 @@ class Pacer:
         #: What the pace recovers to.
         self._target = self._pace
         self._next = -math.inf
-        #: Before this nothing starts: a Retry-After.
-        self.blocked_until = -math.inf
+        self._next_departure = -math.inf
+        self._blocked_until = -math.inf
         self._slowed_at = -math.inf
         self._recovered_at = -math.inf
         self._seen = 0.0
@@ -187,6 +190,12 @@ class Pacer:
         """The requests per second of this moment; infinity where nothing limits them."""
         return self._pace
 
+    def blocked_until(self, now: float) -> float:
+        """Return the time before which nothing starts: a Retry-After of this clock."""
+        if now < self._seen_at - _ANOTHER_CLOCK:
+            self._forget_times()
+        return self._blocked_until
+
     def reserve(self, now: float, until: float = math.inf) -> float:
         """Return how many seconds the next request has to wait; the place is taken by the call.
 
@@ -196,13 +205,29 @@ class Pacer:
         if self._pace < self._target:
             self._recover(now)
         if self._pace == math.inf:
-            return max(0.0, self.blocked_until - now)
-        # After a quiet time some may start together, but never right after a slow-down.
-        burst = 0.0 if self._pace < self._target else _BURST_SECONDS
-        start = max(self._next, now - burst, self.blocked_until)
+            return max(0.0, self._blocked_until - now)
+        start = max(self._next, now - self._burst(), self._blocked_until)
         if start <= max(now, until):
             self._next = start + 1.0 / self._pace
         return max(0.0, start - now)
+
+    def depart(self, now: float, until: float = math.inf) -> float:
+        """Return how many seconds a request that had its place and could go now has yet to wait.
+
+        Places are given in advance: where those who had them were held up (all connections were in
+        use), they would go all together. A departure later than `until` is not taken.
+        """
+        if self._pace == math.inf:
+            return 0.0
+        start = max(self._next_departure, now - self._burst())
+        if start <= max(now, until):
+            self._next_departure = start + 1.0 / self._pace
+        return max(0.0, start - now)
+
+    def stay(self) -> None:
+        """Take back a departure of a request that will not be sent."""
+        if self._pace != math.inf:
+            self._next_departure -= 1.0 / self._pace
 
     def give_back(self) -> None:
         """Take back a place whose request will not be sent."""
@@ -212,7 +237,7 @@ class Pacer:
     def throttled(self, now: float, retry_after: float | None) -> None:
         """Slow down: the server said "too many". A Retry-After holds every request back."""
         if retry_after is not None:
-            self.blocked_until = max(self.blocked_until, now + retry_after)
+            self._blocked_until = max(self._blocked_until, now + retry_after)
         if now - self._slowed_at < _NEWS_INTERVAL:
             return
         known = self._pace if self._pace != math.inf else max(self._seen, 2 * _FLOOR)
@@ -223,16 +248,23 @@ class Pacer:
 
     def _observe(self, now: float) -> None:
         """Keep a running estimate of requests per second, for a pace that was never set."""
-        if now < self._seen_at:
-            # Another event loop, with a clock of its own: times of the old one mean nothing.
-            self._next = self.blocked_until = self._seen_at = -math.inf
-            self._slowed_at = self._recovered_at = -math.inf
-        gap = now - self._seen_at
+        if now < self._seen_at - _ANOTHER_CLOCK:
+            self._forget_times()
+        gap = max(0.0, now - self._seen_at)
         self._seen = self._seen * (math.exp(-gap) if gap < 50 else 0.0) + 1.0
-        self._seen_at = now
+        self._seen_at = max(self._seen_at, now)
+
+    def _forget_times(self) -> None:
+        """Begin anew in another event loop, whose clock is another: these times mean nothing."""
+        self._next = self._next_departure = self._blocked_until = self._seen_at = -math.inf
+        self._slowed_at = self._recovered_at = -math.inf
+
+    def _burst(self) -> float:
+        # After a quiet time some may start together, but never right after a slow-down.
+        return 0.0 if self._pace < self._target else _BURST_SECONDS
 
     def _recover(self, now: float) -> None:
-        since = max(self._recovered_at, self.blocked_until)
+        since = max(self._recovered_at, self._blocked_until)
         if now <= since:
             return
         self._recovered_at = now

@@ -142,7 +142,8 @@ class Poller:
     def due_within(self, deadline: Deadline) -> float:
         """Return when the next poll of a wait with this deadline starts, on the loop's clock."""
         last = deadline.last_poll_at(self.session.round_trip)
-        return max(min(self._due, last, self._stalled_at()), self._blocked_until())
+        blocked_until = self._blocked_until(current_time())
+        return max(min(self._due, last, self._stalled_at()), blocked_until)
 
     async def step(self, deadline: Deadline, since: float = -math.inf) -> None:
         """Return when the job was polled once more, by this task or another.
@@ -154,7 +155,7 @@ class Poller:
         while self._polls == seen:
             now = current_time()
             self._follow_clock(now)
-            blocked_until = self._blocked_until()
+            blocked_until = self._blocked_until(now)
             if blocked_until > deadline.at:
                 raise self._timeout(deadline, wish=blocked_until - now)
             if now >= deadline.at:
@@ -253,9 +254,9 @@ class Poller:
         """Return the seconds since the create, or since the first use of a handle from an id."""
         return max(0.0, now - self._since) if self._since is not None else 0.0
 
-    def _blocked_until(self) -> float:
+    def _blocked_until(self, now: float) -> float:
         """Before this the server wants no poll: of this job, or of any."""
-        return max(self._not_before, self.session.polls_blocked_until())
+        return max(self._not_before, self.session.polls_blocked_until(now))
 
     def _stalled_at(self) -> float:
         """Return when a wait gives up on a job that shows nothing new, if a poll finds it so."""

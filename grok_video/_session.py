@@ -268,7 +268,7 @@ class Session:
 
     def creates_blocked_until(self) -> float:
         """Return the time on the loop's clock before which the server wants no create."""
-        return self._creates.pacer.blocked_until
+        return self._creates.pacer.blocked_until(current_time())
 
     # --- poll ------------------------------------------------------------------------------------
 
@@ -339,9 +339,9 @@ class Session:
             hint = read_retry_after(answer.headers, now=time.time())
         return heard, ended, hint
 
-    def polls_blocked_until(self) -> float:
+    def polls_blocked_until(self, now: float) -> float:
         """Return the time on the loop's clock before which the server wants no poll."""
-        return self._polls.pacer.blocked_until
+        return self._polls.pacer.blocked_until(now)
 
     def without_key(self, answer: Answer) -> bytes:
         """Return the body without the key, should a server ever echo it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from grok_video._transports._loops import Bell, LoopLocal
+from grok_video._transports._loops import Bell, LoopLocal, current_time
 
 __all__ = ["Slots", "slots_of_each_loop"]
 
@@ -16,9 +16,11 @@ class Slots:
     a dozen more objects, which Python's garbage collection visits again and again.
     """
 
-    __slots__ = ("_free", "_waiting")
+    __slots__ = ("_all_free", "_count", "_free", "_waiting")
 
     def __init__(self, count: int) -> None:
+        self._count = count
+        self._all_free: Bell | None = None
         #: Free ones; there are none while someone waits.
         self._free = count
         self._waiting: OrderedDict[Bell, None] = OrderedDict()
@@ -52,8 +54,17 @@ class Slots:
         if self._waiting:
             bell, _ = self._waiting.popitem(last=False)
             bell.ring()
-        else:
-            self._free += 1
+            return
+        self._free += 1
+        if self._all_free is not None and self._free == self._count:
+            self._all_free.ring()
+
+    async def until_all_free(self, until: float) -> None:
+        """Return when none is taken, or at `until` on the loop's clock."""
+        while self._free < self._count and current_time() < until:
+            if self._all_free is None:
+                self._all_free = Bell()
+            await self._all_free.wait_until(until)
 
     def _was_given(self, bell: Bell) -> bool:
         return self._waiting.pop(bell, self) is self

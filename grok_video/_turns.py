@@ -45,26 +45,53 @@ class Turns:
         while True:
             now = current_time()
             delay = pacer.reserve(now, until)
-            asked = pacer.blocked_until - now
+            asked = pacer.blocked_until(now) - now
             if delay > 0 and now + delay > until:
                 raise NoTurn(asked if asked > patience else delay)
             if asked > patience:
                 pacer.give_back()
                 raise NoTurn(asked)
-            if delay > 0:
+            if delay > 0 or not slots.take_at_once():
                 try:
-                    await anyio.sleep(delay)
+                    if delay > 0:
+                        await anyio.sleep(delay)
+                    taken = await slots.take(until)
                 except BaseException:
                     pacer.give_back()
                     raise
-            elif slots.take_at_once():
+                if not taken:
+                    pacer.give_back()
+                    raise NoTurn(None)
+                now = current_time()
+            # Those who stood in line together do not go together, and meanwhile the server may
+            # have said "too many" to another.
+            delay = pacer.depart(now, until)
+            if delay > 0:
+                try:
+                    await self._hold(delay, now, until)
+                except BaseException:
+                    slots.release()
+                    raise
+                now = current_time()
+            if pacer.blocked_until(now) <= now:
                 return slots
-            if not await slots.take(until):
-                raise NoTurn(None)
-            if pacer.blocked_until <= current_time():
-                return slots
-            # While it stood in line, the server said "too many" to another.
             slots.release()
+
+    async def _hold(self, delay: float, now: float, until: float) -> None:
+        """Sleep until a request that has its connection may go. Raises `NoTurn` if that is late."""
+        if now + delay > until:
+            raise NoTurn(delay)
+        try:
+            await anyio.sleep(delay)
+        except BaseException:
+            self.pacer.stay()
+            raise
+
+    async def until_idle(self, until: float) -> None:
+        """Return when no request of the running event loop has a slot, `until` at the latest."""
+        slots = self._slots.held()
+        if slots is not None:
+            await slots.until_all_free(until)
 
     async def aclose(self) -> None:
         """Forget the slots of the running event loop."""

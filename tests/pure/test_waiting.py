@@ -129,6 +129,51 @@ def test_a_thousand_jobs_of_ten_minutes_wake_nobody_in_vain_and_end_near_their_e
     assert max(late) < 120
 
 
+def test_polls_that_were_held_up_together_do_not_go_together() -> None:
+    """Three connections hang for ten seconds, and forty jobs stand in line for them."""
+    polls: list[float] = []
+
+    class Hanging(Provider):
+        async def get(self, url: str) -> Answer:
+            polls.append(trio.current_time())
+            if len(polls) <= 3:
+                await trio.sleep(10)
+            return await super().get(url)
+
+    provider = Hanging(seconds=60, latency=0.01)
+
+    async def main(client: AsyncClient) -> None:
+        jobs = [client.job(f"job-{n}") for n in range(40)]
+        for job in jobs:
+            provider.born[job.request_id] = anyio.current_time()
+        async with anyio.create_task_group() as tasks:
+            for job in jobs:
+                tasks.start_soon(job.result, 600.0)
+
+    limits = Limits(polls_per_second=10, connections=3)
+    run(main, provider, polling=Polling.fixed(5), limits=limits)
+    assert len(polls) > 40
+    # A second's worth may start together after a quiet time, and one tenth of a second apart then.
+    assert all(later - earlier > 0.99 for earlier, later in zip(polls, polls[21:], strict=False))
+
+
+def test_a_retry_after_of_one_run_says_nothing_in_the_next_whose_clock_is_another() -> None:
+    provider = Provider(seconds=0, latency=0.01)
+    client = AsyncClient("key", transport=provider)
+
+    async def first() -> None:
+        await trio.sleep(10_000)
+        provider.failing.append(answer(429, {"message": "slow down"}, **{"retry-after": "300"}))
+        with pytest.raises(JobTimeout, match="asks for no poll"):
+            await client.job("j").result(timeout=5)
+
+    async def second() -> None:
+        assert (await client.job("j").result(timeout=5)).url == LINK
+
+    trio.run(first, clock=MockClock(autojump_threshold=0))
+    trio.run(second, clock=MockClock(autojump_threshold=0))
+
+
 def test_as_completed_gives_hundreds_of_jobs_that_take_ten_minutes() -> None:
     provider = Provider(seconds=600)
 
