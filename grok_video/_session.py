@@ -19,7 +19,7 @@ from urllib.parse import quote
 import anyio
 
 from grok_video import _wire
-from grok_video._create import Attempt
+from grok_video._create import CANCEL_GRACE, Attempt
 from grok_video._errors import (
     APIConnectionError,
     APITimeoutError,
@@ -38,7 +38,7 @@ from grok_video._polling import Experience
 from grok_video._refusals import read_retry_after
 from grok_video._slots import slots_of_each_loop
 from grok_video._transports._base import Address, Transport
-from grok_video._transports._loops import current_time, running_library
+from grok_video._transports._loops import current_time, finish, running_library
 from grok_video._turns import NoTurn, Turns
 
 if TYPE_CHECKING:
@@ -160,14 +160,21 @@ class Session:
         return made
 
     async def aclose(self) -> None:
-        """Close the connections of the running event loop; the client is closed for good."""
+        """Close the connections of the running event loop; the client is closed for good.
+
+        Creates that are on their way have their answer first, or `CANCEL_GRACE` seconds for it.
+        """
         self._closed = True
-        for transport in self._transports.values():
-            await transport.aclose()
-        if self._given is not None:
-            await self._given.aclose()
-        for held in (self.download_slots, self._creates, self._polls):
-            await held.aclose()
+        try:
+            over = current_time() + CANCEL_GRACE
+            await finish(lambda: self._creates.until_idle(over))
+        finally:
+            for transport in self._transports.values():
+                await transport.aclose()
+            if self._given is not None:
+                await self._given.aclose()
+            for held in (self.download_slots, self._creates, self._polls):
+                await held.aclose()
 
     # --- create ----------------------------------------------------------------------------------
 

@@ -146,6 +146,9 @@ async def finish(work: Callable[[], Coroutine[Any, Any, T]], *, grace: float = m
     # times the price, which counts where each create is one; `asyncio.shield` reports to the loop
     # what a cancelled caller did not hear, and there is nothing to report: it is heard below.
     task = loop.create_task(run())
+    # Nor one of those who cancel all tasks of a loop, as `asyncio.run` does at its end: they find
+    # the caller, and it waits for this one.
+    asyncio.tasks._unregister_task(task)  # noqa: SLF001 - documented, for those who extend asyncio
     task.add_done_callback(wake)  # it may be cancelled before its first step
     try:
         await ended

@@ -7,19 +7,23 @@ import gc
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import anyio
+import anyio.lowlevel
 import pytest
 import trio
 from blockbuster import BlockBuster, BlockingError, blockbuster_ctx
 
 import grok_video
-from grok_video import AsyncClient
+from grok_video import AsyncClient, ConfigurationError, CreateOutcomeUnknown, _session
 from grok_video._transports._loops import finish
 from grok_video.emulator import Emulator
 
 from ..conftest import NO_LIMITS, PHOTO, QUICK
+from ..transports.rawserver import PATIENCE, Visit, raw_server
 
 EMULATOR = "grok_video.emulator"
 
@@ -138,25 +142,124 @@ async def test_the_guard_sees_a_coroutine_that_blocks(no_blocking: BlockBuster) 
         await space["hold"]()
 
 
-def test_work_that_is_cancelled_before_its_first_step_does_not_hang_its_caller() -> None:
-    """Some programs end by cancelling every task they can find, in no order."""
+def test_whoever_cancels_every_task_there_is_does_not_find_what_is_done_to_its_end() -> None:
+    """Some programs end like that, in no order."""
 
     async def main() -> None:
         begun: list[str] = []
+        steps = asyncio.Event()
 
-        async def work() -> None:
+        async def work() -> str:
             begun.append("work")
+            await steps.wait()
+            return "done"
 
         caller = asyncio.ensure_future(finish(work))
         for _ in range(3):
             await asyncio.sleep(0)
             for task in asyncio.all_tasks() - {caller, asyncio.current_task()}:
                 task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(caller, 5)
-        assert begun == []
+        steps.set()
+        assert await asyncio.wait_for(caller, 5) == "done"
+        assert begun == ["work"]
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("lane", [("asyncio", "aiohttp"), ("asyncio", "httpx")], indirect=True)
+@pytest.mark.parametrize("end", ["of asyncio.run", "by cancelling every task"])
+def test_a_create_in_the_background_has_its_id_at_the_end(
+    new_client: Callable[..., AsyncClient], end: str
+) -> None:
+    ending = threading.Event()
+    taken = threading.Event()
+
+    def answers_at_the_end(visit: Visit) -> None:
+        visit.request()
+        taken.set()
+        assert ending.wait(PATIENCE)
+        visit.answer(b'{"request_id":"job-1"}')
+        visit.until_gone()
+
+    told: list[str] = []
+
+    async def watch() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ending.set()
+
+    async def main(base: str) -> None:
+        client = new_client(api_key="k", base_url=base)
+        submit = client.submit("drift", on_submitted=lambda job: told.append(job.request_id))
+        tasks = [asyncio.create_task(submit), asyncio.create_task(watch())]
+        while not taken.is_set():  # noqa: ASYNC110 - another thread sets it
+            await asyncio.sleep(0)
+        if end == "by cancelling every task":
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    with raw_server(answers_at_the_end) as server:
+        asyncio.run(main(server.base))
+    assert told == ["job-1"]
+
+
+async def test_a_client_that_is_closed_waits_for_the_answers_of_its_creates(
+    new_client: Callable[..., AsyncClient],
+) -> None:
+    taken, closing = threading.Event(), threading.Event()
+
+    def answers_when_closing(visit: Visit) -> None:
+        visit.request()
+        taken.set()
+        assert closing.wait(PATIENCE)
+        visit.answer(b'{"request_id":"job-1"}')
+        visit.until_gone()
+
+    told: list[str] = []
+    with raw_server(answers_when_closing) as server:
+        client = new_client(api_key="k", base_url=server.base)
+
+        async def submit() -> None:
+            told.append((await client.submit("drift")).request_id)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(submit)
+            while not taken.is_set():
+                await anyio.lowlevel.checkpoint()
+            tasks.start_soon(client.aclose)
+            for _ in range(10):
+                await anyio.lowlevel.checkpoint()
+            with pytest.raises(ConfigurationError, match="closed"):
+                await client.submit("drift")
+            closing.set()
+    assert told == ["job-1"]
+
+
+async def test_a_client_that_is_closed_does_not_wait_for_ever_for_a_create(
+    new_client: Callable[..., AsyncClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_session, "CANCEL_GRACE", 0.05)
+    taken = threading.Event()
+
+    def never_answers(visit: Visit) -> None:
+        visit.request()
+        taken.set()
+        visit.until_gone()
+
+    with raw_server(never_answers) as server:
+        client = new_client(api_key="k", base_url=server.base)
+
+        async def submit() -> None:
+            with pytest.raises(CreateOutcomeUnknown):
+                await client.submit("drift")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(submit)
+            while not taken.is_set():
+                await anyio.lowlevel.checkpoint()
+            await client.aclose()
 
 
 @pytest.mark.parametrize("cancelled", [False, True], ids=["alone", "in the grace of a cancelled"])
