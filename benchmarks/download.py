@@ -158,7 +158,7 @@ async def save(url: str, path: Path, *, sha256: bool = True) -> None:
         )
     )
     video = await _download.save(
-        transport,
+        lambda: transport,
         NoSource(),
         Video("4b2cd27e", url),
         path,

@@ -51,7 +51,7 @@ async def check_destination(
 
 
 async def save(
-    transport: Transport,
+    transport: Callable[[], Transport],
     source: Source,
     video: Video,
     destination: str | os.PathLike[str],
@@ -66,7 +66,8 @@ async def save(
 ) -> Video:
     """Return the video with `path`, `size` and, if asked for, `sha256`: whole, synced and named.
 
-    What an earlier try kept in `NAME.part` is continued. `on_bytes` is told the bytes here and the
+    What an earlier try kept in `NAME.part` is continued. `transport` is asked for each request, so
+    that none is sent once the client is closed. `on_bytes` is told the bytes here and the
     bytes in all (None where the server does not say). Raises `DownloadError`, which says what is
     kept for the next try.
     """
@@ -158,7 +159,7 @@ def _with_kept(error: DownloadError, kept: int, part: PartFile) -> DownloadError
 
 
 def stream(
-    transport: Transport,
+    transport: Callable[[], Transport],
     source: Source,
     video: Video,
     *,

@@ -148,7 +148,7 @@ class AsyncJob:
         session = self._poller.session
         video = await self._poller.wait(Deadline.after(current_time(), DEFAULT_TIMEOUT))
         chunks = _download.stream(
-            session.transport,
+            lambda: session.transport,
             self._poller,
             video,
             retry=session.retry,
@@ -240,7 +240,7 @@ async def save(
 
     session = poller.session
     return await _download.save(
-        session.transport,
+        lambda: session.transport,
         poller,
         video,
         destination,

@@ -15,6 +15,7 @@ from attrs import evolve
 from grok_video._errors import (
     APIConnectionError,
     APIError,
+    ConfigurationError,
     DownloadError,
     GrokVideoError,
     LinkExpired,
@@ -44,7 +45,7 @@ from grok_video._transports._base import NotRequestable, PrivateAddress
 
 if TYPE_CHECKING:
     import random as random_module
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
     from types import TracebackType
 
     from grok_video._models import Video
@@ -87,7 +88,7 @@ class Transfer:
 
     def __init__(
         self,
-        transport: Transport,
+        transport: Callable[[], Transport],
         source: Source,
         video: Video,
         *,
@@ -96,7 +97,8 @@ class Transfer:
         api_origin: Origin,
         random: random_module.Random,
     ) -> None:
-        self.transport = transport
+        """See the class; `transport` is asked for each request, and refuses once it is closed."""
+        self._transport = transport
         self._source = source
         self._deadline = deadline
         self._retry = retry
@@ -184,6 +186,13 @@ class Transfer:
                     assert_never(verdict)
             assert failure is not None  # noqa: S101 - for the type checker
             await self._wait(failure)
+
+    def transport(self) -> Transport:
+        """Return what the next request goes through. Raises `DownloadError` if that is closed."""
+        try:
+            return self._transport()
+        except ConfigurationError as error:
+            raise self.error(DownloadError, error.message.rstrip(".")) from error
 
     def headers(self) -> dict[str, str]:
         """Return the headers of the next request."""
@@ -294,6 +303,7 @@ class Transfer:
         await self._pause(failure, self._failures)
 
     async def _pause(self, failure: GrokVideoError, failures: int) -> None:
+        self.transport()  # what a closing client broke off is told now, not after a wait
         delay = self._retry.poll_delay(failure, failures, self._random)
         wish = failure.retry_after if isinstance(failure, APIError) else None
         left = self._deadline.remaining(anyio.current_time())
@@ -345,7 +355,7 @@ class _Followed:
             if problem is not None:
                 problem = f"the link was not followed: {problem}"
                 raise transfer.error(DownloadError, problem, url=url)
-            self._answering = transfer.transport.stream(
+            self._answering = transfer.transport().stream(
                 url, transfer.headers(), public_only=transfer.public_only
             )
             try:

@@ -14,6 +14,7 @@ import contextlib
 import math
 import socket
 import sys
+import weakref
 from typing import TYPE_CHECKING, Final, Self
 
 import aiohttp
@@ -92,6 +93,10 @@ class AiohttpTransport(Transport):
         except Exception as error:  # noqa: BLE001 - whatever broke, was the request sent?
             raise _failure(error, url, outer, sent=payload.began) from _presentable(error, outer)
         except BaseException as error:  # noqa: BLE001 - the frames hold the key
+            if sessions.took_back(error):
+                raise _failure(
+                    aiohttp.ClientConnectionError(), url, outer, sent=payload.began
+                ) from None
             raise _presentable(error, outer)  # noqa: B904 - it is the same error
 
     async def get(self, url: str) -> Answer:
@@ -110,6 +115,8 @@ class AiohttpTransport(Transport):
         except Exception as error:  # noqa: BLE001 - a poll fails with one kind of error
             raise _failure(error, url, outer) from _presentable(error, outer)
         except BaseException as error:  # noqa: BLE001 - the frames hold the key
+            if sessions.took_back(error):
+                raise _failure(aiohttp.ClientConnectionError(), url, outer) from None
             raise _presentable(error, outer)  # noqa: B904 - it is the same error
 
     def stream(self, url: str, headers: Mapping[str, str], *, public_only: bool) -> _Streaming:
@@ -131,6 +138,8 @@ class AiohttpTransport(Transport):
                 raise PrivateAddress(str(refused)) from None
             raise _failure(error, url, outer) from _presentable(error, outer)
         except BaseException as error:  # noqa: BLE001 - the frames hold the key
+            if sessions.took_back(error):
+                raise _failure(aiohttp.ClientConnectionError(), url, outer) from None
             raise _presentable(error, outer)  # noqa: B904 - it is the same error
 
     async def aclose(self) -> None:
@@ -177,6 +186,8 @@ class _Sessions:
         self._config = config
         self._origin = config.origin
         self._made: dict[str, aiohttp.ClientSession] = {}
+        #: Files that may still be read from.
+        self._files: weakref.WeakSet[aiohttp.ClientResponse] = weakref.WeakSet()
         self._file_timeout = aiohttp.ClientTimeout(
             total=None,
             sock_connect=min(CONNECT_TIMEOUT, config.timeout),
@@ -221,7 +232,7 @@ class _Sessions:
                 with contextlib.suppress(socket.gaierror):
                     await public_addresses(origin.host, origin.port)
         session = self._for_file(origin, guarded=public_only and proxy is None)
-        return await session.get(
+        response = await session.get(
             URL(url, encoded=True),
             headers=self._file_headers(origin, headers),
             allow_redirects=False,
@@ -229,6 +240,10 @@ class _Sessions:
             read_bufsize=_READ_BUFFER,
             timeout=self._file_timeout,
         )
+        self._files.add(response)
+        if session.closed:  # since the answer began: see `aclose`
+            response.close()
+        return response
 
     def _file_headers(self, origin: Origin, extra: Mapping[str, str]) -> CIMultiDict[str]:
         own = self.api_headers if origin == self._origin else self.file_headers
@@ -270,7 +285,22 @@ class _Sessions:
         self._made[name] = session
         return session
 
+    def took_back(self, error: BaseException) -> bool:
+        """Return whether this is a cancellation that nobody asked for.
+
+        A session that closes cancels whoever waits for the address of a host.
+        """
+        if not isinstance(error, asyncio.CancelledError):
+            return False
+        task = asyncio.current_task()
+        asked_for = task is None or task.cancelling()
+        return not asked_for and any(session.closed for session in self._made.values())
+
     async def aclose(self) -> None:
+        # A session that closes drops its connections and wakes nobody who reads from one: neither
+        # the end of the connection nor `sock_read` would be heard of any more. An answer tells.
+        for response in list(self._files):
+            response.close()
         for session in self._made.values():
             await session.close()
 

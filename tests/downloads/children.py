@@ -29,7 +29,7 @@ async def main():
     transport = AiohttpTransport(TransportConfig(url, Secret("k"), 10.0, None, None, {}))
     try:
         video = await _download.save(
-            transport, None, Video(job, url), path, overwrite=False, sha256=True,
+            lambda: transport, None, Video(job, url), path, overwrite=False, sha256=True,
             deadline=Deadline.after(asyncio.get_running_loop().time(), 30.0), retry=Retry(),
             api_origin=Origin.of(url), random=random.Random(1),
             on_bytes=lambda here, total: print(here, flush=True),

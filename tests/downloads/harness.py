@@ -79,7 +79,7 @@ class Downloads:
         on_bytes: Callable[[int, int | None], None] | None = None,
     ) -> Video:
         return await _download.save(
-            self.transport,
+            lambda: self.transport,
             self.job,
             Video(request_id, url or self.server.link()),
             destination,
@@ -93,7 +93,7 @@ class Downloads:
         words = self._words(None, EAGER, Origin.of(self.server.origin))
         del words["deadline"]
         video = Video(ID, self.server.link())
-        return _download.stream(self.transport, self.job, video, **words)
+        return _download.stream(lambda: self.transport, self.job, video, **words)
 
     async def refused(
         self, kind: type[DownloadError], destination: str | os.PathLike[str], **words: Any

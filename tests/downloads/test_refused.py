@@ -149,7 +149,7 @@ async def test_a_private_link_of_a_public_api_is_refused(
 async def test_a_job_without_a_link_says_so(downloads: Downloads, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="upload_url"):
         await _download.save(
-            downloads.transport,
+            lambda: downloads.transport,
             downloads.job,
             Video(ID, None),
             tmp_path / "cat.mp4",

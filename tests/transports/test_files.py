@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
-from conftest import GIVEN, KEY, OWN, Lane, SceneMaker, lanes, make_config, make_transport
+from conftest import (
+    GIVEN,
+    KEY,
+    LANES,
+    OWN,
+    Bytes,
+    Lane,
+    SceneMaker,
+    lanes,
+    make_config,
+    make_transport,
+)
 from rawserver import Visit, leaves_after, ok, raw_server, says
 
 from grok_video import APIConnectionError, APITimeoutError
+from grok_video._transports._aiohttp import AiohttpTransport
 from grok_video._transports._base import PrivateAddress, Proxies, Transport
 
 HEAD = b'HTTP/1.1 206 Partial Content\r\nContent-Length: %d\r\nETag: "v1"\r\n\r\n'
@@ -44,6 +59,47 @@ async def test_a_file_streams_with_the_headers_of_the_caller(scene: SceneMaker):
     assert request.startswith(b"GET /v1/clip.mp4?sig=a%2Fb+c HTTP/1.1\r\n")
     assert b"\r\nrange: bytes=5-\r\n" in request.lower()
     assert b"\r\naccept-encoding: identity\r\n" in request.lower()
+
+
+@lanes(LANES[0])
+@pytest.mark.parametrize("verb", ["get", "post", "stream"])
+async def test_a_closed_transport_cancels_nobody_who_waits_for_the_address_of_a_host(
+    verb: str, monkeypatch: pytest.MonkeyPatch
+):
+    asked, go_on = threading.Event(), threading.Event()
+
+    def resolve(*_: Any, **__: Any) -> Any:
+        asked.set()
+        go_on.wait(5)
+        raise socket.gaierror(socket.EAI_NONAME, "")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    transport = AiohttpTransport(make_config("http://api.test/v1"))
+    told: list[APIConnectionError] = []
+
+    async def call() -> None:
+        with pytest.raises(APIConnectionError) as caught:
+            if verb == "get":
+                await transport.get("http://api.test/v1/x")
+            elif verb == "post":
+                await transport.post("http://api.test/v1/x", Bytes())
+            else:
+                await read(transport, "http://files.test/x")
+        told.append(caught.value)
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call)
+            tasks.start_soon(call)
+            while not asked.is_set():
+                await anyio.lowlevel.checkpoint()
+            for _ in range(10):
+                await anyio.lowlevel.checkpoint()
+            await transport.aclose()
+    finally:
+        go_on.set()
+    assert len(told) == 2
+    assert all(error.may_have_been_sent == (verb != "post") for error in told)
 
 
 async def test_a_file_keeps_its_content_coding(scene: SceneMaker):
