@@ -244,7 +244,9 @@ class AsyncClient:
             await load_downloads()
             from grok_video import _download
 
-            await _download.check_destination(save_to, overwrite=overwrite, request_id=None)
+            await _download.check_destination(
+                save_to, overwrite=overwrite, request_id=None, until=deadline
+            )
         job = await self._start(request, deadline, on_submitted)
         try:
             if save_to is None:

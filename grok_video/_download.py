@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 import anyio
-from anyio import to_thread
 from attrs import evolve
 
 from grok_video import _partfile
@@ -19,6 +18,7 @@ from grok_video._partfile import Batch, PartFile, kept_words
 from grok_video._policies import NO_END
 from grok_video._ranges import Version
 from grok_video._redaction import redact_url
+from grok_video._threads import CHECKS, FILES
 from grok_video._transfer import Source, Transfer, close
 from grok_video._transports._loops import finish
 
@@ -39,15 +39,23 @@ _BATCH: Final = 2**20
 
 
 async def check_destination(
-    destination: str | os.PathLike[str], *, overwrite: bool, request_id: str | None
+    destination: str | os.PathLike[str],
+    *,
+    overwrite: bool,
+    request_id: str | None,
+    until: Deadline = NO_END,
 ) -> None:
-    """Raise `DestinationError` if a video cannot be put there. Leaves nothing behind.
+    """Raise `DestinationError` if a video cannot be put there, or nobody knows `until` then.
 
-    `request_id` is None before there is a job.
+    Leaves nothing behind. `request_id` is None before there is a job.
     """
-    await to_thread.run_sync(
-        partial(_partfile.check, destination, overwrite=overwrite, request_id=request_id)
-    )
+    check = partial(_partfile.check, destination, overwrite=overwrite, request_id=request_id)
+    with anyio.CancelScope(deadline=until.at):
+        # Only looks, and a disk that hangs is not to make the call late.
+        await CHECKS.run(check, abandon=True)
+        return
+    problem = f"it could not be looked at within the {until.timeout:g} s of this call"
+    raise _partfile.refusal(destination, problem, request_id)
 
 
 async def save(
@@ -87,7 +95,7 @@ async def save(
     try:
         with anyio.CancelScope(deadline=deadline.at):
             _require_link(transfer, video)
-            await to_thread.run_sync(part.open)
+            await FILES.run(part.open)
             await _fill(transfer, part, batch, on_bytes)
         if not part.saved:
             failure = transfer.too_late()
@@ -96,8 +104,8 @@ async def save(
     finally:
         # Also after a cancellation, and a second one while this is done: what arrived is written
         # down, and nothing stays open.
-        if not part.saved:
-            kept = await finish(lambda: to_thread.run_sync(part.close, batch))
+        if not part.saved and not part.close_unopened():
+            kept = await finish(lambda: FILES.run(part.close, batch))
     if failure is not None:
         raise _with_kept(failure, kept, part)
     return evolve(video, path=part.path, sha256=part.sha256, size=part.size)
@@ -110,7 +118,7 @@ async def _fill(
     on_bytes: Callable[[int, int | None], None] | None,
 ) -> None:
     while not part.is_hashed:
-        await to_thread.run_sync(part.rehash)
+        await FILES.run(part.rehash)
     transfer.have, transfer.version = part.size, part.version
     pieces = transfer.pieces()
     try:
@@ -122,10 +130,10 @@ async def _fill(
             if on_bytes is not None:
                 on_bytes(transfer.have, transfer.total)
             if batch.size >= _BATCH:
-                await to_thread.run_sync(part.store, batch)
+                await FILES.run(part.store, batch)
     finally:
         await close(pieces)
-    await to_thread.run_sync(part.finish, batch)
+    await FILES.run(part.finish, batch)
 
 
 def no_turn(video: Video, deadline: Deadline) -> DownloadError:

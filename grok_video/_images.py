@@ -14,7 +14,7 @@ import json
 import logging
 import threading
 from functools import cache, partial
-from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
 
@@ -37,6 +37,7 @@ from grok_video._pictures import (
 )
 from grok_video._policies import NO_END
 from grok_video._requests import refuse
+from grok_video._threads import Threads
 from grok_video._transports._loops import caller_of_this_loop, current_time
 from grok_video._wire import write_create
 
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 __all__ = ["create_body"]
 
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 # Logging, not `warnings`: nothing is wrong with the calling code, a batch would show it only once,
 # and a program run with -W error must not lose a job to an opinion about size.
@@ -78,7 +78,9 @@ SMALL_PIECE: Final = 60 * 2**10
 #: Worker threads that read and encode pieces, in each event loop: two, so that one reads while the
 #: other encodes. With 8 the longest stall of the loop was 10 to 15 ms, with 2 it is 2 to 5 (the
 #: standard library's encoder holds the GIL).
-THREADS: Final = 2
+_THREADS: Final = Threads(2)
+#: Apart from them: a large PNG takes seconds, and uploads must not wait for it.
+_ENCODERS: Final = Threads(2)
 
 
 class create_body:  # noqa: N801 - a context manager, called like the function it would be
@@ -156,7 +158,7 @@ class CreateBody:
             size = min(left, LARGE_PIECE)
         try:
             if picture.needs_thread or not codec_is_known():
-                parts = await uploads.in_thread(_two_parts, picture, offset, size)
+                parts = await _THREADS.run(_two_parts, picture, offset, size)
             else:
                 parts = _two_parts(picture, offset, size)
         except InvalidRequest as error:
@@ -210,16 +212,11 @@ class _Chunks:
 
 
 class Uploads:
-    """What all uploads of one event loop share: the worker threads and the memory for pieces."""
+    """What all uploads of one event loop share: the memory for large pieces."""
 
-    __slots__ = ("_encoders", "_large", "_threads")
+    __slots__ = ("_large",)
 
     def __init__(self) -> None:
-        # Not anyio's default limiter: its 40 threads are the application's, and a piece waiting
-        # for a thread costs nothing while 40 threads fighting for the GIL would stall the loop.
-        self._threads = anyio.CapacityLimiter(THREADS)
-        # Apart from them: a large PNG takes seconds, and uploads must not wait for it.
-        self._encoders = anyio.CapacityLimiter(THREADS)
         self._large = anyio.Semaphore(LARGE_PIECES)
 
     @classmethod
@@ -250,21 +247,6 @@ class Uploads:
         """Give a large piece to the next."""
         self._large.release()
 
-    async def in_thread(self, function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
-        """Return what the function returns, called in one of the worker threads."""
-        # Not abandoned when cancelled: a thread that goes on would hold a file open.
-        from anyio import to_thread
-
-        return await to_thread.run_sync(function, *args, limiter=self._threads)
-
-    async def encode(self, image: Image) -> Picture:
-        """Return a Pillow image as the file that is sent."""
-        from anyio import to_thread
-
-        return await to_thread.run_sync(
-            encode_pil, image, limiter=self._encoders, abandon_on_cancel=True
-        )
-
 
 @cache
 def _uploads() -> RunVar[Uploads | None]:
@@ -288,29 +270,28 @@ async def _open_in_time(image: Image, until: Deadline) -> Picture:
 
 
 async def _open(image: Image) -> Picture:
-    uploads = Uploads.of_this_loop()
     if image.kind == "bytes":
         return MemoryPicture(image.source, image)
     if image.kind == "data":
         if len(image.source) <= SMALL and codec_is_known():
             return DataPicture(image)
-        return await uploads.in_thread(DataPicture, image)
+        return await _THREADS.run(DataPicture, image)
     if image.kind == "path":
-        return await uploads.in_thread(PathPicture, image)
+        return await _THREADS.run(PathPicture, image)
     if image.kind == "pil":
-        return await uploads.encode(image)
-    return await _open_file(image, uploads)
+        return await _ENCODERS.run(encode_pil, image, abandon=True)
+    return await _open_file(image)
 
 
-async def _open_file(image: Image, uploads: Uploads) -> Picture:
+async def _open_file(image: Image) -> Picture:
     if inspect.iscoroutinefunction(getattr(image.source, "read", None)):
         raise refuse(
             "image",
             image,
             "must be a file whose read() returns bytes; pass the plain file under it",
         )
-    if await uploads.in_thread(can_seek, image):
-        return await uploads.in_thread(FilePicture, image)
+    if await _THREADS.run(can_seek, image):
+        return await _THREADS.run(FilePicture, image)
     return MemoryPicture(await _in_daemon(partial(read_to_end, image, LARGE_PIECE)), image)
 
 

@@ -14,6 +14,7 @@ from grok_video._models import JobStatus, Snapshot, Video
 from grok_video._policies import Deadline
 from grok_video._poller import Poller
 from grok_video._requests import refuse
+from grok_video._threads import CHECKS
 from grok_video._transports._loops import current_time
 
 if TYPE_CHECKING:
@@ -192,9 +193,7 @@ async def load_downloads() -> None:
     It is a sixth of what importing the package costs, and those who only submit never need it.
     """
     if "grok_video._download" not in sys.modules:
-        from anyio import to_thread
-
-        await to_thread.run_sync(import_module, "grok_video._download")
+        await CHECKS.run(import_module, "grok_video._download")
 
 
 async def fetch(
@@ -212,7 +211,7 @@ async def fetch(
 
     session = poller.session
     await _download.check_destination(
-        destination, overwrite=overwrite, request_id=poller.request_id
+        destination, overwrite=overwrite, request_id=poller.request_id, until=deadline
     )
     video = await poller.wait(wait)
     slots = await session.download_slots.get()

@@ -21,7 +21,7 @@ from grok_video import _disk
 from grok_video._errors import DestinationError, resume_hint
 from grok_video._ranges import Version
 
-__all__ = ["Batch", "PartFile", "check", "kept_words"]
+__all__ = ["Batch", "PartFile", "check", "kept_words", "refusal"]
 
 #: Bytes read at once while a kept part is hashed again, and bytes for each call: a call cannot be
 #: cancelled, and 16 MiB take about 10 ms.
@@ -109,7 +109,7 @@ def check(destination: str | os.PathLike[str], *, overwrite: bool, request_id: s
     place = _Place(destination)
     problem = place.check(overwrite=overwrite)
     if problem is not None:
-        raise _refusal(place, problem, request_id)
+        raise refusal(destination, problem, request_id)
 
 
 class PartFile:
@@ -234,6 +234,19 @@ class PartFile:
                     f"it is there and whole, but may not outlast a power cut ({error.strerror})"
                 )
                 raise self._refuse(problem) from error
+
+    def close_unopened(self) -> bool:
+        """Return whether there is nothing to close, and `open` will open nothing any more.
+
+        Does not block, so that who never got as far as a thread needs none to leave.
+        """
+        if not self._mutex.acquire(blocking=False):
+            return False  # a cancelled caller's thread is at work
+        try:
+            self._closed = self._closed or self._descriptor < 0
+            return self._descriptor < 0
+        finally:
+            self._mutex.release()
 
     def close(self, batch: Batch) -> int:
         """Nothing is open any more. Return how many bytes are kept for the next try.
@@ -382,15 +395,19 @@ class PartFile:
             os.close(descriptor)  # and with it the lock
 
     def _refuse(self, problem: str) -> DestinationError:
-        return _refusal(self._place, problem, self._request_id)
+        return refusal(self._destination, problem, self._request_id)
 
 
-def _refusal(place: _Place, problem: str, request_id: str | None) -> DestinationError:
+def refusal(
+    destination: str | os.PathLike[str], problem: str, request_id: str | None
+) -> DestinationError:
+    """Return the error that tells why a video cannot be put there."""
+    shown = Path(os.fsdecode(destination))
     return DestinationError(
-        f"the video of job {request_id} cannot be saved as {place.shown}: {problem}. "
+        f"the video of job {request_id} cannot be saved as {shown}: {problem}. "
         f"{resume_hint(request_id)}"
         if request_id is not None
-        else f"a video cannot be saved as {place.shown}: {problem}. Nothing was sent.",
+        else f"a video cannot be saved as {shown}: {problem}. Nothing was sent.",
         request_id=request_id,
     )
 

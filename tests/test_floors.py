@@ -54,6 +54,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_transports.__init__",
             "_transports._base",
             "_transports._loops",
+            "_threads",
             "_slots",
             "_turns",
             "_transports._debuglog",

@@ -11,8 +11,10 @@ from pathlib import Path
 import anyio
 import pytest
 
+from grok_video import Truncated, _threads
+
 from .children import child
-from .fileserver import MEDIUM, MIB, FileServer, Hold, clip
+from .fileserver import MEDIUM, MIB, SMALL, FileServer, Hold, clip
 from .harness import Downloads, descriptors, is_whole, names
 
 
@@ -56,6 +58,27 @@ async def test_a_task_cancelled_by_asyncio_itself_at_any_moment_keeps_a_usable_p
             await tasks[0]
         assert not any(str(path) in name for name in descriptors())
         assert is_whole(await downloads.save(path, overwrite=True), path, MEDIUM)
+
+
+@pytest.mark.parametrize("end", ["deadline", "cancellation"])
+async def test_a_download_that_never_got_a_thread_ends_without_one(
+    downloads: Downloads, tmp_path: Path, end: str
+) -> None:
+    limiter = _threads.FILES._limiter()
+    holders = [object() for _ in range(int(limiter.total_tokens))]
+    for holder in holders:
+        limiter.acquire_on_behalf_of_nowait(holder)
+    with anyio.fail_after(20):
+        if end == "deadline":
+            await downloads.refused(Truncated, tmp_path / "cat.mp4", timeout=0.1)
+        else:
+            with anyio.move_on_after(0.1):
+                await downloads.save(tmp_path / "cat.mp4")
+    assert names(tmp_path) == set()
+    assert downloads.server.requests == []
+    for holder in holders:
+        limiter.release_on_behalf_of(holder)
+    assert is_whole(await downloads.save(tmp_path / "cat.mp4"), tmp_path / "cat.mp4", SMALL)
 
 
 def test_a_killed_process_is_continued_by_the_next(server: FileServer, tmp_path: Path) -> None:

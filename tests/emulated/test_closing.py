@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from grok_video import AsyncClient, DownloadError, Limits
@@ -26,7 +27,8 @@ def emulator(grok_emulator_factory: Callable[..., Emulator]) -> Emulator:
 
 
 async def has_begun(part: Path) -> None:
-    while not (part.exists() and part.stat().st_size):  # noqa: ASYNC110 - it is a file
+    there = anyio.Path(part)
+    while not (await there.exists() and (await there.stat()).st_size):  # noqa: ASYNC110
         await anyio.sleep(0.01)
 
 
@@ -92,10 +94,10 @@ async def test_a_download_that_waits_for_its_turn_ends_with_the_id(
             before = len(emulator.requests)
             tasks.start_soon(two)
             # Until the job's own poll was answered: then only the turn is missing.
-            while call == "generate" and len(emulator.requests) < before + 2:
+            while call == "generate" and len(emulator.requests) < before + 2:  # noqa: ASYNC110
                 await anyio.sleep(0.01)
-            for _ in range(20):
-                await anyio.sleep(0.01)
+            for _ in range(50):
+                await anyio.lowlevel.checkpoint()
             await client.aclose()
     assert told[0].request_id
     assert f"client.job({told[0].request_id!r})" in str(told[0])

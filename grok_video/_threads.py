@@ -1,0 +1,65 @@
+"""Worker threads of our own, apart from the application's: so many in each event loop.
+
+anyio's default limiter has 40 for all the program. Where other work holds them, a call of ours
+would wait for that work, whatever its own deadline is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anyio.lowlevel import RunVar
+
+__all__ = ["CHECKS", "FILES", "Threads"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class Threads:
+    """So many worker threads in each event loop that asks."""
+
+    __slots__ = ("_count", "_limiters")
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._limiters: RunVar[anyio.CapacityLimiter] | None = None
+
+    async def run(
+        self, function: Callable[[Unpack[Ts]], T], *args: *Ts, abandon: bool = False
+    ) -> T:
+        """Return what the function returns, called in one of them.
+
+        A cancelled caller waits until the function is done, because a thread that goes on would
+        hold a file open; with `abandon` it leaves the thread to itself.
+        """
+        # Parts of anyio are imported with the first use: `import anyio` itself loads none of them.
+        from anyio import to_thread
+
+        return await to_thread.run_sync(
+            function, *args, limiter=self._limiter(), abandon_on_cancel=abandon
+        )
+
+    def _limiter(self) -> anyio.CapacityLimiter:
+        if self._limiters is None:
+            from anyio.lowlevel import RunVar
+
+            self._limiters = RunVar("grok_video_threads")
+        found = self._limiters.get(None)
+        if found is None:
+            found = anyio.CapacityLimiter(self._count)
+            self._limiters.set(found)
+        return found
+
+
+#: For part files. A download uses one at a time, and by default 16 run at once; what is written or
+#: hashed there does not hold the GIL.
+FILES: Final = Threads(40)
+#: For what only looks at a disk and may be left alone there: apart from the part files, so that
+#: looking at a disk that hangs keeps no download on another one from being closed.
+CHECKS: Final = Threads(8)
