@@ -139,6 +139,8 @@ class PartFile:
         #: None where nobody wants it: it costs about as much as all the rest of a download.
         self._hash = hashlib.sha256() if sha256 else None
         self._hashed = 0
+        #: The hash of what was kept, as the record has it; None where it has none.
+        self._sealed: str | None = None
         #: Bytes on disk, and which.
         self.size = 0
         self.version = Version()
@@ -197,6 +199,10 @@ class PartFile:
                     self._digest(block)
             except OSError as error:
                 raise self._refuse(_disk.words(error)) from error
+            if self.is_hashed and self._sealed not in (None, self.sha256):
+                # Not the bytes that were kept: begin anew.
+                self.size = self._hashed = 0
+                self.version = Version()
 
     def store(self, batch: Batch) -> None:
         """The batch is written (not yet synced) and empty. Raises `DestinationError` if not."""
@@ -267,6 +273,9 @@ class PartFile:
                     self._place.part.unlink(missing_ok=True)
                 with contextlib.suppress(OSError):
                     self._place.record.unlink(missing_ok=True)
+            else:
+                with contextlib.suppress(OSError):
+                    self._seal()
             self._release()
             return kept
 
@@ -313,16 +322,33 @@ class PartFile:
         if not size:
             return
         try:
-            record = json.loads(self._place.record.read_bytes())
+            line, _, seal = self._place.record.read_bytes().partition(b"\n")
+            record = json.loads(line)
+            sealed_size, self._sealed = json.loads(seal) if seal else (size, None)
         except FileNotFoundError:
             # The record is written before the first byte, so a part without one is not ours.
             problem = f"{self._place.part.name} is not a file of ours; move it away"
             raise self._refuse(problem) from None
-        except ValueError:
+        except (TypeError, ValueError):
             return
         version = _read_record(record, self._request_id)
-        if version is not None and (version.total is None or size <= version.total):
+        if sealed_size != size or version is None:
+            return
+        if version.total is None or size <= version.total:
+            # Unsealed while it is held: after a kill what is there is relied on.
+            os.truncate(self._place.record, len(line))
             self.size, self.version = size, version
+
+    def _seal(self) -> None:
+        """Add to the record what is kept, so that the next try knows if somebody changed it.
+
+        Added, and taken off again when the part is opened: the line of the version is never torn.
+        """
+        # What the last try said still holds unless something was added.
+        digest = self._sealed or (self.sha256 if self.is_hashed else None)
+        with self._place.record.open("r+b", buffering=0) as record:
+            record.seek(0, os.SEEK_END)
+            record.write(b"\n" + json.dumps([self.size, digest]).encode())
 
     def _store(self, batch: Batch) -> None:
         try:
@@ -360,6 +386,7 @@ class PartFile:
     def _append(self, batch: Batch) -> None:
         chunks = batch.chunks
         if chunks:
+            self._sealed = None
             os.lseek(self._descriptor, self.size, os.SEEK_SET)
         while chunks:
             written = _disk.write(self._descriptor, chunks[:_MOST_BUFFERS])

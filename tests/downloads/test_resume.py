@@ -9,6 +9,7 @@ import hashlib
 import os
 import random
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,90 @@ async def test_a_part_from_before_a_power_cut_is_not_relied_on(
     assert downloads.server.ranges[-1] is None
 
 
+def shorten(part: Path) -> None:
+    os.truncate(part, 50_000)
+
+
+def lengthen(part: Path) -> None:
+    part.write_bytes(part.read_bytes() + b"more")
+
+
+def refill(part: Path) -> None:
+    os.truncate(part, 50_000)
+    os.truncate(part, 100_000)
+
+
+def flip(part: Path) -> None:
+    data = bytearray(part.read_bytes())
+    data[77_777] ^= 1
+    part.write_bytes(data)
+
+
+@pytest.mark.parametrize("change", [shorten, lengthen, refill, flip])
+async def test_a_part_that_somebody_changed_between_two_tries_is_not_continued(
+    downloads: Downloads, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "cat.mp4"
+    downloads.server.script.extend([Cut(100_000), *[Say(404)] * 5])
+    error = await downloads.refused(LinkExpired, path)
+    assert error.bytes_kept == 100_000
+    change(tmp_path / "cat.mp4.part")
+    assert is_whole(await downloads.save(path), path, SMALL)
+    assert downloads.server.ranges[-1] is None
+    assert names(tmp_path) == {"cat.mp4"}
+
+
+@pytest.mark.parametrize("tries", [(False, False), (False, True), (True, False)])
+async def test_without_a_hash_a_part_of_another_size_is_not_continued(
+    downloads: Downloads, tmp_path: Path, tries: tuple[bool, bool]
+) -> None:
+    path = tmp_path / "cat.mp4"
+    downloads.server.script.extend([Cut(100_000), *[Say(404)] * 5])
+    await downloads.refused(LinkExpired, path, sha256=tries[0])
+    lengthen(tmp_path / "cat.mp4.part")
+    await downloads.save(path, sha256=tries[1])
+    assert path.read_bytes() == SMALL
+    assert downloads.server.ranges[-1] is None
+
+
+async def test_a_part_is_known_again_after_any_number_of_tries(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    """With a hash and without, and with tries between them that bring nothing."""
+    path, part = tmp_path / "cat.mp4", tmp_path / "cat.mp4.part"
+    kept = 0
+    for size, wanted in [(50_000, True), (0, True), (0, False), (70_000, False), (30_000, True)]:
+        faults = [Cut(size)] if size else []
+        downloads.server.script.extend([*faults, *[Say(404)] * 5])
+        error = await downloads.refused(LinkExpired, path, sha256=wanted)
+        kept += size
+        assert error.bytes_kept == part.stat().st_size == kept
+        record = tmp_path / "cat.mp4.part.json"
+        assert len(record.read_bytes().splitlines()) == 2
+    flip(part)
+    assert is_whole(await downloads.save(path), path, SMALL)
+    assert downloads.server.ranges[-1] is None
+
+
+@pytest.mark.parametrize("seal", [b"[", b"{}", b"7", b"null", b"[1]", b'["a", "b", "c"]', b"\xff"])
+async def test_a_seal_that_cannot_be_read_begins_anew(
+    downloads: Downloads, tmp_path: Path, seal: bytes
+) -> None:
+    path = tmp_path / "cat.mp4"
+    downloads.server.script.extend([Cut(100_000), *[Say(404)] * 5])
+    await downloads.refused(LinkExpired, path)
+    as_a_kill_leaves_it(tmp_path)
+    with (tmp_path / "cat.mp4.part.json").open("ab") as record:
+        record.write(b"\n" + seal)
+    assert is_whole(await downloads.save(path), path, SMALL)
+    assert downloads.server.ranges[-1] is None
+
+
+def as_a_kill_leaves_it(folder: Path) -> None:
+    record = folder / "cat.mp4.part.json"
+    record.write_bytes(record.read_bytes().splitlines()[0])
+
+
 @pytest.mark.parametrize("extra", [b"", b"more than the file has"])
 async def test_a_part_that_is_already_whole(
     downloads: Downloads, tmp_path: Path, extra: bytes
@@ -225,6 +310,7 @@ async def test_a_part_that_is_already_whole(
     downloads.server.script.extend([Cut(299_999), *[Say(404)] * 5])
     await downloads.refused(LinkExpired, tmp_path / "cat.mp4")
     (tmp_path / "cat.mp4.part").write_bytes(SMALL + extra)
+    as_a_kill_leaves_it(tmp_path)
     requests = len(downloads.server.requests)
     assert is_whole(await downloads.save(tmp_path / "cat.mp4"), tmp_path / "cat.mp4", SMALL)
     assert len(downloads.server.requests) == requests + bool(extra)
