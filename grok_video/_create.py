@@ -67,7 +67,7 @@ class AttemptOutcome:
         attempts: int,
         delay: float | None,
         *,
-        then: GrokVideoError | None = None,
+        then: Exception | None = None,
     ) -> GrokVideoError:
         """Return what the caller is told after so many attempts; `then` is what ended them."""
         failure = self.failure
@@ -114,6 +114,11 @@ class Attempt:
         #: What `record` raised, and whether it has heard what came of a request that was sent.
         self._unrecorded: Exception | None = None
         self._told = False
+
+    @property
+    def request_id(self) -> str | None:
+        """The id, once there is one."""
+        return self._outcome.request_id if self._outcome is not None else None
 
     async def run(self, until: Deadline, timeout: float) -> AttemptOutcome:
         """Return what came of it, at `until` and its grace at the latest.
@@ -191,7 +196,7 @@ class Attempt:
         """Log what came of a request that was sent, if `record` failed or was cut off with it."""
         if self._told or not self._sent_at:
             return
-        accepted = self._outcome.request_id if self._outcome is not None else None
+        accepted = self.request_id
         _log.error(
             "what came of a create could not be recorded%s: it %s",
             "" if failure is not None else f" within {CANCEL_GRACE:g} s",

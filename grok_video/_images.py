@@ -20,9 +20,7 @@ import anyio
 
 from grok_video._base64 import codec_is_known, encoded_size
 from grok_video._errors import (
-    APIConnectionError,
     APITimeoutError,
-    CreateOutcomeUnknown,
     InvalidRequest,
 )
 from grok_video._pictures import (
@@ -88,9 +86,9 @@ class create_body:  # noqa: N801 - a context manager, called like the function i
 
     Raises `InvalidRequest` on entering if the picture is missing, empty, unreadable or no JPEG,
     PNG or WebP, and `APITimeoutError` if it is not here `until` then: nothing was sent. A picture
-    that changes while it is sent raises `InvalidRequest` out of `chunks()`, and out of this context
-    in place of the transport's complaint about the body that ended early: its last byte was never
-    sent, so that no server can have accepted it. Nothing stays open afterwards.
+    that changes while it is sent raises `InvalidRequest` out of `chunks()`, and stands as `failure`
+    on the body: its last byte was never sent, so that no server can have accepted it. Nothing stays
+    open afterwards.
     """
 
     __slots__ = ("_body", "_request", "_until")
@@ -113,15 +111,8 @@ class create_body:  # noqa: N801 - a context manager, called like the function i
             self._body = CreateBody(before + prefix, picture, after)
         return self._body
 
-    async def __aexit__(
-        self, _: type[BaseException] | None, error: BaseException | None, traceback: object
-    ) -> None:
-        body = self._body
-        body.sent()
-        if body.failure is not None and isinstance(
-            error, APIConnectionError | CreateOutcomeUnknown
-        ):
-            raise body.failure from None
+    async def __aexit__(self, *_: object) -> None:
+        self._body.sent()
 
 
 class CreateBody:

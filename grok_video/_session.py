@@ -192,7 +192,7 @@ class Session:
         `APIConnectionError` if it certainly was not reached, and `CreateOutcomeUnknown` if it may
         have been.
         """
-        self._require_open()  # before a picture is opened
+        transport = self.transport  # a closed client says so before a picture is opened
         until = deadline or NO_END
         async with create_body(request, until) as body:
             state = State.PLANNED
@@ -208,11 +208,14 @@ class Session:
                         raise lost.as_error(request, attempts, None, then=error)  # noqa: B904 - it has one
                     raise error from failure
                 attempts += 1
+                attempt = Attempt(request, partial(self._post, transport, body), record)
+                state = advance(state, Event.SENDING_BEGAN)
                 try:
-                    post = partial(self._post, self.transport, body)
-                    attempt = Attempt(request, post, record)
-                    state = advance(state, Event.SENDING_BEGAN)
                     outcome = await attempt.run(until, self._exchange_ends)
+                except Exception as error:
+                    if lost is None or attempt.request_id is not None:
+                        raise
+                    raise lost.as_error(request, attempts, None, then=error)  # noqa: B904 - as above
                 finally:
                     slots.release()
                 state = advance(state, outcome.event)

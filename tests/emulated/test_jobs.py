@@ -405,6 +405,43 @@ async def test_what_ends_the_resends_says_nothing_about_a_create_that_was_lost_b
     assert grok_emulator.accepted == 1
 
 
+async def test_a_lost_create_stays_in_doubt_when_its_picture_changed_before_the_resend(
+    new_client: Callable[..., AsyncClient], tmp_path: Path
+) -> None:
+    picture = tmp_path / "cat.jpg"
+    picture.write_bytes(b"\xff\xd8\xff" + bytes(300_000))
+
+    def loses_the_answer(visit: Visit) -> None:
+        visit.request()
+        picture.write_bytes(b"\xff\xd8\xff" + bytes(100))
+        visit.reset()
+
+    retry = Retry(base=0.01, resend_unknown_creates=True)
+    with raw_server(loses_the_answer, Visit.until_gone) as server:
+        async with new_client(api_key="k", base_url=server.base, retry=retry) as client:
+            with pytest.raises(CreateOutcomeUnknown) as caught:
+                await client.submit("drift", image=picture)
+    assert "image must not change" in "".join(caught.value.__notes__)
+
+
+async def test_a_lost_create_stays_in_doubt_when_the_resend_cannot_be_recorded(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("create", [faults.CutRequest(accepted=True)])
+    client._session.retry = Retry(base=0.01, resend_unknown_creates=True)
+    begun: list[Event] = []
+
+    async def record(event: Event, _: str | None) -> None:
+        begun.append(event)
+        if begun.count(Event.SENDING_BEGAN) == 2:
+            raise OSError("the disk is full")
+
+    with pytest.raises(CreateOutcomeUnknown) as caught:
+        await client._session.create(VideoRequest("drift"), record=record)
+    assert "the disk is full" in "".join(caught.value.__notes__)
+    assert grok_emulator.accepted == 1
+
+
 async def test_an_item_whose_create_was_lost_before_a_refused_resend_is_in_doubt(
     new_client: Callable[..., AsyncClient], grok_emulator: Emulator, tmp_path: Path
 ) -> None:

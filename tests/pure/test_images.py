@@ -25,7 +25,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grok_video import (
-    APIConnectionError,
     Image,
     InvalidRequest,
     VideoRequest,
@@ -526,30 +525,19 @@ async def test_a_file_object_that_grows_or_shrinks_is_found_out():
                 await whole(body)
 
 
-async def test_the_transports_complaint_gives_way_to_the_reason(tmp_path):
-    path = tmp_path / "cat.jpg"
-    path.write_bytes(a_picture(SMALL))
-    with pytest.raises(InvalidRequest, match="must not change"):
-        async with create_body(VideoRequest("drift", path)) as body:
-            grow(path)
-            with pytest.raises(InvalidRequest):
-                await whole(body)
-            raise APIConnectionError("the connection broke", may_have_been_sent=True)
-
-
-async def test_a_later_round_that_broke_for_another_reason_keeps_its_reason(tmp_path):
+async def test_the_reason_of_a_break_stands_on_the_body_until_the_next_round(tmp_path):
     path = tmp_path / "cat.jpg"
     path.write_bytes(content := a_picture(SMALL))
     measured = path.stat()
-    with pytest.raises(APIConnectionError):
-        async with create_body(VideoRequest("drift", path)) as body:
-            grow(path)
-            with pytest.raises(InvalidRequest):
-                await whole(body)
-            path.write_bytes(content)
-            os.utime(path, ns=(measured.st_atime_ns, measured.st_mtime_ns))
+    async with create_body(VideoRequest("drift", path)) as body:
+        grow(path)
+        with pytest.raises(InvalidRequest, match="must not change") as caught:
             await whole(body)
-            raise APIConnectionError("the connection broke", may_have_been_sent=True)
+        assert body.failure is caught.value
+        path.write_bytes(content)
+        os.utime(path, ns=(measured.st_atime_ns, measured.st_mtime_ns))
+        await whole(body)
+        assert body.failure is None
 
 
 # --- what is held --------------------------------------------------------------------------------
