@@ -17,14 +17,13 @@ from decimal import Decimal
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Final
 
-import anyio
 from attrs import define, field, frozen
 
 from grok_video._errors import LedgerError
 from grok_video._ledgerfile import LedgerFile, iso
 from grok_video._lifecycle import Event, State, advance
 from grok_video._redaction import redact
-from grok_video._transports._loops import Bell, caller_of_this_loop
+from grok_video._transports._loops import Bell, caller_of_this_loop, finish
 
 if TYPE_CHECKING:
     import os
@@ -143,6 +142,11 @@ class Journal:
     open_usd: Decimal = Decimal(0)
 
     @property
+    def keeps(self) -> bool:
+        """True as long as what is told here can be read again when the batch is over."""
+        return False
+
+    @property
     def failure(self) -> LedgerError | None:
         """Why nothing can be written any more, or None."""
         return None
@@ -161,9 +165,13 @@ class Journal:
         """The event has happened; it is written with the next group, and nobody waits for it."""
         entry.advance(event)
 
-    async def record(self, entry: Entry, event: Event) -> None:
-        """The event has happened and is on disk. Raises `LedgerError` if it cannot be written."""
-        entry.advance(event)
+    async def record(self, entry: Entry, *events: Event) -> None:
+        """The events have happened and are on disk, all of them in one transaction.
+
+        Raises `LedgerError` if they cannot be written; the disk has none of them then.
+        """
+        for event in events:
+            entry.advance(event)
 
     async def close(self) -> None:
         """All that was noted is on disk, and the file is whole and free."""
@@ -176,6 +184,7 @@ class Ledger(Journal):
         self._file = LedgerFile(path)
         self._queue: queue.SimpleQueue[_Row | _Question | _End] = queue.SimpleQueue()
         self._failure: LedgerError | None = None
+        self._is_open = False
         self._next_item = 1
         self._call_soon = caller_of_this_loop()
 
@@ -191,15 +200,27 @@ class Ledger(Journal):
         threading.Thread(
             target=ledger._run, args=(opened,), name="grok-video-ledger", daemon=True
         ).start()
-        # Shielded: whoever is cancelled here would leave a file open that nobody closes.
-        with anyio.CancelScope(shield=True):
+
+        async def opening() -> None:
             ledger._begin(await opened.wait())
+
+        try:
+            # To its end: whoever is cancelled here would leave a file open that nobody closes.
+            await finish(opening)
+        except BaseException:
+            await ledger.close()
+            raise
         return ledger
 
     def _begin(self, opened: Opened) -> None:
+        self._is_open = True
         self._next_item = opened.next_item
         self.spent_usd = Decimal(str(opened.spent_usd))
         self.open_usd = Decimal(str(opened.open_usd))
+
+    @property
+    def keeps(self) -> bool:
+        return self._failure is None
 
     @property
     def failure(self) -> LedgerError | None:
@@ -216,29 +237,35 @@ class Ledger(Journal):
         return Found({key: self._entry(key, of_key) for key, of_key in facts.items()}, again)
 
     def note(self, entry: Entry, event: Event) -> None:
-        self._put(entry, event, None)
+        self._put(entry, (event,), None)
 
-    async def record(self, entry: Entry, event: Event) -> None:
+    async def record(self, entry: Entry, *events: Event) -> None:
         waiter = _Waiter()
-        self._put(entry, event, waiter)
+        self._put(entry, events, waiter)
         await waiter.wait()
 
     async def close(self) -> None:
+        if not self._is_open:
+            return  # it never was, or is closed: the thread has ended
+        self._is_open = False
         end = _End()
         self._queue.put(end)
-        with anyio.CancelScope(shield=True):
-            await end.waiter.wait()
+        # To its end: a caller who goes on may open the same file again.
+        await finish(end.waiter.wait)
 
-    def _put(self, entry: Entry, event: Event, waiter: _Waiter | None) -> None:
-        entry.advance(event)
+    def _put(self, entry: Entry, events: Iterable[Event], waiter: _Waiter | None) -> None:
         request_row = None
-        if not entry.item:
-            entry.item = self._next_item
-            self._next_item += 1
-            assert entry.request_row is not None  # noqa: S101 - described before its first event
-            request_row = (entry.item, *entry.request_row)
-            entry.request_row = None
-        self._queue.put(_Row(entry.row(event), request_row, waiter))
+        rows: list[tuple[Any, ...]] = []
+        for event in events:
+            entry.advance(event)
+            if not entry.item:
+                entry.item = self._next_item
+                self._next_item += 1
+                assert entry.request_row is not None  # noqa: S101 - described before its first event
+                request_row = (entry.item, *entry.request_row)
+                entry.request_row = None
+            rows.append(entry.row(event))
+        self._queue.put(_Row(rows, request_row, waiter))
 
     def _entry(self, key: str, facts: Facts) -> Entry:
         """Return the item as its events left it: the sum of them, not the last word alone."""
@@ -322,7 +349,7 @@ class Ledger(Journal):
         try:
             self._file.commit(
                 [row.request for row in rows if row.request is not None],
-                [row.event for row in rows],
+                [event for row in rows for event in row.events],
             )
         except LedgerError as error:
             self._failure = error
@@ -363,7 +390,7 @@ class _Waiter:
 
 @frozen(eq=False)
 class _Row:
-    event: tuple[Any, ...]
+    events: list[tuple[Any, ...]]
     request: tuple[Any, ...] | None
     waiter: _Waiter | None
 

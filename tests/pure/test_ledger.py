@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import resource
@@ -9,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from decimal import Decimal
 from functools import reduce
@@ -140,6 +142,110 @@ async def test_a_cancelled_waiter_takes_nothing_back(tmp_path: Path) -> None:
         await ledger.record(new_entry(), Event.SENDING_BEGAN)
     await ledger.close()
     assert rows(path, "SELECT state FROM item") == [("submitting",)]
+
+
+async def test_events_that_are_recorded_together_are_on_disk_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that died between them would take the item for one that was never sent."""
+    path = tmp_path / "a.sqlite"
+    ledger = await Ledger.open(path)
+    groups: list[int] = []
+    real = LedgerFile._commit
+
+    def counted(self: LedgerFile, requests: Any, events: Any) -> None:
+        groups.append(len(events))
+        real(self, requests, events)
+
+    monkeypatch.setattr(LedgerFile, "_commit", counted)
+    entry = new_entry()
+    await ledger.record(entry, Event.SENDING_BEGAN)
+    await ledger.record(entry, Event.ANSWER_LOST, Event.RELEASED, Event.SENDING_BEGAN)
+    await ledger.close()
+    assert groups == [1, 3]
+    assert rows(path, "SELECT state, attempts FROM item") == [("submitting", 2)]
+
+
+async def cancel(
+    manner: str, work: Callable[[], Awaitable[object]], then: Callable[[], object]
+) -> None:
+    """Cancel the work while it waits, do something meanwhile, and return when it was cancelled."""
+    if manner == "scope":
+        async with anyio.create_task_group() as tasks:
+
+            async def cancellable() -> None:
+                with scope:
+                    await work()
+                assert scope.cancelled_caught
+
+            scope = anyio.CancelScope()
+            tasks.start_soon(cancellable)
+            await anyio.wait_all_tasks_blocked()
+            scope.cancel()
+            await anyio.wait_all_tasks_blocked()
+            then()
+        return
+    task = asyncio.ensure_future(work())
+    await anyio.wait_all_tasks_blocked()
+    for _ in range(2 if manner == "twice" else 1):
+        task.cancel()
+        await anyio.wait_all_tasks_blocked()
+    then()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+MANNERS = [("asyncio", "once"), ("asyncio", "twice"), ("asyncio", "scope"), ("trio", "scope")]
+
+
+@pytest.mark.parametrize(("anyio_backend", "manner"), MANNERS)
+async def test_an_opening_that_is_cancelled_leaves_the_ledger_free(
+    tmp_path: Path, anyio_backend: str, manner: str
+) -> None:
+    path = tmp_path / "a.sqlite"
+    await write(path, Event.SENDING_BEGAN)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # which the opening waits for
+        await cancel(manner, lambda: Ledger.open(path), lambda: other.execute("ROLLBACK"))
+    await (await Ledger.open(path)).close()
+
+
+@pytest.mark.parametrize(("anyio_backend", "manner"), MANNERS)
+async def test_an_opening_that_is_cancelled_and_fails_is_over(
+    tmp_path: Path, anyio_backend: str, manner: str
+) -> None:
+    path = tmp_path / "a.sqlite"
+    await write(path, Event.SENDING_BEGAN)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+        def spoil() -> None:
+            other.execute("DROP TABLE run")
+            other.execute("COMMIT")
+
+        await cancel(manner, lambda: Ledger.open(path), spoil)
+    LockFile.take(tmp_path / "a.sqlite.lock").release()
+
+
+@pytest.mark.parametrize(("anyio_backend", "manner"), MANNERS)
+async def test_a_closing_that_is_cancelled_leaves_the_ledger_whole_and_free(
+    tmp_path: Path, anyio_backend: str, manner: str
+) -> None:
+    path = tmp_path / "a.sqlite"
+    ledger = await Ledger.open(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        ledger.note(new_entry(), Event.SENDING_BEGAN)
+        await cancel(manner, ledger.close, lambda: other.execute("ROLLBACK"))
+    assert rows(path, "SELECT state FROM item") == [("submitting",)]
+    await (await Ledger.open(path)).close()
+
+
+async def test_a_ledger_may_be_closed_twice(tmp_path: Path) -> None:
+    ledger = await Ledger.open(tmp_path / "a.sqlite")
+    await ledger.close()
+    with anyio.fail_after(20):
+        await ledger.close()
 
 
 async def test_an_illegal_event_changes_nothing(tmp_path: Path) -> None:
