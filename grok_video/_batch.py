@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import anyio
 from anyio import to_thread
@@ -24,6 +24,7 @@ from grok_video._errors import (
     GrokVideoError,
     InvalidRequest,
     LedgerError,
+    resume_hint,
 )
 from grok_video._filenames import check_template
 from grok_video._gate import Gate
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from grok_video._manifest import BatchSource
     from grok_video._session import Session
 
-__all__ = ["AsyncBatch", "Settings"]
+__all__ = ["AsyncBatch", "Settings", "run_through"]
 
 
 @frozen
@@ -124,7 +125,7 @@ class AsyncBatch:
     Iterating gives an `Outcome` for each item, in the order in which they end. Leaving the context
     early sends no more, lets the creates that are on their way be answered and written down, and
     ends the waiting; the jobs go on at the provider, and the same call with the same ledger goes on
-    with them.
+    with them. Without a ledger, the log is told the ids of those that had no outcome yet.
     """
 
     def __init__(self, session: Session, requests: BatchSource, settings: Settings) -> None:
@@ -135,10 +136,13 @@ class AsyncBatch:
         #: Made on entering: only then is there an event loop, and somebody who closes them.
         self._course: Course | None = None
         self._tasks: TaskGroup
-        self._send: MemoryObjectSendStream[Outcome]
-        self._receive: MemoryObjectReceiveStream[Outcome]
+        #: Outcomes, each with its item if that was begun in this run.
+        self._send: MemoryObjectSendStream[tuple[Outcome, Entry | None]]
+        self._receive: MemoryObjectReceiveStream[tuple[Outcome, Entry | None]]
         #: The keys in flight: the window, and all that is held of the manifest.
         self._keys: set[str] = set()
+        #: The items of which nobody was told yet: those in flight, and one that is handed over.
+        self._untold: set[Entry] = set()
         self._all_taken = False
         self._has_warned = False
 
@@ -186,8 +190,13 @@ class AsyncBatch:
             await journal.close()
             raise
         self._tasks = tasks
-        self._send, self._receive = anyio.create_memory_object_stream[Outcome](0)
-        self._manifest.start(tasks)
+        ends = anyio.create_memory_object_stream[tuple[Outcome, Entry | None]](0)
+        self._send, self._receive = ends
+        try:
+            self._manifest.start(tasks)
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
         tasks.start_soon(self._feed, self._course, tasks)
         return self
 
@@ -210,7 +219,30 @@ class AsyncBatch:
             self._manifest.close()
             self._send.close()
             self._receive.close()
-            await course.journal.close()
+            try:
+                await course.journal.close()
+            finally:
+                if not course.journal.keeps:
+                    self._log_untold()
+
+    def _log_untold(self) -> None:
+        """Tell the log of each item that may be billed and that nobody else knows of."""
+        for entry in self._untold:
+            if entry.request_id is not None:
+                logger.warning(
+                    "the batch was left before the outcome of item %r was told, and no ledger has "
+                    "it: its job %s is %s and may be billed. %s",
+                    entry.key,
+                    entry.request_id,
+                    entry.state,
+                    resume_hint(entry.request_id),
+                )
+            elif entry.state is State.IN_DOUBT:
+                logger.warning(
+                    "the batch was left before the outcome of item %r was told, and no ledger has "
+                    "it: its create may have been accepted and billed, and no request_id is known",
+                    entry.key,
+                )
 
     def __aiter__(self) -> AsyncIterator[Outcome]:
         return self
@@ -218,11 +250,15 @@ class AsyncBatch:
     async def __anext__(self) -> Outcome:
         course = self._entered()
         try:
-            return await self._receive.receive()
+            outcome, entry = await self._receive.receive()
         except (anyio.EndOfStream, anyio.ClosedResourceError):
             if course.failure is not None:
                 raise course.failure from None
             raise StopAsyncIteration from None
+        # Only here: a cancelled caller may have lost what was handed over.
+        if entry is not None:
+            self._untold.discard(entry)
+        return outcome
 
     def _entered(self) -> Course:
         if self._course is None:
@@ -304,20 +340,44 @@ class AsyncBatch:
         return not released
 
     async def _work(self, item: BatchItem, entry: Entry, course: Course) -> None:
+        self._untold.add(entry)
         try:
-            await self._tell(await ItemRun(course, item, entry).outcome())
+            await self._tell(await ItemRun(course, item, entry).outcome(), entry)
         finally:
             self._keys.discard(item.key)
             course.announce()
             self._end_if_over()
 
-    async def _tell(self, outcome: Outcome) -> None:
+    async def _tell(self, outcome: Outcome, entry: Entry | None = None) -> None:
         self._tally.add(outcome)
-        await self._send.send(outcome)
+        await self._send.send((outcome, entry))
 
     def _end_if_over(self) -> None:
         if self._all_taken and not self._keys:
             self._send.close()
+
+
+async def run_through(batch: AsyncBatch) -> None:
+    """The batch has come to its end; its outcomes are heard by nobody.
+
+    The log is told of jobs that go on, or whose files are not here, where no ledger has them.
+    """
+    async with batch:
+        # A function beside the class: the blocking twin has no use for it.
+        course = batch._entered()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        async for outcome in batch:
+            if outcome.state in _UNFINISHED and outcome.request_id and not course.journal.keeps:
+                logger.warning(
+                    "no ledger has item %r: its job %s is %s and may be billed. %s",
+                    outcome.key,
+                    outcome.request_id,
+                    outcome.state,
+                    resume_hint(outcome.request_id),
+                )
+
+
+#: Outcomes of jobs that were accepted, of which more is to come.
+_UNFINISHED: Final = (OutcomeState.PENDING, OutcomeState.UNFETCHED)
 
 
 def _make_folder(folder: Path) -> None:

@@ -351,6 +351,8 @@ class AsyncClient:
         What went wrong with single items stands in the summary and in the ledger, and is not
         raised.
         """
+        from grok_video._batch import run_through
+
         batch = self.batch(
             requests,
             out=out,
@@ -365,9 +367,7 @@ class AsyncClient:
             sha256=sha256,
             timeout=timeout,
         )
-        async with batch:
-            async for _ in batch:
-                pass
+        await run_through(batch)
         return batch.summary
 
     async def _start(

@@ -414,7 +414,7 @@ class Batch(BatchTwin):
     Iterating gives an `Outcome` for each item, in the order in which they end. Leaving the context
     early sends no more, lets the creates that are on their way be answered and written down, and
     ends the waiting; the jobs go on at the provider, and the same call with the same ledger goes on
-    with them.
+    with them. Without a ledger, the log is told the ids of those that had no outcome yet.
     """
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import sqlite3
 import sys
@@ -211,6 +212,18 @@ async def test_a_manifest_that_breaks_ends_the_batch_after_what_it_gave(
     assert seen == ["done"] * 3
 
 
+async def test_a_manifest_that_cannot_be_begun_leaves_the_ledger_free(
+    client: AsyncClient, tmp_path: Path
+) -> None:
+    class Broken:
+        def __iter__(self) -> Iterator[Any]:
+            raise OSError("the manifest is gone")
+
+    with pytest.raises(OSError, match="the manifest is gone"):
+        await client.run_batch(Broken(), ledger=tmp_path / "a.sqlite")
+    assert (await client.run_batch(requests(1), ledger=tmp_path / "a.sqlite")).is_complete
+
+
 # --- what goes wrong with single items -----------------------------------------------------------
 
 
@@ -380,6 +393,87 @@ async def test_leaving_early_keeps_what_was_paid_for(
         found = await outcomes(client, requests(accepted), **words)
     assert Counter(states(found).values()) == {"saved": accepted - 1, "skipped": 1}
     assert emulator.accepted == accepted
+
+
+@pytest.mark.parametrize("finished", [1, 4])
+async def test_leaving_early_without_a_ledger_tells_the_log_what_was_paid_for(
+    grok_emulator_factory: NewEmulator,
+    new_client: NewClient,
+    caplog: pytest.LogCaptureFixture,
+    finished: int,
+) -> None:
+    """Those that are still awaited, and those that had ended and were not asked for yet."""
+    emulator = grok_emulator_factory(time_scale=1.0)
+    async with (
+        new_client(emulator) as client,
+        client.batch(requests(20), max_in_flight=4) as batch,
+    ):
+        await until(lambda: emulator.accepted >= 4)
+        for create in emulator.creates[:finished]:
+            emulator.finish(create.request_id)
+        await until(lambda: batch.summary.total >= finished)
+        told = (await anext(batch)).request_id
+    accepted = {create.request_id for create in emulator.creates}
+    assert ids_in_warnings(caplog, accepted) == accepted - {told}
+
+
+def ids_in_warnings(caplog: pytest.LogCaptureFixture, ids: set[str]) -> set[str]:
+    said = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+    return {request_id for request_id in ids if any(request_id in words for words in said)}
+
+
+async def test_what_is_run_without_a_ledger_tells_the_log_which_jobs_go_on(
+    grok_emulator_factory: NewEmulator, new_client: NewClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    emulator = grok_emulator_factory(time_scale=1.0)
+    async with new_client(emulator) as client:
+        summary = await client.run_batch(requests(3), timeout=0.2)
+    assert summary.counts == {OutcomeState.PENDING: 3}
+    accepted = {create.request_id for create in emulator.creates}
+    assert ids_in_warnings(caplog, accepted) == accepted
+
+
+async def test_leaving_early_warns_of_nothing_that_the_ledger_has(
+    grok_emulator_factory: NewEmulator,
+    new_client: NewClient,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    emulator = grok_emulator_factory(time_scale=1.0)
+    async with (
+        new_client(emulator) as client,
+        client.batch(requests(4), ledger=tmp_path / "a.sqlite"),
+    ):
+        await until(lambda: emulator.accepted >= 4)
+    assert [one for one in caplog.records if one.levelno >= logging.WARNING] == []
+
+
+async def test_leaving_early_tells_the_log_what_a_broken_ledger_could_not_take(
+    grok_emulator_factory: NewEmulator,
+    new_client: NewClient,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from grok_video._ledgerfile import LedgerFile
+
+    real = LedgerFile._commit
+
+    def breaking(self: LedgerFile, rows: list[Any], events: list[Any]) -> None:
+        if any("accepted" in event for event in events):
+            raise sqlite3.OperationalError("disk I/O error")
+        real(self, rows, events)
+
+    monkeypatch.setattr(LedgerFile, "_commit", breaking)
+    emulator = grok_emulator_factory(time_scale=1.0)
+    async with (
+        new_client(emulator) as client,
+        client.batch(requests(1), ledger=tmp_path / "a.sqlite") as batch,
+    ):
+        await until(lambda: batch.summary.stopped is not None)
+    accepted = {create.request_id for create in emulator.creates}
+    assert len(accepted) == 1
+    assert ids_in_warnings(caplog, accepted) == accepted
 
 
 async def test_a_cancelled_batch_lets_creates_answer_and_writes_them_down(

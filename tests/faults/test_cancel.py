@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import http.client
+import logging
 import random
 import tempfile
 from pathlib import Path
@@ -19,7 +20,7 @@ import anyio.lowlevel
 import pytest
 from attrs import define, field
 
-from grok_video import AsyncClient, AsyncJob, GrokVideoError, Limits, Video
+from grok_video import AsyncClient, AsyncJob, GrokVideoError, Limits, Video, VideoRequest
 from grok_video.emulator import Emulator, faults
 
 from ..conftest import LANES, PHOTO
@@ -86,6 +87,53 @@ def test_a_call_cancelled_at_any_await_leaves_nothing_and_tells_its_id(
     assert problems == []
     assert sum(trace.cancelled for trace in traces.values()) >= len(traces) * 0.8
     assert any(trace.known for trace in traces.values())
+
+
+@pytest.mark.parametrize(("lane", "manner"), WAYS)
+def test_a_batch_without_a_ledger_that_is_cancelled_at_any_await_tells_every_id(
+    lane: str,
+    manner: str,
+    request: pytest.FixtureRequest,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    watched = Steps(manner=manner, watching=True)
+    assert batch_run(lane, watched, caplog) == set()
+    untold = {
+        at: ids
+        for at in _choose(watched, request.config.getoption("--whole", default=False))
+        if (ids := batch_run(lane, Steps(at=at, manner=manner), caplog))
+    }
+    assert untold == {}
+
+
+def batch_run(lane: str, steps: Steps, caplog: pytest.LogCaptureFixture) -> set[str]:
+    """Cancel a batch as `steps` says; return the ids that no outcome and no warning told."""
+    loop, transport = LANES[lane]
+    told: set[str | None] = set()
+    caplog.clear()
+    things = [(f"key {number}", VideoRequest(f"drift {number}")) for number in range(4)]
+
+    async def work() -> None:
+        words = DEFAULTS | {"transport": transport}
+        async with AsyncClient(emulator.api_key, base_url=emulator.base_url, **words) as client:
+
+            async def iterate() -> None:
+                async with client.batch(things, max_in_flight=3) as batch:
+                    async for outcome in batch:
+                        told.add(outcome.request_id)
+
+            await cancelled_by(steps, iterate)
+            _barrier(emulator)
+
+    with Emulator() as emulator, bounded():
+        run(loop, steps, work)
+        accepted = {create.request_id for create in emulator.creates}
+    warnings = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+    return {
+        request_id
+        for request_id in accepted - told
+        if not any(request_id in words for words in warnings)
+    }
 
 
 def cancelled_run(lane: str, steps: Steps, folder: Path) -> Trace:
