@@ -22,6 +22,7 @@ from grok_video._errors import (
     APIError,
     AuthenticationError,
     ConfigurationError,
+    CreateOutcomeUnknown,
     DownloadError,
     GrokVideoError,
     InvalidRequest,
@@ -114,6 +115,9 @@ class ItemRun:
         self._entry = entry
         self._price = list_price(item.request)
         self._committed = False
+        #: True once the answer of a create was lost: whatever comes of one that is sent after it,
+        #: the item may have been accepted and billed, and only an id takes it out of doubt.
+        self._lost = False
         #: What the provider charges for this attempt; None until it says so.
         self._charged: Decimal | None = None
         #: True if an earlier run had it accepted: a file of its name is then ours to replace.
@@ -214,58 +218,71 @@ class ItemRun:
                 await self._session.create(self._item.request, record=self._recorder(turn))
             if turn.scope.cancelled_caught:
                 raise Closed
-        except LedgerError as error:
-            self._course.fail(error)
-            # Accepted, and it could not be written down: it is fetched all the same.
-            if self._entry.state is not State.PENDING:
-                raise
         finally:
             turn.may_be_called_back(now=False)
 
     def _recorder(self, turn: Turn) -> Record:
         entry, journal = self._entry, self._journal
-        resent = False
 
         async def record(event: Event, request_id: str | None) -> None:
-            nonlocal resent
             if event is Event.SENDING_BEGAN:
-                if entry.state is State.SUBMITTING:
-                    # A create of unknown outcome is sent again: the caller's `Retry` says so.
-                    resent = True
-                    journal.note(entry, Event.ANSWER_LOST)
-                    journal.note(entry, Event.RELEASED)
-                turn.check()
-                turn.may_be_called_back(now=False)
                 await self._begin_sending(turn)
             elif event is Event.ACCEPTED:
                 entry.request_id = request_id
                 entry.fail(None)
                 self._began = anyio.current_time()
-                await journal.record(entry, event)
+                # Accepted; where it cannot be written down, it is fetched all the same.
+                await self._write_down(event)
                 if journal.is_low:
                     self._course.stop("the disk of the ledger is full")
-            elif event is Event.NOT_TAKEN and not resent:
+            elif event is Event.ANSWER_LOST:
+                # Not written yet: on disk it is "submitting", which a death turns into doubt.
+                self._lost = True
+            elif event is Event.NOT_TAKEN and not self._lost:
                 journal.note(entry, event)
                 turn.may_be_called_back(now=True)
-            # Any other becomes an error in a moment, and is noted with its words; what came of a
-            # resend says nothing about the create before it.
+            # Any other becomes an error in a moment, and is noted with its words.
 
         return record
 
     async def _begin_sending(self, turn: Turn) -> None:
-        """The beginning is on disk and the create may go. Raises if not; nothing was sent then."""
-        entry = self._entry
+        """The beginning is on disk and the create may go. Raises if not; nothing was sent then.
+
+        An item whose last create was lost stays as it is if this one may not go: in doubt.
+        """
+        entry, journal = self._entry, self._journal
+        # Sent again after a create of unknown outcome: the caller's `Retry` says so. Written
+        # together with the beginning, or a process that dies in between comes back as planned.
+        released = (Event.ANSWER_LOST, Event.RELEASED) if self._lost else ()
         try:
-            await self._journal.record(entry, Event.SENDING_BEGAN)
-        except LedgerError:
-            entry.advance(Event.NOT_TAKEN)
-            raise
-        try:
+            turn.check()
+            turn.may_be_called_back(now=False)
+            await journal.record(entry, *released, Event.SENDING_BEGAN)
             # News may have come while the disk was busy.
             turn.check(blocked_until=self._session.creates_blocked_until())
-        except (Closed, NotYet):
-            self._journal.note(entry, Event.NOT_TAKEN)
+        except (Closed, NotYet, LedgerError) as refusal:
+            if isinstance(refusal, LedgerError):
+                self._course.fail(refusal)
+            if self._lost:
+                raise self._not_sent_again(refusal) from None
+            if entry.state is State.SUBMITTING:
+                journal.note(entry, Event.NOT_TAKEN)
             raise
+
+    def _not_sent_again(self, refusal: Exception) -> CreateOutcomeUnknown:
+        reason = "creates were in trouble when its turn came"
+        if isinstance(refusal, Closed):
+            reason = f"the batch sends no more: {self._gate.stopped}"
+        elif isinstance(refusal, LedgerError):
+            reason = refusal.message
+        return CreateOutcomeUnknown(
+            "the create may have been accepted and billed, and no request_id is known: its answer "
+            f"was lost. It was not sent again ({reason.rstrip('.')}). Look at the account's usage; "
+            "then give found_ids, or resubmit_in_doubt to send it again.",
+            fingerprint=self._entry.fingerprint,
+            sent_at=self._entry.sent_at or 0.0,
+            phase="awaiting the answer",
+        )
 
     # --- waiting and fetching --------------------------------------------------------------------
 
@@ -287,7 +304,7 @@ class ItemRun:
             if self._course.out is None or video.url is None:
                 entry.seconds = anyio.current_time() - self._began
                 entry.polls = self._polls_before + poller.polls
-                await self._record_end(Event.RENDERED)
+                await self._write_down(Event.RENDERED)
             else:
                 self._journal.note(entry, Event.RENDERED)
                 await self._fetch(poller, video)
@@ -314,10 +331,10 @@ class ItemRun:
         entry.size, entry.sha256 = video.size, video.sha256
         entry.seconds = anyio.current_time() - self._began
         entry.polls = self._polls_before + poller.polls
-        await self._record_end(Event.SAVED)
+        await self._write_down(Event.SAVED)
 
-    async def _record_end(self, event: Event) -> None:
-        """The item's end is on disk, or the batch knows that it cannot be; the video is here."""
+    async def _write_down(self, event: Event) -> None:
+        """The event is on disk, or the batch knows that it cannot be; the item goes on."""
         try:
             await self._journal.record(self._entry, event)
         except LedgerError as error:
@@ -342,8 +359,8 @@ class ItemRun:
             return
         entry.fail(failure)
         entry.seconds = anyio.current_time() - self._began if entry.request_id else None
-        for event in _meaning(failure, entry.state):
-            await self._record_end(event)
+        for event in _meaning(failure, entry.state, lost=self._lost):
+            await self._write_down(event)
 
     # --- money -----------------------------------------------------------------------------------
 
@@ -373,14 +390,14 @@ class ItemRun:
 _NOTHING: Final = Decimal(0)
 
 
-def _meaning(failure: Exception, state: State) -> tuple[Event, ...]:
+def _meaning(failure: Exception, state: State, *, lost: bool) -> tuple[Event, ...]:
     """Return what a failure in this state makes of the item; nothing where it can go on later."""
     match state:
         case State.PLANNED:
             passing = isinstance(failure, ConfigurationError)
             return () if passing else (Event.REFUSED,)
         case State.SUBMITTING:
-            return (_meaning_of_create(failure),)
+            return (Event.ANSWER_LOST if lost else _meaning_of_create(failure),)
         case State.PENDING | State.READY:
             return _ending(failure)
         case State.FETCHING:
