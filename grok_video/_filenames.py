@@ -1,5 +1,8 @@
 """File names made from keys: always inside one folder, on every system, never two keys one name.
 
+Names are told apart by the letter: where a file system takes upper and lower case for the same, two
+keys that differ in nothing else have one file.
+
 A key comes from a manifest and may be anything a person can type; what it is turned into must not
 lead out of the folder, be hidden, or mean a device.
 """
