@@ -88,7 +88,7 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now: flo
         "gateway_request_id": request[1] if request else _header_id(headers),
         "body": excerpt(body),
         "retry_after": read_retry_after(headers, now=now),
-        "refused": _is_refusal(kind, status, text, headers),
+        "refused": _is_refusal(kind, status, code, text, headers),
     }
     sentence = f"the API answered HTTP {status}{label}: {shown.rstrip('.')}. {_ADVICE[kind]}"
     return kind(sentence, **facts)
@@ -141,8 +141,15 @@ def _classify(status: int, code: str | None, text: str, *, html: bool) -> type[A
     return BadRequest
 
 
-def _is_refusal(kind: type[APIError], status: int, text: str, headers: Mapping[str, str]) -> bool:
+def _is_refusal(
+    kind: type[APIError], status: int, code: str | None, text: str, headers: Mapping[str, str]
+) -> bool:
     """Return whether this answer to a create proves that no job was made."""
+    if status < 200:
+        return False
+    if status < 300 and kind is BadRequest:
+        # "Taken" above and an error below: only an error that is known says which of them holds.
+        return (code or "").strip().lower() in _BAD_REQUEST_CODES
     if kind is not ServerError:
         return True
     if status != 503:

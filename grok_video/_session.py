@@ -303,15 +303,15 @@ class Session:
         It waits for its place in the client's budget and for a connection. Raises `TooLate` if no
         answer is here `until` then, `APIError` or `APIConnectionError`, each with the `request_id`.
         """
-        transport = self.transport
         try:
-            slots = await self._polls.take(until.at)
-        except NoTurn as no:
-            if no.delay is not None:
-                await anyio.sleep(until.remaining(now))
-            raise TooLate from None
-        now = current_time()
-        try:
+            transport = self.transport
+            try:
+                slots = await self._polls.take(until.at)
+            except NoTurn as no:
+                if no.delay is not None:
+                    await anyio.sleep(until.remaining(now))
+                raise TooLate from None
+            now = current_time()
             try:
                 self._require_open()
                 if until.at == math.inf or current_time() + self._exchange_ends < until.at:

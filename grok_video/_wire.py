@@ -59,7 +59,7 @@ def read_create(status: int, headers: Mapping[str, str], body: bytes, *, now: fl
     document, _ = read_document(status, body, refused=False)
     found: Document | None = document
     while found is not None:
-        if found.identity:
+        if found.identity and found.identity.strip():
             return found.identity
         found = found.data
     if document.error is not None or (document.code and not _is_success(document.code)):

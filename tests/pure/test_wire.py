@@ -402,7 +402,10 @@ def test_the_id_of_a_create_is_found(document: Any, request_id: str) -> None:
     assert _wire.read_create(200, {}, json.dumps(document).encode(), now=0) == request_id
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b'{"request_id": ""}', b'{"request_id": "a', b"[]"])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{}", b'{"request_id": ""}', b'{"request_id": "  "}', b'{"request_id": "a', b"[]"],
+)
 def test_a_yes_without_an_id_proves_nothing(body: bytes) -> None:
     with pytest.raises(UnexpectedResponse) as caught:
         _wire.read_create(200, {}, body, now=0)
@@ -412,6 +415,14 @@ def test_a_yes_without_an_id_proves_nothing(body: bytes) -> None:
 def test_a_page_instead_of_an_answer_is_probably_a_wrong_address_and_proves_nothing() -> None:
     with pytest.raises(UnexpectedResponse, match="base URL or path is probably wrong") as caught:
         _wire.read_create(200, {}, b"<!doctype html><html></html>", now=0)
+    assert not caught.value.refused
+
+
+@pytest.mark.parametrize("code", ["upstream_timeout", "internal", "task_accepted_late"])
+def test_a_yes_with_an_error_that_nobody_knows_proves_nothing(code: str) -> None:
+    body = json.dumps({"code": code, "message": "the task may be running"}).encode()
+    with pytest.raises(APIError) as caught:
+        _wire.read_create(200, {}, body, now=0)
     assert not caught.value.refused
 
 
