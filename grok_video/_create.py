@@ -116,6 +116,11 @@ class Attempt:
         self._told = False
 
     @property
+    def was_sent(self) -> bool:
+        """True once its first byte may have gone out."""
+        return self._sent_at > 0
+
+    @property
     def request_id(self) -> str | None:
         """The id, once there is one."""
         return self._outcome.request_id if self._outcome is not None else None

@@ -215,6 +215,7 @@ class Session:
                 except Exception as error:
                     if lost is None or attempt.request_id is not None:
                         raise
+                    attempts -= not attempt.was_sent
                     raise lost.as_error(request, attempts, None, then=error)  # noqa: B904 - as above
                 finally:
                     slots.release()

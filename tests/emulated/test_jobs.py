@@ -438,6 +438,7 @@ async def test_a_lost_create_stays_in_doubt_when_the_resend_cannot_be_recorded(
 
     with pytest.raises(CreateOutcomeUnknown) as caught:
         await client._session.create(VideoRequest("drift"), record=record)
+    assert "Nothing was sent again" in str(caught.value)
     assert "the disk is full" in "".join(caught.value.__notes__)
     assert grok_emulator.accepted == 1
 
