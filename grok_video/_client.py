@@ -300,11 +300,14 @@ class AsyncClient:
         """Return a batch over many requests, to be entered as a context and iterated.
 
         `requests` is any iterable, read as places come free, of `VideoRequest`, `BatchItem` or
-        (key, request); without a key the request's hash is one. At most `max_in_flight` are under
-        way at once. Finished videos are saved as `out`/`name` (None: not downloaded). `ledger` is
-        an SQLite file: the same call with it goes on where an earlier process ended, however it
-        ended, and nothing is paid for twice. No create is sent that could lead the ledger's whole
-        cost beyond `max_cost_usd`, going by list prices until the provider states its own.
+        (key, request); without a key the request's hash is one. A plain iterable is read in the
+        event loop, where one that waits (for a queue, say) holds up everything and should be an
+        asynchronous one; a blocking client has a thread of its own for it, where it may wait. At
+        most `max_in_flight` are under way at once. Finished videos are saved as `out`/`name` (None:
+        not downloaded). `ledger` is an SQLite file: the same call with it goes on where an earlier
+        process ended, however it ended, and nothing is paid for twice. No create is sent that could
+        lead the ledger's whole cost beyond `max_cost_usd`, going by list prices until the provider
+        states its own.
 
         Items that failed stay failed unless `retry_failed`; items in doubt are told as such and
         sent again only with `resubmit_in_doubt`. `found_ids` gives, by key, the request_id that a

@@ -274,6 +274,8 @@ class _Class:
             return f"self._hook({TWINS['AsyncJob'].name}, {arg.arg})"
         if text == "Iterable[AsyncJob]":
             return f"self._handles({arg.arg})"
+        if text == "BatchSource":
+            return f"self._aside({arg.arg})"
         self._refuse_async(item, text, f", whose {arg.arg} is")
         return arg.arg
 

@@ -6,22 +6,24 @@ cannot be one becomes an error of its own instead of an end to the rest.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterable, Iterable
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import anyio
 import anyio.to_thread
 from attrs import frozen
 
 from grok_video._errors import InvalidRequest
 from grok_video._outcomes import BatchItem
 from grok_video._requests import VideoRequest, refuse
+from grok_video._sources import Aside, End, Nothing, source_of
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
     from anyio.abc import TaskGroup
+
+    from grok_video._sources import Source
 
 __all__ = ["BatchSource", "Line", "Manifest", "Unusable"]
 
@@ -35,9 +37,8 @@ _LARGE: Final = 2**16
 #: Items taken at once: each look into the ledger serves that many, and the event loop is held for
 #: less than a millisecond.
 _MOST: Final = 64
-#: Items of an asynchronous iterable that are read before there is a place for them: each may hold
-#: a picture, and one look into the ledger should serve several.
-_AHEAD: Final = 8
+#: Seconds of reading after which what was read is started.
+_SLICE: Final = 0.001
 
 
 @frozen
@@ -60,25 +61,27 @@ class Manifest:
     """What is left to do, taken in small steps."""
 
     def __init__(self, requests: BatchSource) -> None:
-        if isinstance(requests, str | bytes) or not isinstance(requests, Iterable | AsyncIterable):
+        given: Any = requests
+        self._aside = isinstance(given, Aside)
+        if isinstance(given, Aside):
+            given = given.requests
+        if isinstance(given, str | bytes) or not isinstance(given, Iterable | AsyncIterable):
             raise refuse(
                 "requests",
-                requests,
+                given,
                 "must be an iterable of VideoRequest, BatchItem or (key, VideoRequest)",
             )
-        self._requests = requests
-        self._plain: Any = None
-        self._pumped: Any = None
+        #: None once the source has them.
+        self._requests: BatchSource | None = given
+        self._source: Source
         self._failure: Exception | None = None
         self._count = 0
 
     def start(self, tasks: TaskGroup) -> None:
         """Begin to read; an asynchronous iterable is read by a task of its own in `tasks`."""
-        if isinstance(self._requests, AsyncIterable):
-            send, self._pumped = anyio.create_memory_object_stream[Any](_AHEAD)
-            tasks.start_soon(self._pump, self._requests, send)
-        else:
-            self._plain = iter(self._requests)
+        requests, self._requests = self._requests, None
+        assert requests is not None  # noqa: S101 - for the type checker: started once
+        self._source = source_of(requests, tasks, aside=self._aside)
 
     async def take(self, most: int) -> list[Line | Unusable]:
         """Return the next items, at least one and at most so many; none at the end.
@@ -87,43 +90,24 @@ class Manifest:
         """
         most = min(most, _MOST)
         taken: list[Line | Unusable] = []
-        if self._pumped is None:
-            if self._failure is None:
-                try:
-                    for one in islice(self._plain, most):
-                        taken.append(await self._line(one))  # noqa: PERF401 - kept if it breaks
-                except Exception as error:  # noqa: BLE001 - raised when its turn comes
-                    self._failure = error
-            if not taken and self._failure is not None:
-                raise self._failure
-            return taken
         try:
-            taken.append(await self._line(await self._pumped.receive()))
-            while len(taken) < most:
-                taken.append(await self._line(self._pumped.receive_nowait()))
-        except anyio.WouldBlock:
+            if self._failure is None:
+                taken.append(await self._line(await self._source.receive(most)))
+                # What was read is started before more is read, if that takes its time.
+                until = time.perf_counter() + _SLICE
+                while len(taken) < most and time.perf_counter() < until:
+                    taken.append(await self._line(self._source.receive_nowait()))
+        except (Nothing, End):
             pass
-        except anyio.EndOfStream:
-            if not taken and self._failure is not None:
-                raise self._failure from None
+        except Exception as error:  # noqa: BLE001 - raised when its turn comes
+            self._failure = error
+        if not taken and self._failure is not None:
+            raise self._failure
         return taken
 
     def close(self) -> None:
         """Nothing more is read."""
-        if self._pumped is not None:
-            self._pumped.close()
-
-    async def _pump(self, requests: AsyncIterable[Any], send: Any) -> None:  # noqa: ANN401
-        # A task of its own: an asynchronous iterable must not be cancelled in the middle of a
-        # step, which is what "take what is there" would come to.
-        with send:
-            try:
-                async for one in requests:
-                    await send.send(one)
-            except anyio.BrokenResourceError:
-                return
-            except Exception as error:  # noqa: BLE001 - raised again where the items are taken
-                self._failure = error
+        self._source.close()
 
     async def _line(self, one: Any) -> Line | Unusable:  # noqa: ANN401 - whatever is in a manifest
         self._count += 1

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from grok_video._batch import AsyncBatch
+    from grok_video._manifest import BatchSource
     from grok_video._models import Video
     from grok_video._outcomes import Outcome
 
@@ -229,6 +230,13 @@ class ClientTwin(Twin[AsyncClient]):
                 raise refuse("jobs", job, "must hold jobs of this very client")
             handles.append(job._handle)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         return handles
+
+    def _aside(self, requests: BatchSource) -> BatchSource:
+        """Return the requests of a batch such that the loop does not wait for a plain iterable."""
+        # Imported here, as the batch itself is.
+        from grok_video._sources import Aside
+
+        return cast("BatchSource", Aside(requests))
 
     def _hook(
         self, kind: type[J], hook: Callable[[J], object] | None

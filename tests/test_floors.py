@@ -45,7 +45,6 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_budget",
             "_gate",
             "_filenames",
-            "_manifest",
         ],
     ),
     (
@@ -55,6 +54,8 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_transports._base",
             "_transports._loops",
             "_threads",
+            "_sources",
+            "_manifest",
             "_slots",
             "_turns",
             "_transports._debuglog",

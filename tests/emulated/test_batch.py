@@ -7,6 +7,7 @@ import logging
 import os
 import sqlite3
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from blockbuster import blockbuster_ctx
 
@@ -171,6 +173,51 @@ async def test_items_are_taken_only_as_places_come_free(
         await anext(batch)
         await until(lambda: emulator.accepted >= 6)
         assert taken == 6
+
+
+async def test_what_was_read_is_sent_while_a_slow_manifest_gives_more(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    taken = 0
+
+    def slow() -> Iterator[tuple[str, VideoRequest]]:
+        nonlocal taken
+        for line in requests(60):
+            if grok_emulator.accepted >= 3:  # it runs in another thread
+                return
+            time.sleep(0.05)
+            taken += 1
+            yield line
+
+    found = await outcomes(client, slow())
+    assert len(found) == taken < 60
+
+
+async def test_a_manifest_that_never_ends_leaves_the_event_loop_to_others(
+    client: AsyncClient,
+) -> None:
+    turns = 0
+
+    def endless() -> Iterator[tuple[str, VideoRequest]]:
+        for number in range(10**5):
+            if turns >= 10:
+                return
+            yield f"key-{number}", VideoRequest("x", Path("missing.jpg"))
+
+    async with anyio.create_task_group() as tasks:
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                await anyio.lowlevel.checkpoint()
+                turns += 1
+
+        tasks.start_soon(others)
+        async with client.batch(endless(), max_in_flight=10**5) as batch:
+            read = [outcome.key async for outcome in batch]
+        assert turns >= 10
+        assert len(read) < 10**4
+        tasks.cancel_scope.cancel()
 
 
 async def test_an_asynchronous_iterable_may_take_its_time(client: AsyncClient) -> None:

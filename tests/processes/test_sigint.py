@@ -110,6 +110,21 @@ with Client(**QUICK) as client:
     assert [err.count(f"grok-video wait {request_id}") for request_id in ids(slow)] == [1, 1, 1]
 
 
+def test_a_batch_whose_manifest_waits_for_more_ends_like_any_other(slow: Emulator) -> None:
+    script = """
+import queue
+lines = queue.Queue()
+lines.put(("first", VideoRequest("drift", duration=1)))
+with Client(**QUICK) as client:
+    say("waiting")
+    for outcome in client.batch(iter(lines.get, None)): pass
+"""
+    with running(script, slow) as child:
+        child.hears("waiting")
+        until(lambda: slow.polls > 0)
+        ended_by_ctrl_c(child)
+
+
 def test_a_shell_sees_130(slow: Emulator, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
