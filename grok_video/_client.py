@@ -312,8 +312,9 @@ class AsyncClient:
         Items that failed stay failed unless `retry_failed`; items in doubt are told as such and
         sent again only with `resubmit_in_doubt`. `found_ids` gives, by key, the request_id that a
         person found for an item in doubt. Files are hashed as they arrive unless `sha256` is False.
-        `timeout` is seconds for the wait of each job, None for no end. Raises `InvalidRequest` if a
-        setting cannot be; entering raises `LedgerError` if the ledger cannot be used.
+        `timeout` is seconds for the wait of each job, None for no end; no create is sent whose job
+        the server would not let be polled in that time. Raises `InvalidRequest` if a setting cannot
+        be; entering raises `LedgerError` if the ledger cannot be used.
         """
         # Imported here: SQLite and the rest of it are for those who run batches.
         from grok_video._batch import AsyncBatch, Settings

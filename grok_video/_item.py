@@ -8,6 +8,7 @@ have had one, and an item that ends without an outcome.
 from __future__ import annotations
 
 import errno
+import math
 import time
 from decimal import Decimal
 from pathlib import Path
@@ -32,7 +33,15 @@ from grok_video._errors import (
     ModerationRefused,
 )
 from grok_video._filenames import file_name
-from grok_video._gate import Closed, Gate, NotYet, Turn, is_of_the_account, is_passing
+from grok_video._gate import (
+    PATIENCE,
+    Closed,
+    Gate,
+    NotYet,
+    Turn,
+    is_of_the_account,
+    is_passing,
+)
 from grok_video._job import save
 from grok_video._ledger import Journal
 from grok_video._lifecycle import Event, State
@@ -62,6 +71,10 @@ _CALLED: Final = {
     State.IN_DOUBT: OutcomeState.IN_DOUBT,
 }
 
+#: Seconds of a job's wait in which the server must let it be polled, for a create to be sent; of a
+#: short wait half. All that waited for that moment are polled then, at a slower pace.
+_LEAST_WAIT: Final = 60.0
+
 
 @define(eq=False)
 class Course:
@@ -81,6 +94,8 @@ class Course:
     timeout: float | None
     #: Raised when every outcome was told: what ended the batch before its manifest.
     failure: Exception | None = None
+    #: What jobs of this batch were told of when to poll again, beside what the client knows.
+    polls_blocked_until: float = -math.inf
     _news: anyio.Event = field(factory=anyio.Event)
 
     def stop(self, reason: str, error: GrokVideoError | None = None) -> None:
@@ -97,6 +112,16 @@ class Course:
         """Wake those who wait for news: an item ended, or the batch stopped sending."""
         self._news.set()
         self._news = anyio.Event()
+
+    def blocked_until(self, now: float) -> float:
+        """Return the loop's clock before which the server wants no poll."""
+        return max(self.polls_blocked_until, self.session.polls_blocked_until(now))
+
+    def unfollowed_until(self, now: float) -> float:
+        """Return the loop's clock before which the wait of a new job would see no poll in time."""
+        if self.timeout is None:
+            return -math.inf
+        return self.blocked_until(now) - self.timeout + min(_LEAST_WAIT, self.timeout / 2)
 
     async def news(self) -> None:
         """Return at the next announcement."""
@@ -177,6 +202,7 @@ class ItemRun:
             )
         await self._wait_for_money()
         while self._entry.state is State.PLANNED:
+            await self._wait_for_polls()
             try:
                 async with self._gate.turn() as turn:
                     await self._try(turn)
@@ -198,6 +224,29 @@ class ItemRun:
         if self._gate.stopped is not None:
             raise Closed
         self._commit()
+
+    async def _wait_for_polls(self) -> None:
+        """Return when a job created now could be followed. Raises `Closed` if no more are sent.
+
+        The server may want no poll for so long that every wait would end at once: a place in the
+        window would come free with each create, and nobody would follow what was paid for.
+        """
+        course = self._course
+        while self._gate.stopped is None:
+            now = anyio.current_time()
+            delay = course.unfollowed_until(now) - now
+            if delay <= 0:
+                return
+            if delay > PATIENCE:
+                asked = course.blocked_until(now) - now
+                course.stop(
+                    f"the server asks for no poll in the next {asked:.0f} s: a job created now "
+                    f"could not be followed within its timeout ({course.timeout:g} s)"
+                )
+                break
+            with anyio.move_on_after(delay):
+                await course.news()
+        raise Closed
 
     async def _try(self, turn: Turn) -> None:
         """Send, and tell the gate how it went. A failure that passes leaves the item planned."""
@@ -259,7 +308,8 @@ class ItemRun:
             turn.may_be_called_back(now=False)
             await journal.record(entry, *released, Event.SENDING_BEGAN)
             # News may have come while the disk was busy.
-            turn.check(blocked_until=self._session.creates_blocked_until())
+            unfollowed = self._course.unfollowed_until(anyio.current_time())
+            turn.check(blocked_until=max(self._session.creates_blocked_until(), unfollowed))
         except (Closed, NotYet, LedgerError) as refusal:
             if isinstance(refusal, LedgerError):
                 self._course.fail(refusal)
@@ -270,7 +320,7 @@ class ItemRun:
             raise
 
     def _not_sent_again(self, refusal: Exception) -> CreateOutcomeUnknown:
-        reason = "creates were in trouble when its turn came"
+        reason = "creates were held back when its turn came"
         if isinstance(refusal, Closed):
             reason = f"the batch sends no more: {self._gate.stopped}"
         elif isinstance(refusal, LedgerError):
@@ -310,6 +360,9 @@ class ItemRun:
                 await self._fetch(poller, video)
         finally:
             entry.polls = self._polls_before + poller.polls
+            self._course.polls_blocked_until = max(
+                self._course.polls_blocked_until, poller.not_before
+            )
 
     async def _fetch(self, poller: Poller, video: Video) -> None:
         session, entry = self._session, self._entry

@@ -193,13 +193,13 @@ async def test_what_was_read_is_sent_while_a_slow_manifest_gives_more(
     assert len(found) == taken < 60
 
 
-async def test_a_manifest_that_never_ends_leaves_the_event_loop_to_others(
+async def test_a_long_manifest_leaves_the_event_loop_to_others(
     client: AsyncClient,
 ) -> None:
     turns = 0
 
-    def endless() -> Iterator[tuple[str, VideoRequest]]:
-        for number in range(10**5):
+    def long() -> Iterator[tuple[str, VideoRequest]]:
+        for number in range(3000):
             if turns >= 10:
                 return
             yield f"key-{number}", VideoRequest("x", Path("missing.jpg"))
@@ -213,10 +213,9 @@ async def test_a_manifest_that_never_ends_leaves_the_event_loop_to_others(
                 turns += 1
 
         tasks.start_soon(others)
-        async with client.batch(endless(), max_in_flight=10**5) as batch:
+        async with client.batch(long(), max_in_flight=3000) as batch:
             read = [outcome.key async for outcome in batch]
-        assert turns >= 10
-        assert len(read) < 10**4
+        assert len(read) < 3000
         tasks.cancel_scope.cancel()
 
 
