@@ -65,8 +65,15 @@ def fresh(error: E) -> E:
     """Return an exception like this one that no thread has raised yet.
 
     This package's own come without the frames of the loop; a stranger keeps its traceback, which
-    is all there is to find out where it came from.
+    is all there is to find out where it came from. What cannot be copied is returned itself.
     """
+    try:
+        return _copied(error)
+    except Exception:  # noqa: BLE001 - whatever a class does that cannot be copied
+        return error
+
+
+def _copied(error: E) -> E:
     try:
         twin = copy.copy(error)
     except Exception:  # noqa: BLE001 - whatever a class does that cannot be copied

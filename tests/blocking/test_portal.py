@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from typing import Self
 
 import anyio
 import pytest
@@ -78,6 +79,18 @@ def test_an_exception_that_cannot_be_copied_is_raised_fresh_all_the_same() -> No
     assert (twin.args, twin.second, twin.__notes__) == (("a b",), "b", ["a note"])
     twin.add_note("another")
     assert error.__notes__ == ["a note"]
+
+
+def test_an_exception_that_can_be_made_in_no_way_is_raised_itself() -> None:
+    class Keywords(Exception):
+        def __new__(cls, *, code: int) -> Self:
+            return super().__new__(cls)
+
+        def __init__(self, *, code: int) -> None:
+            self.code = code
+
+    error = Keywords(code=1)
+    assert fresh(error) is error
 
 
 def test_a_strangers_exception_keeps_the_way_to_where_it_came_from(portal: Portal) -> None:
