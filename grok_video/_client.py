@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Never, Self, overload
 import anyio
 
 from grok_video._completion import Completion
-from grok_video._errors import ConfigurationError, InvalidRequest, resume_hint
+from grok_video._create import log_unheard
+from grok_video._errors import ConfigurationError, InvalidRequest
 from grok_video._job import (
     DEFAULT_TIMEOUT,
     AsyncJob,
@@ -34,7 +35,7 @@ from grok_video._requests import (
     refuse_unknown,
     require_positive,
 )
-from grok_video._session import Session, logger
+from grok_video._session import Session
 from grok_video._settings import checked_headers, checked_proxy, find_base_url, find_key
 from grok_video._transports._base import TransportConfig, without_frames
 from grok_video._transports._loops import current_time
@@ -261,7 +262,7 @@ class AsyncClient:
             )
         except BaseException as error:
             if on_submitted is None:
-                _log_unheard(job, error)
+                log_unheard(job.request_id, error)
             raise
 
     def job(self, request_id: str) -> AsyncJob:
@@ -388,7 +389,7 @@ class AsyncClient:
             raise without_frames(error, outer)  # noqa: B904 - the same error; they hold the picture
         except BaseException as error:
             if start.job is not None and on_submitted is None:
-                _log_unheard(start.job, error)
+                log_unheard(start.job.request_id, error)
             raise
         assert start.job is not None  # noqa: S101 - for the type checker: it was accepted
         return start.job
@@ -433,19 +434,6 @@ def renewed(client: AsyncClient) -> AsyncClient:
     renewed_session = client._session.renewed()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     new._session = renewed_session  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     return new
-
-
-def _log_unheard(job: AsyncJob, error: BaseException) -> None:
-    """Tell the id of a job to the log, where a cancellation or Ctrl-C is all that the caller hears.
-
-    Every error of this package has the id itself.
-    """
-    if not isinstance(error, Exception):
-        logger.warning(
-            "the call was broken off; job %s goes on and may be billed. %s",
-            job.request_id,
-            resume_hint(job.request_id),
-        )
 
 
 def _as_request(

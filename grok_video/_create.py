@@ -21,6 +21,8 @@ from grok_video._errors import (
     InvalidRequest,
     RateLimited,
     UnexpectedResponse,
+    name_job,
+    names_job,
     resume_hint,
 )
 from grok_video._lifecycle import Event
@@ -41,6 +43,16 @@ if TYPE_CHECKING:
 CANCEL_GRACE: Final = 5.0
 
 _log: Final = logging.getLogger("grok_video")
+
+
+def log_unheard(request_id: str, error: BaseException | None = None) -> None:
+    """Tell the log of a job that was accepted, unless the error that the caller gets names it."""
+    if error is None or not names_job(error, request_id):
+        _log.warning(
+            "the call was broken off; job %s goes on and may be billed. %s",
+            request_id,
+            resume_hint(request_id),
+        )
 
 
 class AttemptOutcome:
@@ -185,7 +197,8 @@ class Attempt:
             try:
                 await self._note(Event.ACCEPTED, request_id)
             except BaseException as error:
-                error.add_note(f"The job was accepted. {resume_hint(request_id)}")
+                if not name_job(error, request_id):
+                    log_unheard(request_id)
                 raise
 
     async def _note(self, event: Event, request_id: str | None) -> None:

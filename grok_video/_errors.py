@@ -80,6 +80,36 @@ def resume_hint(request_id: str) -> str:
     return f"Resume with client.job({request_id!r}) or: grok-video wait {shlex.quote(request_id)}"
 
 
+def accepted_note(request_id: str) -> str:
+    """Return the note on an error that came out of a call after its create."""
+    return f"The job was accepted. {resume_hint(request_id)}"
+
+
+def names_job(error: BaseException, request_id: str) -> bool:
+    """Return whether whoever catches the error learns the id of this job from it."""
+    if getattr(error, "request_id", None) == request_id:
+        return True
+    return accepted_note(request_id) in getattr(error, "__notes__", ())
+
+
+def name_job(error: BaseException, request_id: str) -> bool:
+    """The error tells of a job that was accepted; False where nothing can be added to it."""
+    if names_job(error, request_id):
+        return True
+    if isinstance(error, GrokVideoError) and error.request_id is None:
+        error.request_id = request_id
+    return add_note(error, accepted_note(request_id))
+
+
+def add_note(error: BaseException, note: str) -> bool:
+    """The error has the note; False where its class (a frozen one) takes none."""
+    try:
+        error.add_note(note)
+    except Exception:  # noqa: BLE001 - the error is what must go on, not this one
+        return False
+    return True
+
+
 class GrokVideoError(Exception):
     """The root: `except GrokVideoError` catches everything this package raises on purpose.
 

@@ -180,6 +180,7 @@ class Poller:
                 raise error from error.__cause__
             except GrokVideoError as error:
                 if not is_passing(error, self._age(current_time())):
+                    error.request_id = self.request_id  # a closed client's has none
                     error.message = f"{error.message} {resume_hint(self.request_id)}"
                     error.args = (error.message,)
                     raise

@@ -51,8 +51,9 @@ from grok_video import (
 )
 from grok_video._lifecycle import Event
 from grok_video._policies import Deadline
-from grok_video._transports._base import Transport
+from grok_video._transports._base import Answer, Transport
 from grok_video.emulator import Emulator, faults
+from grok_video.emulator.pytest_plugin import EmulatorFactory
 
 from ..conftest import EAGER, PHOTO
 from ..transports.rawserver import PATIENCE, Visit, raw_server
@@ -681,6 +682,74 @@ async def test_the_id_of_a_cancelled_call_that_nobody_was_told_stands_in_the_log
         told = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
         assert len(told) == (hook is None)
         assert all(grok_emulator.creates[-1].request_id in one for one in told)
+
+
+async def test_closing_the_client_under_a_call_names_its_job(
+    new_client: Callable[..., AsyncClient],
+    grok_emulator_factory: EmulatorFactory,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    emulator = grok_emulator_factory(time_scale=100.0)
+    client = new_client(emulator)
+    raised: list[ConfigurationError] = []
+
+    async def generate() -> None:
+        try:
+            await client.generate("drift", duration=1)
+        except ConfigurationError as error:
+            raised.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(generate)
+        while not emulator.polls:
+            await anyio.lowlevel.checkpoint()
+        await client.aclose()
+    (create,) = emulator.creates
+    assert raised[0].request_id == create.request_id
+    assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
+
+
+class Fickle(Transport):
+    """A transport of the caller's own that has a bug: what it raises knows of no job."""
+
+    async def post(self, url: str, body: Any) -> Any:
+        return Answer(200, {}, b'{"request_id": "job-1"}')
+
+    async def get(self, url: str) -> Any:
+        raise ZeroDivisionError
+
+    def stream(self, *_: Any, **__: Any) -> Any:
+        raise AssertionError("only a create and a poll are sent")
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def test_the_id_stands_in_the_log_where_a_strangers_error_does_not_have_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with AsyncClient("k", base_url="http://127.0.0.1:9", transport=Fickle()) as client:
+        with pytest.raises(ZeroDivisionError):
+            await client.generate("drift")
+    told = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+    assert len(told) == 1
+    assert "grok-video wait job-1" in told[0]
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_the_id_of_a_hook_that_leaves_the_program_stands_in_the_log(
+    loop: str, grok_emulator: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def submit() -> None:
+        place = {"base_url": grok_emulator.base_url, "api_key": grok_emulator.api_key}
+        async with AsyncClient(**place) as client:
+            await client.submit("drift", on_submitted=lambda _: sys.exit(3))
+
+    with pytest.raises(SystemExit):
+        anyio.run(submit, backend=loop)
+    told = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+    assert len(told) == 1
+    assert grok_emulator.creates[0].request_id in told[0]
 
 
 async def test_a_record_that_refuses_before_anything_is_sent_is_no_news_for_the_log(
