@@ -53,9 +53,9 @@ _CLIENT_DOC: Final = (
     "Making one does no I/O; the first call starts\n"
     "    a daemon thread, which ends with `close()`. Threads may share it, and it works in forked\n"
     "    children and inside a running event loop (a notebook).\n\n"
-    "    Ctrl-C cancels the call that it interrupts, and the client can be used after it; the\n"
-    "    KeyboardInterrupt's notes name the jobs that go on. `on_submitted` is called in the\n"
-    "    thread that made the call, and may use the client."
+    "    Ctrl-C, or whatever else a signal handler raises, cancels the call that it interrupts;\n"
+    "    the client can be used after it, and the exception's notes name the jobs that go on.\n"
+    "    `on_submitted` is called in the thread that made the call, and may use the client."
 )
 
 TWINS: Final = {

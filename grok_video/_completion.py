@@ -33,7 +33,7 @@ class Completion:
     """
 
     def __init__(self, jobs: Iterable[AsyncJob], timeout: float | None) -> None:
-        self._jobs = list(dict.fromkeys(jobs))
+        self.jobs: list[AsyncJob] = list(dict.fromkeys(jobs))
         self._timeout = timeout
         self._pump: _Pump | None = None
         self._ready: deque[AsyncJob] = deque()
@@ -46,7 +46,7 @@ class Completion:
     async def __anext__(self) -> AsyncJob:
         if self._pump is None:
             deadline = Deadline.after(anyio.current_time(), self._timeout)
-            self._pump = _Pump(self._jobs, deadline)
+            self._pump = _Pump(self.jobs, deadline)
         if not self._ready:
             if not self._pump.is_open:
                 raise StopAsyncIteration

@@ -19,8 +19,14 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import anyio
 
-from grok_video._create import CANCEL_GRACE
-from grok_video._errors import ConfigurationError, GrokVideoError
+from grok_video._create import CANCEL_GRACE, log_unheard
+from grok_video._errors import (
+    ConfigurationError,
+    GrokVideoError,
+    add_note,
+    name_job,
+    resume_hint,
+)
 from grok_video._session import logger
 
 if TYPE_CHECKING:
@@ -53,12 +59,13 @@ _ABANDONED: Final = (
 _current: ContextVar[Crossing[Any]] = ContextVar("grok_video_crossing")
 
 
-async def in_caller(function: Callable[[], object]) -> None:
-    """The function was called in the plain thread that waits for the running call.
+async def accept(request_id: str, hook: Callable[[], object] | None) -> None:
+    """The running call has its job, and the hook was called in the plain thread that waits for it.
 
-    Raises what it raised. Does nothing where that thread has been interrupted and is gone.
+    Raises what the hook raised. It is not called where that thread has been interrupted and is
+    gone: then the log is told.
     """
-    await _current.get().ask(function)
+    await _current.get().accept(request_id, hook)
 
 
 def fresh(error: E) -> E:
@@ -100,6 +107,10 @@ class Crossing(Generic[T]):
         self.is_over: bool = False
         #: True where somebody interrupted twice: nobody waits for the end of it.
         self.is_abandoned: bool = False
+        #: The job that the call has made, known before anybody is told of it.
+        self.request_id: str | None = None
+        #: True once the caller's own function was told of the job, to its end.
+        self.is_heard: bool = False
         self._work: Callable[[], Awaitable[T]] | None = work
         self._scope: anyio.CancelScope | None = None
         self._withdrawn = False
@@ -130,7 +141,14 @@ class Crossing(Generic[T]):
             self._scope.cancel()
         elif self.task is None:
             # The interrupt came between telling the line and telling the loop.
-            self.end(failure=ConfigurationError(CLOSED))
+            self.end(failure=self.closed())
+
+    def closed(self) -> ConfigurationError:
+        """Return what is raised where closing the client breaks the call off."""
+        if self.request_id is None:
+            return ConfigurationError(CLOSED)
+        message = f"{CLOSED}. {resume_hint(self.request_id)}"
+        return ConfigurationError(message, request_id=self.request_id)
 
     def end(self, value: T | None = None, failure: BaseException | None = None) -> None:
         """Note what came of it; only the first time counts."""
@@ -142,8 +160,8 @@ class Crossing(Generic[T]):
         """Tell whoever waits, and be over."""
         raise NotImplementedError
 
-    async def ask(self, function: Callable[[], object]) -> None:
-        """The function was called in the thread that waits."""
+    async def accept(self, request_id: str, hook: Callable[[], object] | None) -> None:
+        """The call has its job, and the hook was called in the thread that waits."""
         raise NotImplementedError
 
     def _start(self, context: Context) -> None:
@@ -171,7 +189,9 @@ class Crossing(Generic[T]):
             self.end(failure=error)
         finally:
             self._scope = None
-            self.end(failure=ConfigurationError(CLOSED))  # cancelled, if it is not over
+            self.end(failure=self.closed())  # cancelled, if it is not over
+            if not self.is_over and self.request_id is not None and not self.is_heard:
+                log_unheard(self.request_id)  # the interpreter ends, and nobody is told
 
 
 class Call(Crossing[T]):
@@ -189,24 +209,33 @@ class Call(Crossing[T]):
         """Send the call and return what comes of it.
 
         An exception that a signal handler raises here (KeyboardInterrupt) cancels the call, waits
-        for it to end, bounded, and is raised then; a second one is raised at once.
+        for it to end, bounded, and is raised then; a second one is raised at once. Whatever is
+        raised names the job that was accepted, if there is one.
         """
         try:
-            self.send()
-            while not self.is_over:
-                self._listen()
-        except BaseException:
-            self.withdraw()
+            try:
+                self.send()
+                while not self.is_over:
+                    self._listen()
+            except BaseException:
+                self.withdraw()
+                raise
+            return self._outcome()
+        except BaseException as error:
+            if self.request_id is not None:
+                if not self.is_heard:
+                    # Nobody may look at its notes: `sys.exit` shows none.
+                    log_unheard(self.request_id, error)
+                name_job(error, self.request_id)
             raise
-        return self._outcome()
 
     def withdraw(self) -> None:
         """Nothing of the call goes on, or it had its time to end."""
         if self.is_over:
             return
-        self.cancel_soon()
         began = time.monotonic()
         try:
+            self.cancel_soon()
             if not self._settles(began + _SILENCE):
                 logger.warning(
                     "interrupted; waiting at most %g s for what is on its way (the id of a create "
@@ -216,7 +245,7 @@ class Call(Crossing[T]):
                 self._settles(began + GRACE)
         except BaseException as error:
             self.is_abandoned = True
-            error.add_note(_ABANDONED)
+            add_note(error, _ABANDONED)
             raise
         finally:
             self._gone = True
@@ -226,11 +255,17 @@ class Call(Crossing[T]):
         self.is_over = True
         self._inbox.put(None)
 
-    async def ask(self, function: Callable[[], object]) -> None:
-        if not self._gone:
-            question = _Question(function, self.line.loop)
+    async def accept(self, request_id: str, hook: Callable[[], object] | None) -> None:
+        self.request_id = request_id
+        if hook is not None and not self._gone:
+            question = _Question(hook, self.line.loop)
             self._inbox.put(question)
             await question.reply
+            self.is_heard = question.is_answered
+        # Asked after the id was set: either this sees that the thread is gone, or the thread sees
+        # the id.
+        if self._gone and not self.is_heard:
+            log_unheard(request_id)
 
     def _listen(self, until: float | None = None) -> bool:
         """Return True at the next news and False at `until`, answering questions meanwhile."""
@@ -266,11 +301,14 @@ class _Question:
         self._function = function
         self._loop = loop
         self.reply: asyncio.Future[None] = loop.create_future()
+        #: True once the function has returned.
+        self.is_answered = False
 
     def answer(self) -> None:
         failure: Exception | None = None
         try:
             self._function()
+            self.is_answered = True
         except Exception as error:  # noqa: BLE001 - raised on the other side of the door
             failure = fresh(error)
         finally:

@@ -17,7 +17,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 from grok_video import _fork
-from grok_video._crossing import BEAT, CLOSED, GRACE, Call, FreshFuture, Promise, Pump
+from grok_video._crossing import BEAT, GRACE, Call, FreshFuture, Promise, Pump
 from grok_video._errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -126,7 +126,8 @@ class Line:
         self.stopping: bool = False
         #: True when the loop takes nothing any more, whatever is still in `crossings`.
         self.ended: bool = False
-        #: True at the end of the interpreter: who waits in a daemon thread hears nothing any more.
+        #: True at the end of the interpreter: who waits in a daemon thread hears nothing any more,
+        #: and the log is told of the jobs whose ids nobody has heard.
         self.leaving: bool = False
         self._hurried = False
         self._farewell = farewell
@@ -180,6 +181,12 @@ class Line:
                 return False
         return True
 
+    @property
+    def is_busy(self) -> bool:
+        """True while a call outlasts its cancellation, as a create does that is being answered."""
+        tasks = [crossing.task for crossing in list(self.crossings)]
+        return any(task is not None and not task.done() for task in tasks)
+
     def disown(self) -> None:
         """Leave this to the parent process: nothing of it is run, closed or freed here."""
         _fork.disown(self.loop)
@@ -195,7 +202,7 @@ class Line:
             self.stopping = True
             self.ended = True
             for crossing in list(self.crossings):
-                crossing.end(failure=ConfigurationError(CLOSED))
+                crossing.end(failure=crossing.closed())
             self._over.set()
 
     async def _serve(self) -> None:
@@ -216,8 +223,8 @@ class BlockingIterator(Generic[T]):
     """A plain iterator over what an asynchronous one gives, all of it in one task of the loop.
 
     Begun by the first `next`; several threads may draw from it in turn. `close()`, or dropping it,
-    ends what it does. `give` makes what is given from each value; `interrupted` is told of a
-    KeyboardInterrupt before it goes on.
+    ends what it does. `give` makes what is given from each value; `broken_off` is told of what is
+    raised before it goes on.
     """
 
     def __init__(
@@ -225,13 +232,13 @@ class BlockingIterator(Generic[T]):
         portal: Portal,
         values: AsyncIterator[Any],
         give: Callable[[Any], T],
-        interrupted: Callable[[KeyboardInterrupt], None],
+        broken_off: Callable[[BaseException], None],
     ) -> None:
         self._portal = portal
         self._generation = portal.generation
         self._source: AsyncIterator[Any] | None = values
         self._give = give
-        self._interrupted = interrupted
+        self._broken_off = broken_off
         self._pump: Pump | None = None
         self._turn = threading.Lock()
 
@@ -250,8 +257,8 @@ class BlockingIterator(Generic[T]):
             more = False
             try:
                 more = self._pump.next_comes()
-            except KeyboardInterrupt as interrupt:
-                self._interrupted(interrupt)
+            except BaseException as error:
+                self._broken_off(error)
                 raise
             finally:
                 if not more:
@@ -292,12 +299,17 @@ def _close_the_rest() -> None:
     """What nobody closed is closed while the interpreter still works, and quietly."""
     lines = [line for line in list(_lines) if not line.ended]
     hurried = any(line.is_hurried for line in lines)
-    until = time.monotonic() + (_HURRIED_WAIT if hurried else _LAST_WAIT)
+    began = time.monotonic()
+    until = began + (_HURRIED_WAIT if hurried else _LAST_WAIT)
     for line in lines:
         line.leaving = True
         line.stop_soon()
     for line in lines:
-        if not line.is_over_within(max(0.0, until - time.monotonic())):
+        over = line.is_over_within(max(0.0, until - time.monotonic()))
+        if not over and line.is_busy and not hurried:
+            # The id of a create may already be paid for: it has the time it has elsewhere.
+            over = line.is_over_within(max(0.0, began + GRACE - time.monotonic()))
+        if not over:
             _fork.mute(line.loop)
 
 

@@ -42,9 +42,9 @@ class Client(ClientTwin):
     a daemon thread, which ends with `close()`. Threads may share it, and it works in forked
     children and inside a running event loop (a notebook).
 
-    Ctrl-C cancels the call that it interrupts, and the client can be used after it; the
-    KeyboardInterrupt's notes name the jobs that go on. `on_submitted` is called in the
-    thread that made the call, and may use the client.
+    Ctrl-C, or whatever else a signal handler raises, cancels the call that it interrupts;
+    the client can be used after it, and the exception's notes name the jobs that go on.
+    `on_submitted` is called in the thread that made the call, and may use the client.
 
     `api_key` falls back to the environment's COMETAPI_KEY; `base_url` to GROK_VIDEO_BASE_URL, then
     to CometAPI (`https://api.x.ai/v1` with an xAI key works too). `timeout` is seconds for one

@@ -13,11 +13,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from grok_video._client import AsyncClient, renewed
-from grok_video._crossing import in_caller
-from grok_video._errors import ConfigurationError
+from grok_video._completion import Completion
+from grok_video._crossing import accept
+from grok_video._errors import ConfigurationError, JobTimeout, add_note, name_job, names_job
 from grok_video._job import DEFAULT_TIMEOUT, AsyncJob, poller_of
 from grok_video._portal import BlockingIterator, Portal
 from grok_video._requests import refuse
+from grok_video._session import logger
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -112,13 +114,21 @@ class Core(Portal):
                 self._accepted.pop(request_id, None)
             self._sweep_at = 2 * len(self._accepted) + 64
 
-    def tell(self, interrupt: KeyboardInterrupt) -> None:
-        """Note on the exception which jobs go on, and how to come back to them."""
-        ids = [job.request_id for job in list(self._accepted.values()) if not job.is_finished]
+    def tell(self, error: BaseException, jobs: Iterable[AsyncJob] | None = None) -> None:
+        """Note on the exception which of the jobs go on, and how to come back to them.
+
+        Left out, `jobs` are all that were accepted.
+        """
+        named = frozenset(error.pending if isinstance(error, JobTimeout) else ())
+        ids = [
+            job.request_id
+            for job in (list(self._accepted.values()) if jobs is None else jobs)
+            if not (job.is_finished or job.request_id in named or names_job(error, job.request_id))
+        ]
         if ids:
             note = _note(ids)
-            if note not in getattr(interrupt, "__notes__", ()):
-                interrupt.add_note(note)
+            if note not in getattr(error, "__notes__", ()) and not add_note(error, note):
+                logger.warning("%s", note)
 
 
 def _note(ids: list[str]) -> str:
@@ -158,16 +168,22 @@ class Twin(Generic[H]):
         """Return what the method of the handle returns; this thread waits for it."""
         try:
             return self._core.call(partial(function, *args, **words))
-        except KeyboardInterrupt as interrupt:
-            self._tell(interrupt)
+        except BaseException as error:
+            self._tell(error)
             raise
 
     def _iterate(self, values: AsyncIterator[T]) -> Iterator[T]:
         """Return a plain iterator over what a method of the handle gives."""
         return BlockingIterator(self._core, values, _as_it_is, self._tell)
 
-    def _tell(self, interrupt: KeyboardInterrupt) -> None:
-        self._core.tell(interrupt)
+    def _tell(self, error: BaseException) -> None:
+        """What ends the program (Ctrl-C, `sys.exit`) is told which jobs go on, all of them.
+
+        An `Exception`, even one that a signal handler raises, may come again and again: it is told
+        of those that it was about, by whoever knows them.
+        """
+        if not isinstance(error, Exception):
+            self._core.tell(error)
 
 
 class JobTwin(Twin[AsyncJob]):
@@ -198,10 +214,13 @@ class JobTwin(Twin[AsyncJob]):
             self._core.remember(self, self._own_handle)
         return self._own_handle
 
-    def _tell(self, interrupt: KeyboardInterrupt) -> None:
-        # Also where it was made from an id: somebody was waiting for it.
-        self._core.accept(self._handle)
-        self._core.tell(interrupt)
+    def _tell(self, error: BaseException) -> None:
+        if isinstance(error, Exception):
+            name_job(error, self._own_handle.request_id)
+        else:
+            # Also where it was made from an id: somebody was waiting for it.
+            self._core.accept(self._handle)
+            self._core.tell(error)
 
 
 class ClientTwin(Twin[AsyncClient]):
@@ -220,7 +239,15 @@ class ClientTwin(Twin[AsyncClient]):
 
     def _iterate_twins(self, kind: type[J], handles: AsyncIterator[AsyncJob]) -> Iterator[J]:
         """Return a plain iterator over the blocking twins of jobs."""
-        return BlockingIterator(self._core, handles, partial(self._core.twin, kind), self._tell)
+        jobs = handles.jobs if isinstance(handles, Completion) else []
+
+        def tell(error: BaseException) -> None:
+            if isinstance(error, Exception):
+                self._core.tell(error, jobs)
+            else:
+                self._core.tell(error)
+
+        return BlockingIterator(self._core, handles, partial(self._core.twin, kind), tell)
 
     def _handles(self, jobs: Iterable[JobTwin]) -> list[AsyncJob]:
         """Return the handles of this client's jobs, taken from the iterable in this thread."""
@@ -247,14 +274,14 @@ class ClientTwin(Twin[AsyncClient]):
 
         async def accepted(handle: AsyncJob) -> None:
             self._core.accept(handle)
-            if hook is not None:
-                await in_caller(partial(hook, self._core.twin(kind, handle)))
+            told = None if hook is None else partial(hook, self._core.twin(kind, handle))
+            await accept(handle.request_id, told)
 
         return accepted
 
     def _leave(self, error: BaseException | None) -> None:
-        """The client is closed; an interrupt on its way out is told which jobs go on."""
-        if isinstance(error, KeyboardInterrupt):
+        """The client is closed; an exception on its way out is told which jobs go on."""
+        if error is not None:
             self._core.tell(error)
         self._core.close()
 
@@ -294,7 +321,7 @@ class BatchTwin(Twin["AsyncBatch"]):
 
     def _leave(self, error: BaseException | None) -> None:
         """The batch is left; an interrupt on its way out is told which jobs go on."""
-        if isinstance(error, KeyboardInterrupt):
+        if error is not None:
             self._tell(error)
         if self._outcomes is not None:
             self._outcomes.close()

@@ -6,9 +6,12 @@ import concurrent.futures as cf
 import gc
 import threading
 import time
+import traceback
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -194,6 +197,31 @@ def test_an_async_hook_is_refused_before_anything_is_paid(
     assert grok_emulator.accepted == 0
 
 
+def test_what_a_hook_raises_comes_out_with_the_id_however_odd_its_class_is(
+    blocking: Client, grok_emulator: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Keywords(Exception):
+        def __new__(cls, *, code: int) -> Self:
+            return super().__new__(cls)
+
+        def __init__(self, *, code: int) -> None:
+            self.code = code
+
+    @dataclass(frozen=True)
+    class Frozen(Exception):
+        code: int
+
+    for error in (Keywords(code=1), Frozen(2)):
+
+        def hook(job: Job, error: Exception = error) -> None:
+            raise error
+
+        with pytest.raises(type(error)) as caught:
+            blocking.submit("drift", duration=1, on_submitted=hook)
+        told = "".join(traceback.format_exception(caught.value)) + caplog.text
+        assert grok_emulator.creates[-1].request_id in told
+
+
 # --- failures ------------------------------------------------------------------------------------
 
 
@@ -300,6 +328,50 @@ def test_closing_ends_the_waiting_of_other_threads_and_not_the_jobs(
                 wait.result(timeout=10)
     assert time.monotonic() - began < 1.0
     assert slow_emulator.accepted == 8
+
+
+@pytest.mark.parametrize("call", ["submit", "generate"])
+def test_a_call_that_closing_breaks_off_names_its_job(
+    slow_emulator: Emulator, waiting: Client, call: str
+) -> None:
+    if call == "submit":
+        slow_emulator.script("create", [faults.Stall(0.4, resume=True)])
+    with cf.ThreadPoolExecutor(1) as pool:
+        ending = pool.submit(getattr(waiting, call), "drift", duration=1)
+        if call == "submit":
+            until(lambda: bool(slow_emulator.faults_consumed))
+        else:
+            until(lambda: slow_emulator.polls > 0)
+        waiting.close()
+        with pytest.raises(ConfigurationError, match="closed while the call") as caught:
+            ending.result(timeout=30)
+    (create,) = slow_emulator.creates
+    assert caught.value.request_id == create.request_id
+    assert f"grok-video wait {create.request_id}" in str(caught.value)
+
+
+def test_a_wait_for_a_job_that_closing_breaks_off_names_the_job(
+    slow_emulator: Emulator, waiting: Client
+) -> None:
+    job = waiting.submit("drift", duration=1)
+    with cf.ThreadPoolExecutor(1) as pool:
+        ending = pool.submit(job.result)
+        until(lambda: slow_emulator.polls > 0)
+        waiting.close()
+        with pytest.raises(ConfigurationError, match="closed while the call") as caught:
+            ending.result(timeout=30)
+    assert caught.value.request_id == job.request_id
+
+
+def test_an_error_that_ends_the_context_of_a_client_names_the_jobs_that_go_on(
+    slow_emulator: Emulator, waiting: Client
+) -> None:
+    with pytest.raises(InvalidRequest) as caught, waiting as client:
+        [client.submit(prompt, duration=1) for prompt in ("a", "b", "")]
+    (note,) = caught.value.__notes__
+    for create in slow_emulator.creates:
+        assert f"grok-video wait {create.request_id}" in note
+    assert len(slow_emulator.creates) == 2
 
 
 def test_the_thread_ends_with_the_last_reference_to_the_client(

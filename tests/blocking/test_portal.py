@@ -25,7 +25,7 @@ def portal() -> Iterator[Portal]:
     made.close()
 
 
-def ignore(_: KeyboardInterrupt) -> None:
+def ignore(_: BaseException) -> None:
     """Take no notice."""
 
 
