@@ -33,6 +33,23 @@ app = typer.Typer(
     context_settings=_HELP,
 )
 
+
+def _named_out(value: str | None) -> str | None:
+    # Elsewhere - is stdin or stdout; a file of that name would be a surprise, and hard to remove.
+    if value == "-":
+        message = "- would be stdout, and this is saved whole or not at all: name a file (or ./-)"
+        raise typer.BadParameter(message)
+    return value
+
+
+def _named_in(value: str) -> str:
+    if value == "-":
+        raise typer.BadParameter(
+            "- would be stdin, and this is read more than once: name a file (or ./-)"
+        )
+    return value
+
+
 # --- options that several commands share ---------------------------------------------------------
 
 Prompt = Annotated[str, typer.Argument(help="What should happen in the video.", show_default=False)]
@@ -66,11 +83,24 @@ UploadUrl = Annotated[
 Size = Annotated[str | None, typer.Option(hidden=True)]
 Out = Annotated[
     str | None,
-    typer.Option("--out", "-o", metavar="FILE", help="Save the video here; else print its link."),
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FILE",
+        help="Save the video here; else print its link.",
+        callback=_named_out,
+    ),
 ]
 RequiredOut = Annotated[
     str,
-    typer.Option("--out", "-o", metavar="FILE", help="Save the video here.", show_default=False),
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FILE",
+        help="Save the video here.",
+        show_default=False,
+        callback=_named_out,
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")]
 Timeout = Annotated[
@@ -280,11 +310,18 @@ def batch(
             help="CSV or JSON Lines with key, prompt, image and any option; or a folder of "
             "pictures, with --prompt.",
             show_default=False,
+            callback=_named_in,
         ),
     ],
     out: Annotated[
         str,
-        typer.Option("--out", "-o", metavar="DIR", help="Save the videos here, as KEY.mp4."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Save the videos here, as KEY.mp4.",
+            callback=_named_out,
+        ),
     ],
     prompt: Annotated[str | None, typer.Option(help="For lines without one.")] = None,
     duration: Duration = None,
@@ -294,7 +331,11 @@ def batch(
     user: User = None,
     ledger: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Where it stands; the default is DIR/grok-video.sqlite."),
+        typer.Option(
+            metavar="FILE",
+            help="Where it stands; the default is DIR/grok-video.sqlite.",
+            callback=_named_out,
+        ),
     ] = None,
     max_in_flight: Annotated[
         int, typer.Option(metavar="N", help="Under way at once, at most.")
@@ -360,18 +401,32 @@ def batch(
 @app.command(context_settings=_HELP)
 def report(
     ledger: Annotated[
-        str, typer.Argument(metavar="LEDGER", help="Of a batch, also a running one.")
+        str,
+        typer.Argument(
+            metavar="LEDGER", help="Of a batch, also a running one.", callback=_named_in
+        ),
     ],
     out: Annotated[
-        str, typer.Option("--out", "-o", metavar="FILE", help="The page.", show_default=False)
+        str,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="The page.",
+            show_default=False,
+            callback=_named_out,
+        ),
     ],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace FILE even if it is no earlier page.")
+    ] = False,
     open_it: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
     json: Json = False,
 ) -> int:
     """Make one page of a batch: pictures beside videos, what failed and why, time and cost."""
     from grok_video._cli import _show
 
-    return _show.report(ledger, out, open_it=open_it, json_lines=json)
+    return _show.report(ledger, out, overwrite=overwrite, open_it=open_it, json_lines=json)
 
 
 @app.command(context_settings=_HELP)

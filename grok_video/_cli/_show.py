@@ -13,12 +13,12 @@ from grok_video._cli._console import Console
 from grok_video._cli._endings import DONE, Errand, finish
 
 
-def report(ledger: str, out: str, *, open_it: bool, json_lines: bool) -> int:
+def report(ledger: str, out: str, *, overwrite: bool, open_it: bool, json_lines: bool) -> int:
     """Write the page; the exit code. Its path is the result."""
     console = Console(json_lines=json_lines)
 
     def work() -> int:
-        made = _report.write(ledger, out)
+        made = _report.write(ledger, out, overwrite=overwrite)
         facts = {"path": str(made.path), "items": made.items, "states": made.states}
         console.result(facts, str(made.path))
         if open_it:

@@ -14,8 +14,9 @@ import html
 import json
 import os
 import shlex
+import stat
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,12 @@ _POLICY: Final = (
 )
 
 
+#: How a page begins, by which the next one knows what it may replace.
+_MARK: Final = b"<!doctype html>\n<!-- made by grok-video report -->\n"
+#: How every ledger begins, also that of another batch.
+_DATABASE: Final = b"SQLite format 3\0"
+
+
 @frozen
 class Made:
     """A page that was written."""
@@ -47,14 +54,20 @@ class Made:
     states: Mapping[str, int]
 
 
-def write(ledger: str | os.PathLike[str], out: str | os.PathLike[str]) -> Made:
-    """The page is at `out`, whole, in place of an earlier one.
+def write(
+    ledger: str | os.PathLike[str], out: str | os.PathLike[str], *, overwrite: bool = False
+) -> Made:
+    """The page is at `out`, whole, in place of an earlier one; of any file with `overwrite`.
 
-    Raises `LedgerError` if the ledger cannot be read, and `DestinationError` if the page cannot be
+    What the batch lives on is never replaced: its ledger, its pictures, its videos. Raises
+    `LedgerError` if the ledger cannot be read, and `DestinationError` if the page cannot be
     written.
     """
     contents = read(ledger)
     path = Path(out).absolute()
+    if problem := _problem(path, contents, overwrite=overwrite):
+        message = f"the report {path} cannot be written: {problem}."
+        raise DestinationError(message, request_id=None)
     text = page(contents, path.parent)
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -67,6 +80,68 @@ def write(ledger: str | os.PathLike[str], out: str | os.PathLike[str]) -> Made:
         raise DestinationError(message, request_id=None) from error
     states = Counter(str(item["state"]) for item in contents.items)
     return Made(path, len(contents.items), dict(states))
+
+
+def _problem(path: Path, contents: Contents, *, overwrite: bool) -> str | None:
+    """Return why a page must not take this place, or None."""
+    another = "name another file"
+    places = {path, _real(path)}
+    for ledger in (contents.path, _real(contents.path)):
+        for place in places:
+            if place == ledger:
+                return f"it is the ledger, the only record of what was paid; {another}"
+            # Its log and its lock may be needed although they are not there now.
+            beside = place.name.startswith((f"{ledger.name}-", f"{ledger.name}."))
+            if beside and place.parent == ledger.parent and place.suffix not in (".html", ".htm"):
+                return f"it belongs to the ledger {ledger}; {another}"
+    try:
+        found = path.stat()
+    except OSError:
+        found = None  # not there, or not to be reached, which writing will tell
+    if found is not None and stat.S_ISDIR(found.st_mode):
+        return None  # said by the attempt
+    if found is not None and not stat.S_ISREG(found.st_mode):
+        return f"it is a pipe, socket or device, not a file; {another}"
+    head = _head(path) if found is not None else b""
+    if head == _MARK:
+        return None
+    if head.startswith(_DATABASE):
+        return f"it is a database; {another}"
+    if any(_is_one(Path(name), places, found) for name in _files(contents)):
+        return f"it is a picture or video of this batch; {another}"
+    if not overwrite and os.path.lexists(path):
+        return f"it exists and is no report; pass overwrite=True to replace it, or {another}"
+    return None
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _head(path: Path) -> bytes:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(len(_MARK))
+    return b""
+
+
+def _files(contents: Contents) -> Iterator[str]:
+    """Give the files that the ledger names."""
+    for item in contents.items:
+        for name in (item["image"], item["path"]):
+            if name is not None and os.path.isabs(name) and "\0" not in name:  # noqa: PTH117
+                yield name
+
+
+def _is_one(file: Path, places: Collection[Path], found: os.stat_result | None) -> bool:
+    """Return whether a file is the one at these places, by its name or, if it is there, itself."""
+    if file in places:
+        return True
+    if found is None:
+        return False
+    try:
+        return os.path.samestat(file.stat(), found)
+    except OSError:
+        return False
 
 
 def page(contents: Contents, folder: Path) -> str:

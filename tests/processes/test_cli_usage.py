@@ -17,6 +17,8 @@ import pytest
 from grok_video._cli import main
 from grok_video.emulator import Emulator
 from tests.processes.command import PHOTO, environment, run
+from tests.pure.test_report import Item as LedgerItem
+from tests.pure.test_report import ledger_of
 
 BROKEN = f"data:image/png;base64,{base64.b64encode(PHOTO.read_bytes())[:100].decode()}!!!"
 TEXT = f"data:text/plain;base64,{base64.b64encode(b'hello').decode()}"
@@ -181,6 +183,51 @@ def test_other_commands_refuse_in_one_line_too(
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert needle in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["generate", "x", "-o", "-"],
+        ["wait", "i", "-o", "-"],
+        ["download", "i", "-o", "-"],
+        ["batch", "m.csv", "-o", "-"],
+        ["batch", "m.csv", "-o", "out", "--ledger", "-"],
+        ["batch", "-", "-o", "out"],
+        ["report", "l.sqlite", "-o", "-"],
+        ["report", "-", "-o", "page.html"],
+    ],
+)
+def test_a_dash_is_no_file(
+    words: list[str], folder: Path, reachable: Emulator, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(folder)
+    before = set(folder.iterdir())
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "name a file (or ./-)" in err
+    assert set(folder.iterdir()) == before
+    assert reachable.requests == ()
+
+
+def test_a_report_replaces_what_is_no_report_only_when_told(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger, page = folder / "l.sqlite", folder / "text.png"
+    ledger_of(ledger, [LedgerItem("a")])
+    before = ledger.read_bytes()
+    for words in ([str(page)], [str(ledger)], [str(ledger), "--overwrite"]):
+        assert main(["report", str(ledger), "-o", *words]) == 2
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert err.startswith(f"grok-video: the report {words[0]} cannot be written: it ")
+    assert "overwrite=True" not in err
+    assert ledger.read_bytes() == before
+    assert page.read_text() == "this is no picture\n"
+    assert main(["report", str(ledger), "-o", str(page), "--overwrite"]) == 0
+    assert main(["report", str(ledger), "-o", str(page)]) == 0, "an earlier report"
 
 
 def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -255,6 +256,66 @@ def test_what_is_no_ledger_is_refused_and_no_page_is_made(
     with pytest.raises(LedgerError, match=said):
         write(ledger, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
+
+
+#: What `-o` may never name, with --overwrite or without, and why.
+NEVER = {
+    "l.sqlite": "it is the ledger",
+    "sub/../l.sqlite": "it is the ledger",
+    "link.html": "it is the ledger",
+    "l.sqlite-wal": "it belongs to the ledger",
+    "l.sqlite.lock": "it belongs to the ledger",
+    "source.jpg": "it is a picture or video of this batch",
+    "same.jpg": "it is a picture or video of this batch",
+    "clip.mp4": "it is a picture or video of this batch",
+    "gone.mp4": "it is a picture or video of this batch",
+    "other.sqlite": "it is a database",
+    "pipe": "it is a pipe, socket or device",
+}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", NEVER)
+def test_a_page_never_takes_the_place_of_what_a_batch_lives_on(
+    name: str, overwrite: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "sub").mkdir()
+    for file in ("source.jpg", "clip.mp4"):
+        shutil.copy(PHOTO, tmp_path / file)
+    (tmp_path / "same.jpg").hardlink_to(tmp_path / "source.jpg")
+    ledger_of(tmp_path / "other.sqlite", [Item("b")])
+    items = [
+        Item("a", image=tmp_path / "source.jpg", path=str(tmp_path / "clip.mp4")),
+        Item("b", path=str(tmp_path / "gone.mp4")),
+    ]
+    ledger_of(tmp_path / "l.sqlite", items)
+    (tmp_path / "link.html").symlink_to(tmp_path / "l.sqlite")
+    os.mkfifo(tmp_path / "pipe")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(DestinationError, match=NEVER[name]):
+        write(tmp_path / "l.sqlite", tmp_path / name, overwrite=overwrite)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_page_replaces_an_earlier_one_and_other_files_when_told(tmp_path: Path) -> None:
+    ledger = tmp_path / "l.sqlite"
+    ledger_of(ledger, [Item("a")])
+    page, notes = tmp_path / "report.html", tmp_path / "notes.html"
+    write(ledger, page)
+    first = page.read_bytes()
+    write(ledger, page)
+    assert page.read_bytes()[:60] == first[:60]
+    # A page of the batch whose ledger has a short name is no part of that ledger.
+    shutil.copy(ledger, tmp_path / "run")
+    write(tmp_path / "run", tmp_path / "run.html")
+
+    notes.write_text("<!doctype html><title>mine</title>")
+    with pytest.raises(DestinationError, match="no report; pass overwrite=True"):
+        write(ledger, notes)
+    assert notes.read_text() == "<!doctype html><title>mine</title>"
+    write(ledger, notes, overwrite=True)
+    assert notes.read_bytes()[:60] == first[:60]
 
 
 def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
