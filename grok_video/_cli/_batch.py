@@ -28,6 +28,7 @@ from grok_video._cli._words import (
     last_words,
     left_beside,
     outcome_facts,
+    raised,
     said,
     summary_facts,
 )
@@ -185,8 +186,10 @@ class BatchErrand(Errand):
 
     @property
     def resume(self) -> str | None:
-        """The same command, where there is something to go on with."""
-        return self.plan.command() if self.batch is not None else None
+        """The same command, where there is something to go on with; it names a higher ceiling."""
+        if self.batch is None:
+            return None
+        return self.plan.command(*raised(self.batch.summary, self.plan))
 
     def conclude(self) -> int:
         """Tell how the whole batch ended; the exit code."""

@@ -11,6 +11,8 @@ import os
 import shlex
 import signal
 import sys
+import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from grok_video._cli._console import Console, one_line
@@ -23,11 +25,14 @@ from grok_video._errors import (
     JobExpired,
     JobFailed,
     JobTimeout,
+    NotFound,
     resume_hint,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from grok_video._requests import VideoRequest
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -65,6 +70,8 @@ class Errand:
         *,
         request_id: str | None = None,
         resume_options: Sequence[str] = (),
+        out: str | None = None,
+        overwrite: bool = False,
         resumable: bool = True,
     ) -> None:
         self.console = console
@@ -72,18 +79,52 @@ class Errand:
         self.request_id = request_id
         #: True from the moment a create may be sent until its answer is known.
         self.creating = False
+        #: The id came with the command, and nothing here was accepted.
+        self._is_given = request_id is not None
+        self._create: dict[str, Any] = {}
         self._resume_options = tuple(resume_options)
+        self._out = out
+        self._overwrite = overwrite
         self._resumable = resumable
+
+    def begin(self, request: VideoRequest) -> None:
+        """From now on a create may be sent; what it is known by is kept for the last words."""
+        from grok_video._budget import list_price
+
+        self.creating = True
+        self._create = {
+            "sent_at": moment(time.time()),
+            "fingerprint": request.fingerprint(),
+            "estimate_usd": float(list_price(request)),
+        }
 
     @property
     def resume(self) -> str | None:
         """The command that takes up the job again, with the options this one was given."""
         if self.request_id is None or not self._resumable:
             return None
-        return shlex.join(["grok-video", "wait", self.request_id, *self._resume_options])
+        words = ["grok-video", "wait", self.request_id, *self._resume_options]
+        return shlex.join([*words, *self._saving()])
+
+    def _saving(self) -> list[str]:
+        # Where the file cannot be put, the same words would be refused again; without them the
+        # link is printed, and nothing of the caller's is replaced.
+        if self._out is None:
+            return []
+        from grok_video import _partfile
+
+        try:
+            _partfile.check(self._out, overwrite=self._overwrite, request_id=None)
+        except DestinationError:
+            return []
+        return ["-o", self._out, *(["--overwrite"] if self._overwrite else [])]
 
     def facts(self, error: BaseException) -> dict[str, Any]:
-        """Return the error object of --json: the same keys for every error."""
+        """Return the error object of --json: the same keys for every error.
+
+        Where a create may have been accepted, there are also those by which to find it: `sent_at`
+        (UTC), `fingerprint` and `estimate_usd`.
+        """
         request_id = getattr(error, "request_id", None) or self.request_id
         message = self._message(error)
         if request_id is not None:
@@ -91,15 +132,38 @@ class Errand:
             message = message.replace(resume_hint(request_id), "").strip()
             if request_id not in message:
                 message = f"job {request_id}: {message}"
-        # What ended without a video has nothing to resume.
-        final = isinstance(error, JobFailed | JobExpired)
+        create = self._doubt(error)
+        if create:
+            message += (
+                f" Sent at {create['sent_at']}, fingerprint {create['fingerprint']}; by the list "
+                f"it costs {create['estimate_usd']:g} USD."
+            )
         return {
             "error": type(error).__name__,
             "message": one_line(message),
             "request_id": request_id,
-            "resume": None if final else self.resume,
+            "resume": None if self._is_final(error) else self.resume,
             "exit_code": exit_code(error),
+            **create,
         }
+
+    def _doubt(self, error: BaseException) -> dict[str, Any]:
+        """Return what is known of a create whose outcome is not."""
+        if isinstance(error, CreateOutcomeUnknown):
+            known = {"sent_at": moment(error.sent_at), "fingerprint": error.fingerprint}
+            return {**self._create, **known} if self._create else {}
+        interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
+        return self._create if interrupted and self.creating else {}
+
+    def _is_final(self, error: BaseException) -> bool:
+        """Return whether the same words again would only end in the same way."""
+        if isinstance(error, JobFailed | JobExpired):
+            return True  # what ended without a video has nothing to resume
+        if not self._is_given:
+            return False
+        # The API does not know that id, or was not even asked.
+        unknown = isinstance(error, NotFound) and error.code != "model_not_found"
+        return unknown or exit_code(error) == USAGE
 
     def _message(self, error: BaseException) -> str:
         if isinstance(error, GrokVideoError):
@@ -128,6 +192,11 @@ class Errand:
                 "usage before sending the same request again."
             )
         return "interrupted; nothing was sent"
+
+
+def moment(seconds: float) -> str:
+    """Return a time as an account's usage page can be searched for it: UTC, in whole seconds."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def in_shell_words(text: str) -> str:

@@ -44,7 +44,9 @@ def generate(
     console = Console(json_lines=json_lines)
     errand = Errand(
         console,
-        resume_options=[*connection.resume_options(), *_saving(out, overwrite=overwrite)],
+        resume_options=connection.resume_options(),
+        out=out,
+        overwrite=overwrite,
         resumable=not connection.emulator,
     )
 
@@ -66,7 +68,7 @@ def generate(
         steps = _Steps(errand)
         async with reached.client() as client:
             with console.progress("submitting"):
-                errand.creating = True
+                errand.begin(request)
                 video = await steps.follow(
                     lambda: client.generate(
                         request,
@@ -96,7 +98,7 @@ def submit(words: dict[str, str | None], connection: Connection, *, json_lines: 
         steps = _Steps(errand)
         async with connection.client() as client:
             with console.progress("submitting"):
-                errand.creating = True
+                errand.begin(request)
                 job = await client.submit(request, on_submitted=steps.created)
         facts = result_facts(job.request_id, JobStatus.QUEUED, seconds=steps.seconds())
         console.result(facts, job.request_id)
@@ -141,7 +143,9 @@ def wait(
     errand = Errand(
         console,
         request_id=request_id.strip() or None,
-        resume_options=[*connection.resume_options(), *_saving(out, overwrite=overwrite)],
+        resume_options=connection.resume_options(),
+        out=out,
+        overwrite=overwrite,
     )
 
     async def fetch(job: AsyncJob) -> Video:
@@ -281,12 +285,6 @@ def refuse_emulator(connection: Connection, command: str) -> None:
             "give its base_url and api_key to this one (GROK_VIDEO_BASE_URL, COMETAPI_KEY)."
         )
         raise ConfigurationError(message)
-
-
-def _saving(out: str | None, *, overwrite: bool) -> list[str]:
-    if out is None:
-        return []
-    return ["-o", out, *(["--overwrite"] if overwrite else [])]
 
 
 # --- what comes out ------------------------------------------------------------------------------

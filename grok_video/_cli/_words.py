@@ -15,8 +15,9 @@ from grok_video._cli._endings import (
     OUTCOME_UNKNOWN,
     STILL_RUNNING,
     in_shell_words,
+    moment,
 )
-from grok_video._errors import GrokVideoError, resume_hint
+from grok_video._errors import CreateOutcomeUnknown, GrokVideoError, resume_hint
 from grok_video._outcomes import BatchSummary, Outcome, OutcomeState
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def reason_of(error: Exception, request_id: str | None) -> str:
     text = error.message
     if request_id is not None:
         text = text.replace(resume_hint(request_id), "").strip()
+    if isinstance(error, CreateOutcomeUnknown) and error.sent_at:
+        text += f" Sent at {moment(error.sent_at)}, fingerprint {error.fingerprint}."
     return one_line(said(text))
 
 
@@ -117,9 +120,10 @@ def last_words(summary: BatchSummary, plan: Plan) -> list[str]:
     if summary.stopped is not None:
         lines.append(f"stopped sending: {said(summary.stopped)}")
     if left := counts.get(OutcomeState.LEFT, 0):
+        command = plan.command(*raised(summary, plan))
         lines.append(
             f"not sent: {_names(summary.left, left)} (all of them in "
-            f"{left_beside(plan.ledger_path)}). To send them: {plan.command(*_raised(plan))}"
+            f"{left_beside(plan.ledger_path)}). To send them: {command}"
         )
     if in_doubt := counts.get(OutcomeState.IN_DOUBT, 0):
         lines.append(
@@ -138,8 +142,10 @@ def last_words(summary: BatchSummary, plan: Plan) -> list[str]:
     return lines
 
 
-def _raised(plan: Plan) -> tuple[str, ...]:
-    return () if plan.max_cost is None else ("--max-cost", "MORE")
+def raised(summary: BatchSummary, plan: Plan) -> tuple[str, ...]:
+    """Return what the next command needs in order to send more than this one."""
+    by_money = plan.max_cost is not None and "max_cost_usd" in (summary.stopped or "")
+    return ("--max-cost", "MORE") if by_money else ()
 
 
 def _names(keys: Sequence[str], count: int) -> str:

@@ -20,6 +20,7 @@ import av
 import PIL.Image
 import pytest
 
+from grok_video import VideoRequest
 from grok_video.emulator import Emulator, faults
 from tests.processes.command import PHOTO, environment, run, start
 
@@ -213,8 +214,23 @@ def test_an_unknown_outcome_exits_3_and_nothing_is_sent_again(grok_emulator: Emu
     assert done.returncode == 3
     assert len(done.stderr.splitlines()) == 1
     assert "may have been accepted and billed" in done.stderr
+    assert f"fingerprint {VideoRequest('drift').fingerprint()}" in done.stderr
+    assert "Resume" not in done.stderr
     grok_emulator.assert_faults_consumed()
     assert sum(request.method == "POST" for request in grok_emulator.requests) == 1
+
+
+def test_an_id_that_the_api_does_not_know_is_not_worth_another_try(
+    tmp_path: Path, grok_emulator: Emulator
+) -> None:
+    env = environment(grok_emulator)
+    error = json.loads(run("status", "nope", "--json", env=env).stdout)
+    assert (error["error"], error["request_id"], error["resume"]) == ("NotFound", "nope", None)
+    (tmp_path / "o.mp4").touch()
+    done = run("wait", "nope", "-o", str(tmp_path / "o.mp4"), env=env)
+    assert done.returncode == 2
+    assert "pass --overwrite" in done.stderr
+    assert "Resume" not in done.stderr
 
 
 def test_a_closed_stdout_still_names_the_job(grok_emulator: Emulator) -> None:

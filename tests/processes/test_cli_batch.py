@@ -10,6 +10,7 @@ import csv
 import json
 import os
 import pty
+import re
 import shlex
 import signal
 import sqlite3
@@ -387,6 +388,7 @@ def test_what_is_in_doubt_is_named_with_the_commands_that_act_on_it(
     assert done.returncode == 3, done.stderr
     [told] = [line for line in done.stderr.splitlines() if "in doubt, perhaps" in line]
     assert "billed: k001. Look" in told
+    assert re.search(r"k001: in doubt: .* Sent at 20\S+Z, fingerprint [0-9a-f]{64}", done.stderr)
     before = grok_emulator.accepted
     assert run(*words, env=env).returncode == 3
     assert grok_emulator.accepted == before == 3, "nothing is sent again by itself"
@@ -431,6 +433,8 @@ def test_the_ceiling_holds_and_what_is_left_is_said(
     assert set(last["summary"]["left"]) == left
     assert set((out / "grok-video.sqlite.left.txt").read_text().split()) == left
     assert "--max-cost (0.81 USD)" in last["summary"]["stopped"]
+    assert "--max-cost MORE" in last["resume"]
+    assert "0.81" not in last["resume"]
     told = run(*words, "--max-cost", "0.81", env=env).stderr
     assert all(key in told for key in left)
     assert run(*words, env=env).returncode == 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from grok_video import (
@@ -16,6 +19,7 @@ from grok_video import (
     JobTimeout,
     LinkExpired,
     ModerationRefused,
+    NotFound,
 )
 from grok_video._cli import _endings
 from grok_video._cli._console import Console, one_line
@@ -53,9 +57,57 @@ def test_the_command_that_resumes_has_the_options_of_the_one_that_ended() -> Non
     errand = Errand(
         Console(json_lines=False),
         request_id="it's",
-        resume_options=["--base-url", "http://h/v1", "-o", "a b.mp4"],
+        resume_options=["--base-url", "http://h/v1"],
+        out="a b.mp4",
     )
     assert errand.resume == ("""grok-video wait 'it'"'"'s' --base-url http://h/v1 -o 'a b.mp4'""")
+
+
+def test_no_command_is_named_that_is_certain_to_fail(tmp_path: Path) -> None:
+    taken, free = tmp_path / "taken.mp4", tmp_path / "free.mp4"
+    taken.touch()
+
+    def resume(error: BaseException, out: Path | None = None, **words: Any) -> str | None:
+        place = str(out) if out is not None else None
+        errand = Errand(Console(json_lines=False), request_id="i-1", out=place, **words)
+        return errand.facts(error)["resume"]
+
+    late = JobTimeout("m", request_id="i-1")
+    assert resume(late, free) == f"grok-video wait i-1 -o {free}"
+    assert resume(late, taken, overwrite=True) == f"grok-video wait i-1 -o {taken} --overwrite"
+    # The file came to be meanwhile, or its folder is gone: the link can be had in any case.
+    assert resume(late, taken) == "grok-video wait i-1"
+    assert resume(late, tmp_path / "gone" / "a.mp4") == "grok-video wait i-1"
+    # Refused before anything was asked, or asked for what is not there.
+    assert resume(DestinationError("m", request_id=None), taken) is None
+    assert resume(ConfigurationError("no key")) is None
+    assert resume(NotFound("m", status=404, code="task_not_exist")) is None
+    assert resume(NotFound("m", status=404, code="model_not_found")) == "grok-video wait i-1"
+    # A job that was accepted a moment ago is worth another try, whatever the API says of it.
+    errand = Errand(Console(json_lines=False))
+    errand.request_id = "i-2"
+    facts = errand.facts(NotFound("m", status=404, code="task_not_exist"))
+    assert facts["resume"] == "grok-video wait i-2"
+
+
+def test_an_unknown_outcome_has_the_facts_by_which_to_find_it() -> None:
+    request = read_request({"prompt": "x", "duration": "5", "resolution": "480p"})
+    errand = Errand(Console(json_lines=False))
+    errand.begin(request)
+    hash_ = request.fingerprint()
+    error = CreateOutcomeUnknown("m.", fingerprint=hash_, sent_at=1_800_000_000.9, phase="p")
+    facts = errand.facts(error)
+    assert (facts["sent_at"], facts["fingerprint"]) == ("2027-01-15T08:00:00Z", hash_)
+    assert facts["estimate_usd"] == 0.4
+    assert facts["message"] == (
+        f"m. Sent at 2027-01-15T08:00:00Z, fingerprint {hash_}; by the list it costs 0.4 USD."
+    )
+    # The same of a create that was left at once.
+    facts = errand.facts(Interrupted(2))
+    assert facts["fingerprint"] == hash_
+    assert f"fingerprint {hash_}" in facts["message"]
+    errand.creating, errand.request_id = False, "i-1"
+    assert "fingerprint" not in errand.facts(Interrupted(2))
 
 
 def test_an_error_names_its_job_once_and_resumes_once() -> None:
