@@ -9,6 +9,8 @@ two pieces (ten thousand waiting creates would need as many descriptors).
 from __future__ import annotations
 
 import binascii
+import contextlib
+import errno
 import io
 import os
 import stat
@@ -24,6 +26,8 @@ from grok_video._errors import InvalidRequest
 from grok_video._requests import SNIFF_LENGTH, refuse, require_picture
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from grok_video._requests import Image
 
 __all__ = [
@@ -36,6 +40,7 @@ __all__ = [
     "can_seek",
     "encode_pil",
     "read_to_end",
+    "require_file",
 ]
 
 #: Bytes that are handled without a worker thread: 64 KiB take the slower encoder 0.2 ms.
@@ -154,7 +159,7 @@ class PathPicture:
 
     def __init__(self, image: Image) -> None:
         self._path: os.PathLike[str] = image.source
-        try:
+        with _refusing(image):
             found = os.stat(self._path)  # noqa: PTH116 - any PathLike
             _require_regular(found.st_mode, image)
             with self._file() as file:
@@ -162,14 +167,6 @@ class PathPicture:
                 found = os.fstat(file.fileno())
                 _require_regular(found.st_mode, image)
                 head = file.read(SNIFF_LENGTH) or b""
-        except InvalidRequest:
-            raise
-        except FileNotFoundError:
-            raise refuse("image", str(image.source), "must be a file that exists") from None
-        except (OSError, ValueError) as error:
-            raise refuse(
-                "image", str(image.source), f"must be a file that can be read ({_reason(error)})"
-            ) from None
         self._measured = (found.st_size, found.st_mtime_ns)
         self.size = found.st_size
         self.mime = require_picture(head, str(image.source), self.size)
@@ -282,6 +279,35 @@ def _save_pil(picture: Any) -> memoryview:  # noqa: ANN401 - Pillow is an extra
     content = io.BytesIO()
     picture.save(content, **options)
     return content.getbuffer()
+
+
+def require_file(image: Image) -> None:
+    """Refuse the picture of a path if it is not there, cannot be read or is empty.
+
+    Nothing is opened: what its bytes are is found out when it is sent.
+    """
+    with _refusing(image):
+        found = os.stat(image.source)  # noqa: PTH116 - any PathLike
+        _require_regular(found.st_mode, image)
+        if not os.access(image.source, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    if not found.st_size:
+        require_picture(b"", str(image.source), 0)
+
+
+@contextlib.contextmanager
+def _refusing(image: Image) -> Generator[None]:
+    """Make what a disk says of a picture the refusal of that picture."""
+    try:
+        yield
+    except InvalidRequest:
+        raise
+    except FileNotFoundError:
+        raise refuse("image", str(image.source), "must be a file that exists") from None
+    except (OSError, ValueError) as error:
+        raise refuse(
+            "image", str(image.source), f"must be a file that can be read ({_reason(error)})"
+        ) from None
 
 
 def _require_regular(mode: int, image: Image) -> None:

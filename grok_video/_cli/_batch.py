@@ -56,15 +56,16 @@ def batch(plan: Plan, connection: Connection, *, json_lines: bool) -> int:
         refuse_emulator(connection, "batch")
         ids = plan.ids()
         with open_rows(plan.manifest, plan.defaults, out=plan.out) as rows:
-            total = _checked(rows, ids, console)
+            total = _checked(rows, plan, ids, console)
             return run(errand, lambda: _go(rows, total, ids, errand, connection))
 
     return finish(errand, work)
 
 
-def _checked(rows: Rows, ids: Mapping[str, str], console: Console) -> int:
+def _checked(rows: Rows, plan: Plan, ids: Mapping[str, str], console: Console) -> int:
     try:
-        return rows.check(ids)
+        with _report.begun(plan.ledger_path) as was_sent:
+            return rows.check(ids, was_sent=was_sent)
     except BadManifest as error:
         if not console.json_lines:
             for bad in error.bad[:SHOWN]:

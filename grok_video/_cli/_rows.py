@@ -1,8 +1,10 @@
 """The manifest of a batch as a person keeps it: CSV, JSON Lines, or a folder of pictures.
 
 It is read twice and never held: once to check every line before anything is sent, and once to send
-it. What can be told from a line alone stops everything; whether a picture exists and is one is its
-item's own affair, found out when its turn comes.
+it. What can be told from a line stops everything, and so does a picture that is not there: a wrong
+folder should not be found out item by item, between creates that are paid. That costs one look at
+each file. What an earlier run sent is not looked at, for its video is to be had without its
+picture; and whether the bytes are a picture is each item's own affair, found out at its turn.
 """
 
 from __future__ import annotations
@@ -24,10 +26,11 @@ from attrs import define, field, frozen
 
 from grok_video._errors import ConfigurationError, InvalidRequest
 from grok_video._outcomes import BatchItem
+from grok_video._pictures import require_file
 from grok_video._requests import Image, VideoRequest, refuse, refuse_unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable
 
 #: Columns of a manifest, in the order in which a message names them.
 COLUMNS: Final = (
@@ -47,6 +50,10 @@ _PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 #: Characters of one CSV field: a data URI of the largest picture that is accepted (20 MiB), twice.
 _LONGEST_FIELD: Final = 2**26
 _NOTHING_SENT: Final = " Nothing was sent."
+#: Stands for a prompt that cannot be used while the rest of its line is looked at.
+_ANY_PROMPT: Final = "a prompt"
+#: The column of an argument, where their names differ.
+_COLUMN_OF: Final = {"output": "upload_url"}
 
 
 @frozen
@@ -62,11 +69,12 @@ class BadLine:
 class BadManifest(InvalidRequest):
     """The manifest has lines that cannot be sent; nothing was."""
 
-    def __init__(self, place: str, bad: list[BadLine], total: int) -> None:
-        lines = "1 line" if total == 1 else f"{total:,} lines"
+    def __init__(self, place: str, bad: list[BadLine], *, total: int, lines: int) -> None:
+        words = "1 line" if lines == 1 else f"{lines:,} lines"
         super().__init__(
-            f"{place}: {lines} cannot be used. Nothing was sent.", field="manifest", value=place
+            f"{place}: {words} cannot be used. Nothing was sent.", field="manifest", value=place
         )
+        #: What is wrong, in the order of the lines: the first of it, and how much there is.
         self.bad = tuple(bad)
         self.total = total
 
@@ -83,27 +91,32 @@ class Rows:
     out: Path | None = None
     _is_json: bool = field(default=False, init=False)
 
-    def check(self, wanted: Iterable[str] = ()) -> int:
+    def check(
+        self,
+        wanted: Iterable[str] = (),
+        *,
+        was_sent: Callable[[str], bool] = lambda _key: False,
+    ) -> int:
         """Return how many items there are, after each line was read and found good.
 
-        `wanted` are keys that must be among them. Raises `BadManifest` with every line that is not
+        `wanted` are keys that must be among them; `was_sent` tells of a key whether an earlier run
+        sent it, so that its picture may be gone. Raises `BadManifest` with everything that is not
         good, and `ConfigurationError` if there is nothing to read.
         """
         bad: list[BadLine] = []
-        count = total = 0
+        count = total = lines = 0
         with contextlib.closing(_Seen()) as seen:
             for line, problem_or_row in self._rows():
-                try:
-                    item = self._item(line, problem_or_row)
-                    seen.add(item.key, line)
-                except InvalidRequest as error:
-                    total += 1
+                problems = self._problems(line, problem_or_row, seen, was_sent)
+                for error in problems:
                     if len(bad) < REMEMBERED:
                         message = error.message.removesuffix(_NOTHING_SENT)
                         bad.append(BadLine(line, error.field, error.value, message))
+                total += len(problems)
+                lines += bool(problems)
                 count += 1
             if total:
-                raise BadManifest(self.place, bad, total)
+                raise BadManifest(self.place, bad, total=total, lines=lines)
             if not count:
                 what = "pictures (JPEG, PNG or WebP)" if self._file is None else "lines"
                 message = f"{self.place} has no {what}. Nothing was sent."
@@ -117,7 +130,7 @@ class Rows:
         """Give the items, read as they are asked for. Raises if the manifest changed meanwhile."""
         for line, problem_or_row in self._rows():
             try:
-                yield self._item(line, problem_or_row)
+                yield self._item(problem_or_row)
             except InvalidRequest as error:
                 message = (
                     f"{self.place} changed while it was read: line {line}: {error.message} The "
@@ -127,13 +140,58 @@ class Rows:
 
     # --- from a line to an item ------------------------------------------------------------------
 
-    def _item(self, line: int, row: Mapping[str, Any] | InvalidRequest) -> BatchItem:
+    def _item(self, row: Mapping[str, Any] | InvalidRequest) -> BatchItem:
         if isinstance(row, InvalidRequest):
             raise row
-        given = {name: value for name, value in row.items() if value is not None and value != ""}
-        for name in given:
+        key, values = self._values(row)
+        for name in values:
             if name not in COLUMNS:
                 raise unknown_column(name)
+        return BatchItem(key, self._request(values))
+
+    def _problems(
+        self,
+        line: int,
+        row: Mapping[str, Any] | InvalidRequest,
+        seen: _Seen,
+        was_sent: Callable[[str], bool],
+    ) -> list[InvalidRequest]:
+        """Return all that is wrong with a line: who mends one thing should not meet the next."""
+        if isinstance(row, InvalidRequest):
+            return [row]
+        found: list[InvalidRequest] = []
+        key, values = self._values(row)
+        for name in [name for name in values if name not in COLUMNS]:
+            found.append(unknown_column(name))
+            del values[name]
+        request: VideoRequest | None = None
+        while request is None:
+            try:
+                request = self._request(values)
+            except InvalidRequest as error:
+                found.append(error)
+                # Once more without it; a request has no more faults than arguments.
+                if error.field == "prompt" and values.get("prompt") != _ANY_PROMPT:
+                    values["prompt"] = _ANY_PROMPT
+                elif values.pop(_COLUMN_OF.get(error.field, error.field), None) is None:
+                    return found
+        item: BatchItem | None = None
+        try:
+            item = BatchItem(key, request)
+            seen.add(item.key, line)
+        except InvalidRequest as error:
+            found.append(error)
+        if request.image is not None and request.image.kind == "path":
+            try:
+                require_file(request.image)
+            except InvalidRequest as error:
+                if item is None or not was_sent(item.key):
+                    found.append(error)
+        return found
+
+    def _values(self, row: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Return the key and all else that a line says or leaves to the options."""
+        given = {name: value for name, value in row.items() if value is not None and value != ""}
         values: dict[str, Any] = {**self.defaults, **given}
         key: Any = values.pop("key", None)
         if key is None:
@@ -142,11 +200,12 @@ class Rows:
             key = hashlib.sha256(words).hexdigest()[:20]
         elif type(key) is int:
             key = str(key)
+        return key, values
+
+    def _request(self, values: Mapping[str, Any]) -> VideoRequest:
+        values = dict(values)
         if not values.get("prompt"):
             raise refuse("prompt", values.get("prompt", ""), "must not be blank, or give --prompt")
-        return BatchItem(key, self._request(values))
-
-    def _request(self, values: dict[str, Any]) -> VideoRequest:
         duration = values.get("duration")
         if isinstance(duration, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,9}\s*", duration):
             values["duration"] = int(duration)  # anything else is refused by name, value and limit

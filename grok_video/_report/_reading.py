@@ -15,10 +15,11 @@ from attrs import frozen
 
 from grok_video._errors import LedgerError
 from grok_video._ledgerfile import VERSION
+from grok_video._lifecycle import State
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
 #: Seconds to wait for the writer, where WAL is not to be had.
 _PATIENCE: Final = 10.0
@@ -63,6 +64,30 @@ def count_states(ledger: str | os.PathLike[str]) -> dict[str, int]:
         return dict(file.execute("SELECT state, count(*) FROM item GROUP BY state"))
 
 
+@contextlib.contextmanager
+def begun(ledger: str | os.PathLike[str]) -> Generator[Callable[[str], bool]]:
+    """Give the answer to whether an earlier run sent the item of a key.
+
+    Nothing was sent by a ledger that is not there, or cannot be read: the batch will tell of that.
+    """
+    path = Path(ledger).absolute()
+    with contextlib.ExitStack() as stack:
+        file: sqlite3.Connection | None = None
+        with contextlib.suppress(LedgerError, OSError, sqlite3.Error):
+            file = stack.enter_context(contextlib.closing(_open(path)))
+
+        def was_sent(key: str) -> bool:
+            if file is None:
+                return False
+            try:
+                found = file.execute("SELECT state FROM item WHERE key = ?", (key,)).fetchall()
+            except sqlite3.Error as error:
+                raise _unreadable(path, error) from error
+            return bool(found) and found[0][0] != State.PLANNED
+
+        yield was_sent
+
+
 def command_beside(ledger: Path) -> Path:
     """Return the file in which a batch leaves the command that goes on with it."""
     return ledger.with_name(ledger.name + ".command")
@@ -70,35 +95,44 @@ def command_beside(ledger: Path) -> Path:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Generator[sqlite3.Connection]:
+    try:
+        with contextlib.closing(_open(path)) as file:
+            yield file
+    except (OSError, sqlite3.Error) as error:
+        raise _unreadable(path, error) from error
+
+
+def _open(path: Path) -> sqlite3.Connection:
     if not path.is_file():
         message = f"the ledger {path} cannot be read: there is no such file."
         raise LedgerError(message, path=path)
     # Without a log beside it nobody writes, and nothing may even be made there to read it.
     log = path.with_name(path.name + "-wal")
     mode = "ro" if log.exists() else "ro&immutable=1"
-    try:
-        with contextlib.closing(
-            sqlite3.connect(
-                f"{path.as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=_PATIENCE
+    with contextlib.ExitStack() as stack:
+        file = sqlite3.connect(
+            f"{path.as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=_PATIENCE
+        )
+        stack.enter_context(contextlib.closing(file))
+        (version,) = file.execute("PRAGMA user_version").fetchone()
+        [(known,)] = file.execute(
+            "SELECT count(*) FROM sqlite_master WHERE name IN ('item', 'event', 'run')"
+        )
+        if known != 3:
+            message = f"{path} is a SQLite database, but not a ledger of grok_video."
+            raise LedgerError(message, path=path)
+        if version > VERSION:
+            message = (
+                f"the ledger {path} was written by a newer grok_video (ledger version "
+                f"{version}; this one knows {VERSION}). Update grok_video."
             )
-        ) as file:
-            (version,) = file.execute("PRAGMA user_version").fetchone()
-            [(known,)] = file.execute(
-                "SELECT count(*) FROM sqlite_master WHERE name IN ('item', 'event', 'run')"
-            )
-            if known != 3:
-                message = f"{path} is a SQLite database, but not a ledger of grok_video."
-                raise LedgerError(message, path=path)
-            if version > VERSION:
-                message = (
-                    f"the ledger {path} was written by a newer grok_video (ledger version "
-                    f"{version}; this one knows {VERSION}). Update grok_video."
-                )
-                raise LedgerError(message, path=path)
-            yield file
-    except (OSError, sqlite3.Error) as error:
-        message = f"the ledger {path} cannot be read: {error}."
-        raise LedgerError(message, path=path) from error
+            raise LedgerError(message, path=path)
+        stack.pop_all()
+    return file
+
+
+def _unreadable(path: Path, error: OSError | sqlite3.Error) -> LedgerError:
+    return LedgerError(f"the ledger {path} cannot be read: {error}.", path=path)
 
 
 def _command(path: Path) -> str | None:

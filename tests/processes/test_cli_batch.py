@@ -190,6 +190,59 @@ def test_every_bad_line_is_listed_and_nothing_is_sent(
     assert not (tmp_path / "out").exists()
 
 
+def test_pictures_that_are_not_there_stop_a_batch_before_it_begins(
+    tmp_path: Path, grok_emulator: Emulator
+) -> None:
+    (tmp_path / "photo.jpg").write_bytes(PHOTO.read_bytes())
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    rows = items(8, image="photo.jpg", duration="1")
+    for row, image in ((2, "nope.jpg"), (3, "empty.jpg"), (4, "folder.jpg"), (5, "pipe.jpg")):
+        rows[row]["image"] = image
+    # All that is wrong with a line is told at once, and it is still somebody's duplicate.
+    rows[6] |= {"key": "k000", "duration": "16", "prompt": " ", "image": "gone.jpg"}
+    manifest = write(tmp_path / "m.csv", rows)
+    words = ("batch", str(manifest), "-o", str(tmp_path / "out"))
+    done = run(*words, "--json", env=environment(grok_emulator))
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["error"], told["resume"]) == (2, "BadManifest", None)
+    assert [(one["line"], one["field"], one["message"].split(";")[0]) for one in told["lines"]] == [
+        (4, "image", "image must be a file that exists"),
+        (5, "image", "image must not be empty (JPEG, PNG or WebP)"),
+        (6, "image", "image must be a file, and this is a folder"),
+        (7, "image", "image must be a regular file, not a pipe or a device"),
+        (8, "prompt", "prompt must be a str that is not blank"),
+        (8, "duration", "duration must be an int from 1 to 15 (seconds)"),
+        (8, "key", "key must be given once, and line 2 has it"),
+        (8, "image", "image must be a file that exists"),
+    ]
+    assert told["total"] == 8
+    assert "5 lines cannot be used" in told["message"]
+    assert grok_emulator.requests == ()
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_sent_is_fetched_also_without_its_picture(
+    tmp_path: Path, grok_emulator: Emulator
+) -> None:
+    (tmp_path / "photo.jpg").write_bytes(PHOTO.read_bytes())
+    grok_emulator.script("download", [faults.LinkDied()] * 5)
+    manifest, out = write(tmp_path / "m.csv", items(1, image="photo.jpg")), tmp_path / "out"
+    env = environment(grok_emulator)
+    words = ("batch", str(manifest), "-o", str(out), *QUICK)
+    assert run(*words, env=env).returncode == 1
+    (tmp_path / "photo.jpg").unlink()
+    done = run(*words, env=env)
+    assert (done.returncode, done.stdout) == (0, f"{out / 'k000.mp4'}\n"), done.stderr
+    # A new line has no such excuse.
+    write(manifest, items(2, image="photo.jpg"))
+    done = run(*words, env=env)
+    assert done.returncode == 2
+    assert f"{manifest}:3: image must be a file that exists" in done.stderr
+    assert grok_emulator.accepted == 1
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -239,7 +292,7 @@ def test_checking_a_manifest_takes_the_same_memory_for_any_length(tmp_path: Path
         manifest = tmp_path / f"{count}.csv"
         with manifest.open("w") as file:
             file.write("key,prompt,image\n")
-            file.writelines(f"key-{n:08},drift number {n},p/{n}.jpg\n" for n in range(count))
+            file.writelines(f"key-{n:08},drift number {n},{PHOTO}\n" for n in range(count))
         done = subprocess.run(
             [sys.executable, "-c", program, str(manifest)], capture_output=True, text=True,
             check=True,
@@ -303,8 +356,9 @@ def broken_batch(folder: Path) -> Path:
     """Forty items, one in ten broken in its own way."""
     (folder / "photo.jpg").write_bytes(PHOTO.read_bytes())
     (folder / "text.jpg").write_text("not a picture")
+    (folder / "cut.jpg").write_bytes(b"\xff\xd8")
     rows = items(40, image="photo.jpg")
-    rows[4]["image"] = "missing.jpg"
+    rows[4]["image"] = "cut.jpg"
     rows[14]["image"] = "text.jpg"
     rows[24]["prompt"] = "drift [moderated]"
     rows[34]["prompt"] = "drift [expired]"
@@ -312,7 +366,7 @@ def broken_batch(folder: Path) -> Path:
 
 
 BROKEN = {
-    "k004": ("failed", "InvalidRequest", "must be a file that exists"),
+    "k004": ("failed", "InvalidRequest", "must be a JPEG, PNG or WebP by its bytes"),
     "k014": ("failed", "InvalidRequest", "must be a JPEG, PNG or WebP by its bytes"),
     "k024": ("failed", "ModerationRefused", "refused by content moderation"),
     "k034": ("expired", "JobExpired", "has expired at the provider"),
@@ -349,7 +403,7 @@ def test_one_item_in_ten_broken_leaves_the_other_nine(
     assert all(reason in text for _, _, reason in BROKEN.values())
 
     # Mended, and said so: only what failed is tried again.
-    (tmp_path / "missing.jpg").write_bytes(PHOTO.read_bytes())
+    (tmp_path / "cut.jpg").write_bytes(PHOTO.read_bytes())
     again = run("batch", str(manifest), "-o", str(out), *QUICK, env=beside)
     assert again.returncode == 1
     [retry] = [line for line in again.stderr.splitlines() if "To try them again: " in line]
