@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 def emulator(*, port: int, form: Sequence[str], time_scale: float | None, state: str | None) -> int:
     """Serve until interrupted; 130 after Ctrl-C, 0 after SIGTERM."""
-    options: dict[str, Any] = {"port": port, "state": state}
+    console = Console(json_lines=False)
+    options: dict[str, Any] = {"port": port, "state": state, "tell": console.status}
     if form:
         options["form"] = list(form)
     if time_scale is not None:
@@ -44,4 +45,4 @@ def emulator(*, port: int, form: Sequence[str], time_scale: float | None, state:
             raise APIConnectionError(message, may_have_been_sent=False) from None
         return 130 if ended is signal.SIGINT else DONE
 
-    return finish(Errand(Console(json_lines=False)), work)
+    return finish(Errand(console), work)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs until interrupted; 130 after SIGINT, 0 after SIGTERM."""
+    """Runs until interrupted; 130 after SIGINT, 0 after SIGTERM, 2 if an extra is missing."""
     parser = argparse.ArgumentParser(
         prog="python -m grok_video.emulator",
         description="Emulate the Grok video API on loopback. Prints one JSON line and serves.",
@@ -29,16 +29,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--state", help="a file in which jobs outlive this process")
     parser.add_argument("--clip", help="an MP4 to serve in place of rendered ones")
     given = parser.parse_args(arguments)
-    ended = serve(
-        port=given.port,
-        api_key=given.api_key,
-        form=given.form,
-        time_scale=given.time_scale,
-        seed=given.seed,
-        link_life=given.link_life,
-        state=given.state,
-        clip=given.clip,
-    )
+    try:
+        ended = serve(
+            port=given.port,
+            api_key=given.api_key,
+            form=given.form,
+            time_scale=given.time_scale,
+            seed=given.seed,
+            link_life=given.link_life,
+            state=given.state,
+            clip=given.clip,
+        )
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"{parser.prog}: {error}\n")
+        return 2
     return 130 if ended == signal.SIGINT else 0
 
 

@@ -16,13 +16,15 @@ from ._emulator import Emulator
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import FrameType
 
     from ._answers import Form
 
 # A job of the default kind takes about five seconds like this: long enough to watch.
 DEMO_TIME_SCALE: Final = 0.05
+#: The scale from which on jobs last long enough for the polling that a client has by default.
+_LIFELIKE: Final = 0.5
 
 
 def serve(
@@ -36,11 +38,13 @@ def serve(
     state: str | os.PathLike[str] | None = None,
     clip: str | os.PathLike[str] | None = None,
     out: TextIO | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> signal.Signals:
     """Runs an emulator until SIGINT or SIGTERM and says which of them ended it.
 
     Must be called from the main thread, because signals arrive there. Prints one line,
-    `{"base_url": ..., "api_key": ...}`, as soon as it answers.
+    `{"base_url": ..., "api_key": ...}`, as soon as it answers; `tell` is then given what a person
+    should know beside it.
     """
     out = sys.stdout if out is None else out
     ended = threading.Event()
@@ -68,6 +72,11 @@ def serve(
         with emulator:
             line = {"base_url": emulator.base_url, "api_key": emulator.api_key}
             print(json.dumps(line), file=out, flush=True)
+            if tell is not None and time_scale < _LIFELIKE:
+                tell(
+                    "jobs are short here, and the default polling is made for long ones: poll "
+                    "with Polling.fixed(0.2), or --poll-interval 0.2"
+                )
             # A wait without a limit cannot be interrupted on Windows.
             while not ended.wait(0.5):
                 pass

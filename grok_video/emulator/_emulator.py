@@ -134,7 +134,8 @@ class Emulator:
         missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
         if missing:
             raise ModuleNotFoundError(
-                f"the emulator needs {', '.join(missing)}, which is not installed: "
+                f"the emulator needs {' and '.join(missing)}, which "
+                f"{'is' if len(missing) == 1 else 'are'} not installed: "
                 'pip install "grok-video[emulator]"',
                 name=missing[0],
             )

@@ -299,7 +299,10 @@ def test_the_emulator_prints_one_line_and_ends_cleanly(number: signal.Signals, c
     assert examined.returncode == 0, examined.stdout
     assert set(place) == {"base_url", "api_key"}
     child.send_signal(number)
-    assert child.communicate(timeout=30) == ("", "")
+    out, err = child.communicate(timeout=30)
+    assert out == ""
+    [hint] = err.splitlines()
+    assert "--poll-interval 0.2" in hint, "the default polling waits for jobs of a minute"
     assert child.returncode == code
 
 
@@ -418,6 +421,24 @@ print(*sorted(loaded & {{"asyncio", "ssl", "sqlite3", "socket"}}), file=sys.stde
     assert ours.split() == ["grok_video", "grok_video._cli", "grok_video._cli._app"]
     assert theirs in ("", "typer")
     assert heavy == ""
+
+
+@pytest.mark.parametrize("missing", [["av"], ["av", "PIL"]])
+@pytest.mark.parametrize("door", ["grok_video._cli", "grok_video.emulator.__main__"])
+def test_an_emulator_without_its_extra_is_one_line(door: str, missing: list[str]) -> None:
+    words = ["emulator"] if door == "grok_video._cli" else []
+    script = (
+        f"import sys; sys.modules.update(dict.fromkeys({missing!r})); from {door} import main; "
+        f"sys.exit(main({words!r}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = done.stderr.splitlines()
+    assert f"needs {' and '.join(missing)}, which " in line
+    assert ("which is not" if len(missing) == 1 else "which are not") in line
+    assert line.endswith('pip install "grok-video[emulator]"')
 
 
 def test_a_missing_extra_is_one_line() -> None:
