@@ -17,8 +17,8 @@ from grok_video import __version__
 _EPILOG = (
     "Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 usage, "
     "3 the create may have been accepted and billed, 4 timed out and still running, "
-    "130 interrupted. Key: COMETAPI_KEY or --api-key-file. Base URL: --base-url or "
-    "GROK_VIDEO_BASE_URL."
+    "130 interrupted (143 by SIGTERM). Key: COMETAPI_KEY or --api-key-file. Base URL: "
+    "--base-url or GROK_VIDEO_BASE_URL."
 )
 
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -491,6 +491,15 @@ def run(arguments: Sequence[str] | None) -> int:
         message = getattr(error, "format_message", None)
         if message is None:
             raise
+        # What is accepted only to be refused with a reason is no good suggestion.
+        if possibilities := getattr(error, "possibilities", None):
+            hidden = {
+                option
+                for parameter in command.params
+                if getattr(parameter, "hidden", False)
+                for option in parameter.opts
+            }
+            error.possibilities = [one for one in possibilities if one not in hidden]  # type: ignore[attr-defined]
         _tell_usage(name, message(), as_json="--json" in arguments)
         return 2
     return code if isinstance(code, int) else 0

@@ -17,7 +17,7 @@ from attrs import evolve
 
 from grok_video import _report
 from grok_video._cli._console import Console
-from grok_video._cli._endings import Errand, Interrupted, finish
+from grok_video._cli._endings import Errand, Interrupted, finish, in_shell_words
 from grok_video._cli._interrupts import run
 from grok_video._cli._jobs import refuse_emulator
 from grok_video._cli._rows import BadManifest, Rows, open_rows
@@ -29,7 +29,6 @@ from grok_video._cli._words import (
     left_beside,
     outcome_facts,
     raised,
-    said,
     summary_facts,
 )
 from grok_video._errors import GrokVideoError
@@ -145,7 +144,7 @@ class _Telling:
         facts = outcome_facts(outcome)
         if outcome.state is OutcomeState.LEFT:
             # The first reason stays, and a summary is too dear to be asked for each time.
-            self._stopped = self._stopped or said(batch.summary.stopped or "")
+            self._stopped = self._stopped or in_shell_words(batch.summary.stopped or "")
             facts["reason"] = facts["reason"] or self._stopped
             self._note_left(outcome.key)
         if self._console.json_lines:
@@ -214,7 +213,6 @@ class BatchErrand(Errand):
     def facts(self, error: BaseException) -> dict[str, Any]:
         """Return the error object, with the summary of what was done before it."""
         facts = super().facts(error)
-        facts["message"] = said(facts["message"])
         if isinstance(error, BadManifest):
             facts["lines"] = [
                 {"line": bad.line, "field": bad.field, "value": bad.value, "message": bad.message}

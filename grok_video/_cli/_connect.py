@@ -16,6 +16,7 @@ from attrs import frozen
 from grok_video._client import AsyncClient
 from grok_video._errors import ConfigurationError, InvalidRequest
 from grok_video._polling import Polling
+from grok_video._settings import find_key
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -41,11 +42,17 @@ class Connection:
         if self.api_key_file is None:
             return None
         try:
-            return Path(self.api_key_file).read_text(encoding="utf-8").strip()
+            key = Path(self.api_key_file).read_text(encoding="utf-8").strip()
+            find_key(key)
+        except ConfigurationError as error:
+            place = f"--api-key-file {self.api_key_file}"
+            message = error.message.replace("api_key must be", f"{place} must hold", 1)
         except OSError as error:
             message = f"--api-key-file {self.api_key_file}: {error.strerror}. Nothing was sent."
         except UnicodeDecodeError:
             message = f"--api-key-file {self.api_key_file} is not a text file. Nothing was sent."
+        else:
+            return key
         raise ConfigurationError(message)
 
     def resume_options(self) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import sys
@@ -45,7 +46,18 @@ _SPELLINGS: Final = (
     ("pass overwrite=True", "pass --overwrite"),
     ("pass api_key= or set", "pass --api-key-file or set"),
     ("seconds above 0, or None", "seconds above 0"),
+    ("dollars, 0 or more, or None", "dollars, 0 or more"),
+    ("output must hold an http(s) URL in 'upload_url'", "--upload-url must be an http(s) URL"),
 )
+#: Names of arguments that are no words of English, wherever they stand, and how a shell spells
+#: them where dashes are not all. As parts of paths, URLs and quotations they are left alone.
+_ALTERED: Final = {"found_ids": "--found-id", "max_cost_usd": "--max-cost"}
+_NAMES: Final = re.compile(
+    r"(?<![\w./'\"=-])(aspect_ratio|found_ids?|max_cost_usd|max_cost|max_in_flight|poll_interval"
+    r"|resubmit_in_doubt|retry_failed|time_scale|upload_url)(?![\w/'\"=-]|\.\w)"
+)
+#: Those that are: only where a refusal begins with the argument that it refuses.
+_REFUSED: Final = re.compile(r"(base_url|duration|form|image|model|resolution|size|timeout|user) ")
 
 
 class Interrupted(Exception):
@@ -167,14 +179,16 @@ class Errand:
 
     def _message(self, error: BaseException) -> str:
         if isinstance(error, GrokVideoError):
-            return in_shell_words(error.message)
+            text = in_shell_words(error.message)
+            refused = _REFUSED.match(text) if exit_code(error) == USAGE else None
+            return f"{_option(refused[1])} {text[refused.end() :]}" if refused else text
         if isinstance(error, BrokenPipeError):
-            return "stdout was closed before the result was written"
+            return "stdout was closed before the result was written."
         if isinstance(error, Interrupted | KeyboardInterrupt):
             return self._interrupted()
         if isinstance(error, OSError):
             place = f": {error.filename}" if error.filename else ""
-            return f"{error.strerror or error}{place}"
+            return f"{error.strerror or error}{place}."
         return (
             f"unexpected {type(error).__name__}: {error} (a bug in grok_video; run "
             "`python -X dev -m grok_video ...` for its traceback)"
@@ -203,7 +217,11 @@ def in_shell_words(text: str) -> str:
     """Return a sentence of the library with options in place of arguments."""
     for python, shell in _SPELLINGS:
         text = text.replace(python, shell)
-    return text
+    return _NAMES.sub(lambda found: _option(found[1]), text)
+
+
+def _option(name: str) -> str:
+    return _ALTERED.get(name) or f"--{name.replace('_', '-')}"
 
 
 def exit_code(error: BaseException) -> int:

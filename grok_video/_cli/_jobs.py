@@ -21,7 +21,7 @@ from grok_video._cli._endings import DONE, Errand, finish
 from grok_video._cli._interrupts import run
 from grok_video._errors import ConfigurationError, GrokVideoError, InvalidRequest
 from grok_video._models import JobStatus, Snapshot, Video
-from grok_video._requests import Image, VideoRequest
+from grok_video._requests import Image, VideoRequest, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -273,6 +273,8 @@ def picture(text: str) -> Image:
         return Image.from_bytes(data)
     if text.lstrip().lower().startswith(("http://", "https://", "data:")):
         return Image.from_url(text)
+    if re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE):
+        raise refuse("image", text, "must be a path, an http(s) URL or a data: URI")
     return Image.from_path(text)
 
 

@@ -28,13 +28,6 @@ if TYPE_CHECKING:
 
 #: Bad lines, failures and keys that are told to a person one by one; --json has all of them.
 SHOWN: Final = 20
-#: How a shell spells what the batch's sentences name.
-_OPTIONS: Final = (
-    ("found_ids", "--found-id"),
-    ("resubmit_in_doubt", "--resubmit-in-doubt"),
-    ("retry_failed", "--retry-failed"),
-    ("max_cost_usd", "--max-cost"),
-)
 
 
 def outcome_facts(outcome: Outcome) -> dict[str, Any]:
@@ -67,14 +60,7 @@ def reason_of(error: Exception, request_id: str | None) -> str:
         text = text.replace(resume_hint(request_id), "").strip()
     if isinstance(error, CreateOutcomeUnknown) and error.sent_at:
         text += f" Sent at {moment(error.sent_at)}, fingerprint {error.fingerprint}."
-    return one_line(said(text))
-
-
-def said(text: str) -> str:
-    """Return a sentence of the batch with options in place of arguments."""
-    for python, shell in _OPTIONS:
-        text = text.replace(python, shell)
-    return in_shell_words(text)
+    return one_line(in_shell_words(text))
 
 
 def left_beside(ledger: Path) -> Path:
@@ -118,7 +104,7 @@ def last_words(summary: BatchSummary, plan: Plan) -> list[str]:
             f"{summary.p90_seconds:.1f} s, {polls:.1f} polls each"
         )
     if summary.stopped is not None:
-        lines.append(f"stopped sending: {said(summary.stopped)}")
+        lines.append(f"stopped sending: {in_shell_words(summary.stopped)}")
     if left := counts.get(OutcomeState.LEFT, 0):
         command = plan.command(*raised(summary, plan))
         lines.append(
@@ -166,5 +152,5 @@ def summary_facts(summary: BatchSummary) -> dict[str, Any]:
         "polls_per_job": summary.polls_per_job,
         "in_doubt": list(summary.in_doubt),
         "left": list(summary.left),
-        "stopped": said(summary.stopped) if summary.stopped is not None else None,
+        "stopped": in_shell_words(summary.stopped) if summary.stopped is not None else None,
     }

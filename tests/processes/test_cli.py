@@ -241,7 +241,7 @@ def test_a_closed_stdout_still_names_the_job(grok_emulator: Emulator) -> None:
     err = child.stderr.read()
     child.stderr.close()
     assert child.wait() == 1
-    assert "stdout was closed" in err.splitlines()[-1]
+    assert "result was written. Resume with: " in err.splitlines()[-1]
     assert f"grok-video wait {grok_emulator.creates[0].request_id}" in err
 
 
@@ -324,6 +324,8 @@ def test_doctor_never_shows_the_key(grok_emulator: Emulator, tmp_path: Path) -> 
             done = run(*words, env=env)
             assert done.returncode == 1, "the emulator has another key"
             assert not [piece for piece in pieces(CANARY) if piece in done.stdout + done.stderr]
+    done = run("doctor", "--api-key-file", os.devnull, env=environment(grok_emulator))
+    assert f"--api-key-file {os.devnull} must hold a key, and it is blank" in done.stdout
     done = run("doctor", "--api-key-file", str(file), env=environment(grok_emulator))
     assert "key is refused" in done.stdout
     assert f"{len(CANARY)} characters" in done.stdout

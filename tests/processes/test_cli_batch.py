@@ -316,12 +316,12 @@ def test_a_manifest_that_changes_between_its_readings_is_told(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--max-cost", "much"), "max_cost must be US dollars"),
-        (("--max-in-flight", "0"), "max_in_flight must be a whole number"),
-        (("--found-id", "nobody=id"), "found_id must name a key of"),
-        (("--found-id", "id"), "found_id must be KEY=REQUEST_ID"),
+        (("--max-cost", "much"), "--max-cost must be US dollars"),
+        (("--max-in-flight", "0"), "--max-in-flight must be a whole number"),
+        (("--found-id", "nobody=id"), "--found-id must name a key of"),
+        (("--found-id", "id"), "--found-id must be KEY=REQUEST_ID"),
         (("--emulator",), "--emulator cannot work with batch"),
-        (("--timeout", "0"), "timeout must be a number of seconds above 0"),
+        (("--timeout", "0"), "--timeout must be a number of seconds above 0"),
     ],
 )
 def test_options_that_cannot_be_are_refused(

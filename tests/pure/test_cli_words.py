@@ -151,6 +151,17 @@ def test_the_librarys_sentences_are_spelled_for_a_shell() -> None:
     assert "--api-key-file" in _endings.in_shell_words(caught.value.message)
 
 
+def test_names_of_arguments_become_options_and_paths_stay_paths() -> None:
+    said = _endings.in_shell_words(
+        "use aspect_ratio (such as '16:9'); give found_ids, or resubmit_in_doubt: max_cost_usd "
+        "(0.2 USD). See /x/max_cost/time_scale.csv, 'aspect_ratio' and retry_failed."
+    )
+    assert said == (
+        "use --aspect-ratio (such as '16:9'); give --found-id, or --resubmit-in-doubt: --max-cost "
+        "(0.2 USD). See /x/max_cost/time_scale.csv, 'aspect_ratio' and --retry-failed."
+    )
+
+
 def test_a_string_on_the_command_line_is_a_path_unless_it_is_a_url() -> None:
     assert picture("cat.jpg").kind == "path"
     assert picture("HTTPS://host/cat.jpg").kind == "url"
