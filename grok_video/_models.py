@@ -4,11 +4,14 @@ Units stand beside each attribute. Nothing here reads JSON (that is `_wire`) and
 waits or fetches (that is `_job`).
 """
 
+import contextlib
 import enum
+import os
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from attrs import field, frozen
 
@@ -75,18 +78,35 @@ class Video(Value):
         return f"Video(request_id={self.request_id!r}, {where!r}, duration={self.duration})"
 
     def _repr_html_(self) -> str:
-        """Show the video in a notebook: from the saved file where there is one."""
+        """Show the video in a notebook: from the saved file where its server has it."""
         import html  # its table of 2,231 entities is of use to notebooks alone
 
-        source = self.path.resolve().as_uri() if self.path else (self.url or "")
-        if not source.startswith(("https://", "http://", "file://")):
+        source = self._source()
+        if not source.startswith(("https://", "http://", "file://", "./")):
             return f"<code>{html.escape(repr(self))}</code>"
-        caption = html.escape(f"{self.request_id} ({self.duration or '?'} s)")
+        words = f"{self.request_id} ({self.duration or '?'} s)"
+        caption = html.escape(f"{words}, {self.path}" if self.path else words)
+        # One `src` and no list of sources, of which browsers do not notice that a notebook has
+        # put the address of its own server in place of a relative one.
         return (
             f'<figure><video controls loop muted playsinline style="max-width:100%" '
             f'src="{html.escape(source, quote=True)}"></video>'
             f"<figcaption>{caption}</figcaption></figure>"
         )
+
+    def _source(self) -> str:
+        """Return what a browser can load from the page of a notebook, if anything."""
+        if self.path is None:
+            return self.url or ""
+        with contextlib.suppress(OSError):  # the working directory may be gone
+            folder = Path.cwd()
+            for path in (Path(os.path.abspath(self.path)), self.path.resolve()):  # noqa: PTH100
+                if path.is_relative_to(folder) and path.is_file():
+                    # Served with the notebook, which is where its kernel works.
+                    relative = path.relative_to(folder).as_posix()
+                    return f"./{quote(os.fsencode(relative))}"
+        # Only a page that is a file itself may load a file.
+        return self.url or self.path.absolute().as_uri()
 
 
 # Compared after each poll, for which attrs' own way is the quicker one.
