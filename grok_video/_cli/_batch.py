@@ -20,6 +20,7 @@ from grok_video._cli._console import Console
 from grok_video._cli._endings import Errand, Interrupted, finish, in_shell_words
 from grok_video._cli._interrupts import run
 from grok_video._cli._jobs import refuse_emulator
+from grok_video._cli._plan import plain
 from grok_video._cli._rows import BadManifest, Rows, open_rows
 from grok_video._cli._words import (
     SHOWN,
@@ -81,7 +82,7 @@ async def _go(
     async with connection.client() as client:
         batch = client.batch(
             rows.items(),
-            out=plan.out,
+            out=plain(plan.out),
             ledger=plan.ledger_path,
             max_in_flight=plan.max_in_flight,
             max_cost_usd=plan.money(),

@@ -16,6 +16,14 @@ from attrs import field, fields_dict, frozen
 from grok_video._requests import refuse
 
 
+def plain(place: str) -> str:
+    """Return the same place as an absolute path without `..`, as a person would write it."""
+    path = os.path.abspath(place)  # noqa: PTH100 - `resolve` would follow links
+    # After a link, `..` is not the folder that the link is in.
+    real = os.path.realpath(place)
+    return path if os.path.realpath(path) == real else real
+
+
 @frozen
 class Plan:
     """The options of one batch, as they were given."""
@@ -64,7 +72,7 @@ class Plan:
 
         It never has --resubmit-in-doubt of itself: that is for a person to say, each time.
         """
-        place = os.path.abspath if absolute else os.fspath
+        place = plain if absolute else os.fspath
         words = ["grok-video", "batch", place(self.manifest), "-o", place(self.out)]
         if self.ledger is not None:
             words += ["--ledger", place(self.ledger)]

@@ -11,6 +11,7 @@ from pathlib import Path
 from grok_video import _report
 from grok_video._cli._console import Console
 from grok_video._cli._endings import DONE, Errand, finish
+from grok_video._cli._plan import plain
 
 
 def report(ledger: str, out: str, *, overwrite: bool, open_it: bool, json_lines: bool) -> int:
@@ -18,7 +19,7 @@ def report(ledger: str, out: str, *, overwrite: bool, open_it: bool, json_lines:
     console = Console(json_lines=json_lines)
 
     def work() -> int:
-        made = _report.write(ledger, out, overwrite=overwrite)
+        made = _report.write(ledger, plain(out), overwrite=overwrite)
         facts = {"path": str(made.path), "items": made.items, "states": made.states}
         console.result(facts, str(made.path))
         if open_it:

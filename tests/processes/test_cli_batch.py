@@ -144,8 +144,13 @@ def test_lines_without_keys_keep_their_videos_from_any_folder(
 ) -> None:
     (tmp_path / "m.jsonl").write_text('{"prompt": "a"}\n\n{"prompt": "b", "duration": 1}\n')
     env = environment(grok_emulator)
-    monkeypatch.chdir(tmp_path)
-    assert run("batch", "m.jsonl", "-o", "out", *QUICK, env=env).returncode == 0
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    done = run("batch", "../m.jsonl", "-o", "../out", *QUICK, env=env)
+    assert done.returncode == 0
+    assert {str(Path(path).parent) for path in done.stdout.splitlines()} == {str(tmp_path / "out")}
+    done = run("report", "../out/grok-video.sqlite", "-o", "../report.html", env=env)
+    assert done.stdout == f"{tmp_path / 'report.html'}\n"
     monkeypatch.chdir("/")
     place = str(tmp_path / "m.jsonl")
     assert run("batch", place, "-o", str(tmp_path / "out"), *QUICK, env=env).returncode == 0

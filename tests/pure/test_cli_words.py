@@ -25,6 +25,7 @@ from grok_video._cli import _endings
 from grok_video._cli._console import Console, one_line
 from grok_video._cli._endings import Errand, Interrupted, exit_code
 from grok_video._cli._jobs import picture, read_request
+from grok_video._cli._plan import plain
 from grok_video._errors import resume_hint
 
 CODES: list[tuple[BaseException, int]] = [
@@ -160,6 +161,17 @@ def test_names_of_arguments_become_options_and_paths_stay_paths() -> None:
         "use --aspect-ratio (such as '16:9'); give --found-id, or --resubmit-in-doubt: --max-cost "
         "(0.2 USD). See /x/max_cost/time_scale.csv, 'aspect_ratio' and --retry-failed."
     )
+
+
+def test_a_path_is_told_without_its_detours_unless_a_link_gives_them_a_meaning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("a/b")
+    monkeypatch.chdir(tmp_path / "a")
+    assert plain("../videos/x.mp4") == str(tmp_path / "videos" / "x.mp4")
+    assert plain("../link/x.mp4") == str(tmp_path / "link" / "x.mp4")
+    assert plain("../link/../x.mp4") == str((tmp_path / "a" / "x.mp4").resolve())
 
 
 def test_a_string_on_the_command_line_is_a_path_unless_it_is_a_url() -> None:
