@@ -303,7 +303,10 @@ class AsyncBatch:
                 await self._tell(_earlier(entry))
             else:
                 self._keys.add(key)
-                tasks.start_soon(self._work, line.item, entry, course)
+                found_id = self._settings.found_ids.get(key)
+                if entry.request_id == found_id:
+                    found_id = None  # an earlier run took it
+                tasks.start_soon(self._work, line.item, entry, course, found_id)
 
     def _compare(self, entry: Entry, line: Line) -> None:
         if entry.fingerprint != line.fingerprint and not self._has_warned:
@@ -326,11 +329,7 @@ class AsyncBatch:
             case State.FAILED | State.EXPIRED:
                 released = settings.retry_failed
             case State.IN_DOUBT:
-                found = settings.found_ids.get(entry.key)
-                if found is not None:
-                    entry.request_id, entry.accepted_at = found, None
-                    entry.fail(None)
-                    journal.note(entry, Event.ID_FOUND)
+                if entry.key in settings.found_ids:
                     return False
                 released = settings.resubmit_in_doubt
             case _:
@@ -339,10 +338,12 @@ class AsyncBatch:
             journal.note(entry, Event.RELEASED)
         return not released
 
-    async def _work(self, item: BatchItem, entry: Entry, course: Course) -> None:
+    async def _work(
+        self, item: BatchItem, entry: Entry, course: Course, found_id: str | None
+    ) -> None:
         self._untold.add(entry)
         try:
-            await self._tell(await ItemRun(course, item, entry).outcome(), entry)
+            await self._tell(await ItemRun(course, item, entry, found_id).outcome(), entry)
         finally:
             self._keys.discard(item.key)
             course.announce()

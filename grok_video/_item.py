@@ -22,6 +22,7 @@ from grok_video._budget import Budget, list_price
 from grok_video._errors import (
     APIError,
     AuthenticationError,
+    BadRequest,
     ConfigurationError,
     CreateOutcomeUnknown,
     DownloadError,
@@ -29,8 +30,11 @@ from grok_video._errors import (
     InvalidRequest,
     JobExpired,
     JobFailed,
+    JobTimeout,
     LedgerError,
     ModerationRefused,
+    NotFound,
+    resume_hint,
 )
 from grok_video._filenames import file_name
 from grok_video._gate import (
@@ -131,13 +135,17 @@ class Course:
 class ItemRun:
     """One item from where the ledger has it to where it can go."""
 
-    def __init__(self, course: Course, item: BatchItem, entry: Entry) -> None:
+    def __init__(
+        self, course: Course, item: BatchItem, entry: Entry, found_id: str | None = None
+    ) -> None:
+        """See the class; `found_id` is the request_id that a person found for the item."""
         self._course = course
         self._session = course.session
         self._journal = course.journal
         self._gate = course.gate
         self._item = item
         self._entry = entry
+        self._found_id = found_id
         self._price = list_price(item.request)
         self._committed = False
         #: True once the answer of a create was lost: whatever comes of one that is sent after it,
@@ -161,7 +169,7 @@ class ItemRun:
         try:
             if entry.state is State.PLANNED:
                 await self._create()
-            elif entry.state is State.PENDING or entry.cost_usd is None:
+            elif entry.state in (State.PENDING, State.IN_DOUBT) or entry.cost_usd is None:
                 self._commit(known=True)
             await self._finish()
         except Closed:
@@ -339,17 +347,20 @@ class ItemRun:
     async def _finish(self) -> None:
         """The video is rendered, and saved where there is a folder for it."""
         entry = self._entry
-        assert entry.request_id is not None  # noqa: S101 - for the type checker: it was accepted
+        request_id = self._found_id or entry.request_id
+        assert request_id is not None  # noqa: S101 - for the type checker: it was accepted
         age = 0.0
         if self._taken_up:
+            began_at = entry.accepted_at if self._found_id is None else None
             # Wall clocks of two processes: never nothing, because that means "made just now".
-            age = max(1e-3, time.time() - entry.accepted_at) if entry.accepted_at else 1e-3
+            age = max(1e-3, time.time() - (began_at or entry.sent_at or math.inf))
             self._began -= age
-        poller = Poller(self._session, entry.request_id, self._item.request, age=age)
+        poller = Poller(self._session, request_id, self._item.request, age=age)
+        deadline = Deadline.after(anyio.current_time(), self._course.timeout)
         try:
-            self._video = video = await poller.wait(
-                Deadline.after(anyio.current_time(), self._course.timeout)
-            )
+            if self._found_id is not None:
+                await self._take_id(self._found_id, poller, deadline)
+            self._video = video = await poller.wait(deadline)
             self._note_cost(video.cost_usd)
             if self._course.out is None or video.url is None:
                 entry.seconds = anyio.current_time() - self._began
@@ -363,6 +374,21 @@ class ItemRun:
             self._course.polls_blocked_until = max(
                 self._course.polls_blocked_until, poller.not_before
             )
+
+    async def _take_id(self, found_id: str, poller: Poller, deadline: Deadline) -> None:
+        """The id is the item's, and the API knows it; else nothing has changed.
+
+        A person may mistype it, and what stands in the ledger is polled for ever after.
+        """
+        entry = self._entry
+        try:
+            while poller.snapshot is None:
+                await poller.step(deadline)
+        except (NotFound, BadRequest, JobTimeout) as error:
+            raise _unproven(found_id, entry, error) from error
+        entry.request_id = found_id
+        entry.fail(None)
+        self._journal.note(entry, Event.ID_FOUND)
 
     async def _fetch(self, poller: Poller, video: Video) -> None:
         session, entry = self._session, self._entry
@@ -474,6 +500,30 @@ def _ending(failure: Exception) -> tuple[Event, ...]:
     if isinstance(failure, JobFailed):
         return (Event.ENDED_WITHOUT_VIDEO,)
     return (Event.LAPSED,) if isinstance(failure, JobExpired) else ()
+
+
+def _unproven(
+    found_id: str, entry: Entry, error: NotFound | BadRequest | JobTimeout
+) -> CreateOutcomeUnknown:
+    """Return the error of a found id that the API did not show to know; nothing came of it."""
+    # A wait that ended says of a job that it goes on, and here it is not known to be one.
+    last = error.__cause__ if isinstance(error, JobTimeout) else error
+    unknown = isinstance(last, NotFound | BadRequest)
+    reason = "no answer came in time"
+    if isinstance(last, GrokVideoError):
+        reason = last.message.replace(resume_hint(found_id), "").strip().rstrip(".")
+    problem = "does not know" if unknown else "did not say that it knows"
+    kept = f"the item keeps the id {entry.request_id!r}"
+    if entry.request_id is None:
+        kept = "the create is in doubt as before, and may have been accepted and billed"
+    return CreateOutcomeUnknown(
+        f"the API {problem} the job {found_id!r}, which found_ids gives for this item: {reason}. "
+        f"Nothing was sent, and {kept}. Look at the account's usage for its request_id, and give "
+        "that with found_ids.",
+        fingerprint=entry.fingerprint,
+        sent_at=entry.sent_at or 0.0,
+        phase="awaiting the answer",
+    )
 
 
 def _is_full(failure: Exception) -> bool:

@@ -12,6 +12,7 @@ import math
 import queue
 import threading
 import time
+from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from functools import reduce
@@ -27,7 +28,7 @@ from grok_video._transports._loops import Bell, caller_of_this_loop, finish
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from grok_video._ledgerfile import Facts, Opened
     from grok_video._requests import VideoRequest
@@ -54,6 +55,8 @@ class Entry:
     item: int = 0
     state: State = State.PLANNED
     request_id: str | None = None
+    #: True where a person found the id; the answer to a create gave it otherwise.
+    id_was_found: bool = False
     #: Unix seconds at which a create was last sent, and was accepted; None before.
     sent_at: float | None = None
     accepted_at: float | None = None
@@ -95,6 +98,10 @@ class Entry:
             self.sent_at = time.time()
         elif event is Event.ACCEPTED:
             self.accepted_at = time.time()
+            self.id_was_found = False
+        elif event is Event.ID_FOUND:
+            self.accepted_at = None
+            self.id_was_found = True
         elif event is Event.RELEASED:
             self.request_id = self.accepted_at = self.seconds = None
             self.path = self.size = self.sha256 = self.error_type = self.error = None
@@ -160,6 +167,13 @@ class Journal:
         """Return what is known of these keys, and which of them came before in this run."""
         del keys
         return Found({}, set())
+
+    async def look_up(
+        self, found_ids: Mapping[str, str]
+    ) -> tuple[dict[str, Entry], dict[str, str]]:
+        """Return what is known of these keys, and the keys of the items that have these ids."""
+        del found_ids
+        return {}, {}
 
     def note(self, entry: Entry, event: Event) -> None:
         """The event has happened; it is written with the next group, and nobody waits for it."""
@@ -231,10 +245,25 @@ class Ledger(Journal):
         return self._file.is_low
 
     async def find(self, keys: list[str]) -> Found:
-        question = _Question([_plain(key) for key in keys])
+        wanted = [_plain(key) for key in keys]
+        facts, again = await self._ask(lambda file: file.find(wanted))
+        return Found(self._entries(facts), again)
+
+    async def look_up(
+        self, found_ids: Mapping[str, str]
+    ) -> tuple[dict[str, Entry], dict[str, str]]:
+        keys = [_plain(key) for key in found_ids]
+        ids = [_plain(request_id) for request_id in found_ids.values()]
+        facts, owners = await self._ask(lambda file: file.look_up(keys, ids))
+        return self._entries(facts), owners
+
+    async def _ask(self, ask: Callable[[LedgerFile], Any]) -> Any:  # noqa: ANN401 - its answer
+        question = _Question(ask)
         self._queue.put(question)
-        facts, again = await question.waiter.wait()
-        return Found({key: self._entry(key, of_key) for key, of_key in facts.items()}, again)
+        return await question.waiter.wait()
+
+    def _entries(self, facts: Mapping[str, Facts]) -> dict[str, Entry]:
+        return {key: self._entry(key, of_key) for key, of_key in facts.items()}
 
     def note(self, entry: Entry, event: Event) -> None:
         self._put(entry, (event,), None)
@@ -285,8 +314,13 @@ class Ledger(Journal):
             item=item,
             state=state,
             request_id=request_id,
+            id_was_found=_was_found(facts.events),
             sent_at=_unix(facts.sent_at),
-            accepted_at=_unix(facts.accepted_at) if request_id is not None else None,
+            accepted_at=(
+                _unix(facts.accepted_at)
+                if request_id is not None and not _was_found(facts.events)
+                else None
+            ),
             attempts=attempts,
             polls=polls,
             seconds=seconds,
@@ -336,7 +370,7 @@ class Ledger(Journal):
         questions = [one for one in work if isinstance(one, _Question)]
         for question in questions:
             try:
-                news.append((question.waiter, self._file.find(question.keys), None))
+                news.append((question.waiter, question.ask(self._file), None))
             except Exception as error:  # noqa: BLE001 - handed to whoever asks
                 news.append((question.waiter, None, error))
         return news
@@ -397,7 +431,7 @@ class _Row:
 
 @frozen(eq=False)
 class _Question:
-    keys: list[str]
+    ask: Callable[[LedgerFile], Any]
     waiter: _Waiter = field(factory=_Waiter)
 
 
@@ -423,6 +457,12 @@ def _fresh(error: BaseException) -> BaseException:
     if isinstance(error, LedgerError):
         return LedgerError(error.message, path=error.path)
     return error
+
+
+def _was_found(events: Sequence[Event]) -> bool:
+    """Return whether a person found the last id that came."""
+    came = (event for event in reversed(events) if event in (Event.ACCEPTED, Event.ID_FOUND))
+    return next(came, None) is Event.ID_FOUND
 
 
 def _unix(moment: str | None) -> float | None:

@@ -151,6 +151,10 @@ SELECT
 FROM item
 """
 
+_OWNERS: Final = """
+SELECT request_id, key FROM item WHERE request_id IN (SELECT value FROM json_each(?))
+"""
+
 _FIND: Final = f"""
 SELECT request.key, request.fingerprint, {_EVENT_COLUMNS}
 FROM request JOIN event ON event.item = request.id
@@ -388,12 +392,23 @@ class LedgerFile:
             file.execute(
                 "INSERT OR IGNORE INTO temp.seen SELECT value FROM json_each(?)", (wanted,)
             )
-            rows: dict[str, list[Sequence[Any]]] = {}
-            for row in file.execute(_FIND, (wanted,)):
-                rows.setdefault(row[0], []).append(row)
+            return _histories(file, wanted), again
         except sqlite3.Error as error:
             raise self.failure(error) from error
-        return {key: _facts(found) for key, found in rows.items()}, again
+
+    def look_up(
+        self, keys: Iterable[str], request_ids: Iterable[str]
+    ) -> tuple[dict[str, Facts], dict[str, str]]:
+        """Return what is known of these keys, and the keys of the items that have these ids.
+
+        Nothing is remembered of the question: `find` is for the items of a manifest.
+        """
+        file, ids = self._opened(), json.dumps(list(request_ids))
+        try:
+            owners = dict(file.execute(_OWNERS, (ids,)).fetchall())
+            return _histories(file, json.dumps(list(keys))), owners
+        except sqlite3.Error as error:
+            raise self.failure(error) from error
 
     def close(self) -> None:
         """The file is whole by itself (no -wal beside it) and anybody may hold it."""
@@ -452,6 +467,13 @@ def iso(seconds: float) -> str:
 def iso_now() -> str:
     """Return this moment, as `iso` writes it."""
     return iso(datetime.now(UTC).timestamp())
+
+
+def _histories(file: sqlite3.Connection, wanted: str) -> dict[str, Facts]:
+    rows: dict[str, list[Sequence[Any]]] = {}
+    for row in file.execute(_FIND, (wanted,)):
+        rows.setdefault(row[0], []).append(row)
+    return {key: _facts(found) for key, found in rows.items()}
 
 
 def _facts(rows: list[Sequence[Any]]) -> Facts:

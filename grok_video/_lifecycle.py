@@ -74,6 +74,7 @@ _TABLE: Final[dict[tuple[State, Event], State]] = {
     (State.PENDING, Event.ENDED_WITHOUT_VIDEO): State.FAILED,
     (State.PENDING, Event.LAPSED): State.EXPIRED,
     (State.PENDING, Event.INTERRUPTED): State.PENDING,
+    (State.PENDING, Event.ID_FOUND): State.PENDING,  # in place of an id found before
     # fetching
     (State.READY, Event.RENDERED): State.READY,  # a fresh link
     (State.READY, Event.FETCHING_BEGAN): State.FETCHING,

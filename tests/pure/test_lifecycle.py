@@ -45,6 +45,12 @@ def test_only_a_person_leads_out_of_doubt() -> None:
     assert ways == {Event.ID_FOUND, Event.RELEASED}
 
 
+def test_an_id_that_a_person_found_may_be_corrected_until_there_is_a_video() -> None:
+    corrected = [*HAPPY[:1], Event.ANSWER_LOST, Event.ID_FOUND, Event.ID_FOUND]
+    assert reduce(advance, corrected, State.PLANNED) is State.PENDING
+    pytest.raises(IllegalEvent, advance, State.READY, Event.ID_FOUND)
+
+
 def test_nothing_is_sent_except_from_planned() -> None:
     assert [s for (s, e) in _TABLE if e is Event.SENDING_BEGAN] == [State.PLANNED]
     into_planned = {event for (_, event), to in _TABLE.items() if to is State.PLANNED}
