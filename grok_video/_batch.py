@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, cast
 
 import anyio
 from anyio import to_thread
@@ -50,6 +50,10 @@ if TYPE_CHECKING:
     from grok_video._session import Session
 
 __all__ = ["AsyncBatch", "Settings", "run_through"]
+
+
+#: States in which an item may still take an id that a person found.
+_FINDABLE: Final = frozenset({State.IN_DOUBT, State.PENDING})
 
 
 @frozen
@@ -99,12 +103,37 @@ class Settings:
             _money(max_cost_usd),
             retry_failed,
             resubmit_in_doubt,
-            dict(found_ids or {}),
+            _ids(found_ids, ledger),
             check_template(name),
             overwrite,
             sha256,
             timeout,
         )
+
+
+def _ids(
+    found_ids: Mapping[str, str] | None, ledger: str | os.PathLike[str] | None
+) -> dict[str, str]:
+    """Return the found ids by key, as far as they can be checked without the ledger."""
+    if found_ids is None:
+        return {}
+    if not isinstance(found_ids, Mapping):
+        raise refuse("found_ids", found_ids, "must be a mapping of keys to request_ids")
+    owners: dict[str, str] = {}
+    for key, found in cast("Mapping[object, object]", found_ids).items():
+        if not isinstance(key, str):
+            raise refuse("found_ids", {key: found}, "must have keys of items, each a str")
+        if not isinstance(found, str) or not found.strip() or found in (".", ".."):
+            limit = f"must give {key!r} a request_id, a str that is not blank"
+            raise refuse("found_ids", {key: found}, limit)
+        if found in owners:
+            limit = f"must give each id once, and {owners[found]!r} has this one too"
+            raise refuse("found_ids", {key: found}, limit)
+        owners[found] = key
+    if owners and ledger is None:
+        limit = "must come with the ledger that has their items in doubt"
+        raise refuse("found_ids", dict(found_ids), limit)
+    return dict(found_ids)
 
 
 def _money(value: Decimal | float | None) -> Decimal | None:
@@ -144,6 +173,8 @@ class AsyncBatch:
         #: The items of which nobody was told yet: those in flight, and one that is handed over.
         self._untold: set[Entry] = set()
         self._all_taken = False
+        #: The found ids whose items have not come yet.
+        self._ids_left = dict(settings.found_ids)
         self._has_warned = False
 
     # --- from outside ----------------------------------------------------------------------------
@@ -173,6 +204,8 @@ class AsyncBatch:
             await to_thread.run_sync(_make_folder, settings.out)
         journal = Journal() if settings.ledger is None else await Ledger.open(settings.ledger)
         try:
+            if settings.found_ids:
+                _check_ids(settings.found_ids, *await journal.look_up(settings.found_ids))
             self._course = Course(
                 session,
                 journal,
@@ -277,6 +310,13 @@ class AsyncBatch:
         except Exception as error:  # noqa: BLE001 - the manifest's own
             # What was taken before is done before this is raised.
             course.failure = error
+        else:
+            if self._ids_left:
+                logger.warning(
+                    "found_ids has keys that the manifest has not, and nothing was done for them: "
+                    "%s",
+                    ", ".join(map(repr, self._ids_left)),
+                )
         self._all_taken = True
         self._end_if_over()
 
@@ -297,14 +337,14 @@ class AsyncBatch:
                 await self._tell(Outcome(key, OutcomeState.FAILED, error=_twice(key)))
                 continue
             begun.add(key)
+            found_id = self._ids_left.pop(key, None)
             entry = found.known.get(key) or Entry(key, line.fingerprint)
             self._compare(entry, line)
             if self._is_over(entry, course.journal):
                 await self._tell(_earlier(entry))
             else:
                 self._keys.add(key)
-                found_id = self._settings.found_ids.get(key)
-                if entry.request_id == found_id:
+                if entry.state not in _FINDABLE or entry.request_id == found_id:
                     found_id = None  # an earlier run took it
                 tasks.start_soon(self._work, line.item, entry, course, found_id)
 
@@ -387,6 +427,28 @@ def _make_folder(folder: Path) -> None:
     except OSError as error:
         message = f"the folder {folder} cannot be made: {error.strerror}. Nothing was sent."
         raise DestinationError(message, request_id=None) from error
+
+
+def _check_ids(
+    ids: Mapping[str, str], known: Mapping[str, Entry], owners: Mapping[str, str]
+) -> None:
+    """Raise `InvalidRequest` for the first id that cannot be its item's, by what the ledger has."""
+    for key, found in ids.items():
+        entry = known.get(key)
+        if entry is not None and entry.request_id == found:
+            continue  # the same call again
+        limit = None
+        if entry is None:
+            limit = f"must be for items in doubt, and the ledger has none of the key {key!r}"
+        elif entry.state is not State.IN_DOUBT and not (
+            entry.state is State.PENDING and entry.id_was_found
+        ):
+            has = f" (job {entry.request_id})" if entry.request_id is not None else ""
+            limit = f"must be for items in doubt, and {key!r} is {entry.state.value}{has}"
+        elif owners.get(found) not in (None, key):
+            limit = f"must not take an id from another item: {owners[found]!r} has this one"
+        if limit is not None:
+            raise refuse("found_ids", {key: found}, limit)
 
 
 def _twice(key: str) -> InvalidRequest:

@@ -8,7 +8,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from grok_video import AsyncClient, CreateOutcomeUnknown, OutcomeState
+import pytest
+
+from grok_video import AsyncClient, CreateOutcomeUnknown, InvalidRequest, OutcomeState
 from grok_video.emulator import Emulator, faults
 
 from .test_batch import outcomes, read, requests, states
@@ -127,3 +129,59 @@ async def test_a_wrong_id_that_an_earlier_version_wrote_down_gives_way_to_the_ri
     again = await outcomes(client, requests(1), found_ids={"key-000": real}, **words)
     assert states(again) == {"key-000": "skipped"}
     assert grok_emulator.accepted == 1
+
+
+async def test_an_id_that_cannot_be_the_items_is_refused_before_anything_is_sent(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    grok_emulator.script("create", [faults.Pass(), faults.CutRequest(accepted=True)])
+    words = {"out": tmp_path / "videos", "ledger": tmp_path / "a.sqlite", "max_in_flight": 1}
+    found = await outcomes(client, requests(2), **words)
+    assert states(found) == {"key-000": "saved", "key-001": "in_doubt"}
+    saved = found["key-000"].request_id
+    before = len(grok_emulator.requests)
+    for ids, reason in (
+        ({"key-001": saved}, "another item: 'key-000' has this one"),
+        ({"key-000": "another"}, f"'key-000' is saved \\(job {saved}\\)"),
+        ({"nobody": "another"}, "the ledger has none of the key 'nobody'"),
+        ({"key-001": "one", "key-002": "two"}, "the ledger has none of the key 'key-002'"),
+    ):
+        with pytest.raises(InvalidRequest, match=reason) as caught:
+            await client.run_batch(requests(3), found_ids=ids, **words)
+        assert caught.value.field == "found_ids"
+        assert list(ids)[-1] in caught.value.value
+        assert "Nothing was sent" in str(caught.value)
+    assert len(grok_emulator.requests) == before
+    # The ledger is free again, and what an earlier call took may be said once more.
+    ids = {"key-000": saved, "key-001": grok_emulator.creates[1].request_id}
+    found = await outcomes(client, requests(2), found_ids=ids, **words)
+    assert states(found) == {"key-000": "skipped", "key-001": "saved"}
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [["a"], "a", {"a": 7}, {"a": None}, {"a": " "}, {"a": ".."}, {7: "id"}, {"a": "x", "b": "x"}],
+    ids=str,
+)
+async def test_found_ids_that_are_no_ids_are_refused_at_once(
+    client: AsyncClient, tmp_path: Path, ids: Any
+) -> None:
+    with pytest.raises(InvalidRequest, match="found_ids must"):
+        client.batch([], ledger=tmp_path / "a.sqlite", found_ids=ids)
+    with pytest.raises(InvalidRequest, match="found_ids must come with the ledger"):
+        client.batch([], found_ids={"a": "id"})
+
+
+async def test_a_found_id_whose_item_never_comes_is_told_to_the_log(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = await doubtful(client, grok_emulator, tmp_path)
+    ids = {"key-000": grok_emulator.creates[0].request_id}
+    await client.run_batch([], found_ids=ids, **words)
+    assert "found_ids has keys that the manifest has not" in caplog.text
+    assert "'key-000'" in caplog.text
+    caplog.clear()
+    summary = await client.run_batch(requests(1), found_ids=ids, **words)
+    assert summary.counts == {OutcomeState.SAVED: 1}
+    await client.run_batch(requests(1), found_ids=ids, **words)
+    assert "found_ids" not in caplog.text
