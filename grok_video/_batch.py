@@ -7,6 +7,7 @@ in a task group: the tasks live from `async with` to its end, and outcomes come 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -39,8 +40,7 @@ from grok_video._requests import refuse, require_positive
 from grok_video._session import logger
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
     from types import TracebackType
 
     from anyio.abc import TaskGroup
@@ -327,6 +327,7 @@ class AsyncBatch:
 
     async def _admit(self, lines: list[Line | Unusable], course: Course, tasks: TaskGroup) -> None:
         found = await course.journal.find([one.item.key for one in lines if isinstance(one, Line)])
+        missing = await self._without_file(found.known.values(), course)
         begun: set[str] = set()
         for line in lines:
             if isinstance(line, Unusable):
@@ -340,13 +341,21 @@ class AsyncBatch:
             found_id = self._ids_left.pop(key, None)
             entry = found.known.get(key) or Entry(key, line.fingerprint)
             self._compare(entry, line)
-            if self._is_over(entry, course.journal):
+            if key not in missing and self._is_over(entry, course.journal):
                 await self._tell(_earlier(entry))
             else:
                 self._keys.add(key)
                 if entry.state not in _FINDABLE or entry.request_id == found_id:
                     found_id = None  # an earlier run took it
                 tasks.start_soon(self._work, line.item, entry, course, found_id)
+
+    async def _without_file(self, entries: Iterable[Entry], course: Course) -> set[str]:
+        """Return the keys of saved items whose files are not here any more."""
+        saved = [entry for entry in entries if entry.state is State.SAVED]
+        if course.out is None or not saved:
+            return set()
+        # All of them in one hand-over to a thread: ten thousand are looked for in a second.
+        return await to_thread.run_sync(_missing, saved, course)
 
     def _compare(self, entry: Entry, line: Line) -> None:
         if entry.fingerprint != line.fingerprint and not self._has_warned:
@@ -427,6 +436,29 @@ def _make_folder(folder: Path) -> None:
     except OSError as error:
         message = f"the folder {folder} cannot be made: {error.strerror}. Nothing was sent."
         raise DestinationError(message, request_id=None) from error
+
+
+def _missing(entries: Iterable[Entry], course: Course) -> set[str]:
+    """Return the keys of entries whose files are gone; one that was moved is noted. Blocks."""
+    missing: set[str] = set()
+    for entry in entries:
+        if entry.path is None or _is_file(entry.path, entry.size):
+            continue
+        place = course.place(entry.key)
+        if _is_file(place, entry.size):
+            entry.path = str(place)  # the folder was moved, and `out` with it
+        else:
+            missing.add(entry.key)
+    return missing
+
+
+def _is_file(path: str | Path, size: int | None) -> bool:
+    try:
+        return size in (None, os.stat(path).st_size)  # noqa: PTH116 - many, one after another
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # nobody can tell
 
 
 def _check_ids(

@@ -102,6 +102,11 @@ class Course:
     polls_blocked_until: float = -math.inf
     _news: anyio.Event = field(factory=anyio.Event)
 
+    def place(self, key: str) -> Path:
+        """Return where an item's file belongs; asked only where there is a folder."""
+        assert self.out is not None  # noqa: S101 - for the type checker
+        return self.out / file_name(self.name, key)
+
     def stop(self, reason: str, error: GrokVideoError | None = None) -> None:
         """No more creates are sent; the first reason stays."""
         self.gate.stop(reason, error)
@@ -155,6 +160,8 @@ class ItemRun:
         self._charged: Decimal | None = None
         #: True if an earlier run had it accepted: a file of its name is then ours to replace.
         self._taken_up = entry.state is not State.PLANNED
+        #: True if its file is gone: it is fetched again, and stays saved whatever comes of that.
+        self._is_lost = entry.state is State.SAVED
         self._polls_before = entry.polls
         #: The loop's clock at the create.
         self._began = anyio.current_time()
@@ -171,7 +178,10 @@ class ItemRun:
                 await self._create()
             elif entry.state in (State.PENDING, State.IN_DOUBT) or entry.cost_usd is None:
                 self._commit(known=True)
-            await self._finish()
+            if self._is_lost:
+                await self._fetch_again()
+            else:
+                await self._finish()
         except Closed:
             error = self._gate.error
         except Exception as failure:  # noqa: BLE001 - one failure never ends the batch
@@ -190,7 +200,7 @@ class ItemRun:
         done = entry.state is State.READY and error is None
         return Outcome(
             entry.key,
-            OutcomeState.DONE if done else _CALLED[entry.state],
+            OutcomeState.DONE if done else self._called(error),
             request_id=entry.request_id,
             video=self._video,
             error=error,
@@ -199,6 +209,12 @@ class ItemRun:
             polls=entry.polls,
             seconds=entry.seconds,
         )
+
+    def _called(self, error: Exception | None) -> OutcomeState:
+        if not self._is_lost or error is None:
+            return _CALLED[self._entry.state]
+        gone = isinstance(error, JobExpired | JobFailed | NotFound)
+        return OutcomeState.EXPIRED if gone else OutcomeState.UNFETCHED
 
     # --- sending ---------------------------------------------------------------------------------
 
@@ -362,18 +378,37 @@ class ItemRun:
                 await self._take_id(self._found_id, poller, deadline)
             self._video = video = await poller.wait(deadline)
             self._note_cost(video.cost_usd)
-            if self._course.out is None or video.url is None:
+            if not self._is_lost and (self._course.out is None or video.url is None):
                 entry.seconds = anyio.current_time() - self._began
                 entry.polls = self._polls_before + poller.polls
                 await self._write_down(Event.RENDERED)
             else:
-                self._journal.note(entry, Event.RENDERED)
+                if not self._is_lost:
+                    self._journal.note(entry, Event.RENDERED)
                 await self._fetch(poller, video)
         finally:
             entry.polls = self._polls_before + poller.polls
             self._course.polls_blocked_until = max(
                 self._course.polls_blocked_until, poller.not_before
             )
+
+    async def _fetch_again(self) -> None:
+        """The file of a saved item is here once more; nothing is ever sent for that."""
+        entry, overwrite = self._entry, self._course.overwrite
+        try:
+            # It may be another file of somebody's, or this one as somebody has changed it.
+            await _download.check_destination(
+                self._place(), overwrite=overwrite, request_id=entry.request_id
+            )
+            await self._finish()
+        except GrokVideoError as error:
+            size = f" ({entry.size} bytes)" if entry.size is not None else ""
+            error.message = (
+                f"the file that an earlier run saved as {entry.path}{size} is not there any more "
+                f"as it was, and was not fetched again: {error.message}"
+            )
+            error.args = (error.message,)
+            raise
 
     async def _take_id(self, found_id: str, poller: Poller, deadline: Deadline) -> None:
         """The id is the item's, and the API knows it; else nothing has changed.
@@ -395,12 +430,13 @@ class ItemRun:
         slots = await session.download_slots.get()
         await slots.take(NO_END.at)
         try:
-            self._journal.note(entry, Event.FETCHING_BEGAN)
+            if not self._is_lost:
+                self._journal.note(entry, Event.FETCHING_BEGAN)
             self._video = video = await save(
                 poller,
                 video,
                 self._place(),
-                overwrite=self._course.overwrite or self._taken_up,
+                overwrite=self._course.overwrite or (self._taken_up and not self._is_lost),
                 sha256=self._course.sha256,
                 deadline=NO_END,
             )
@@ -408,7 +444,8 @@ class ItemRun:
             slots.release()
         entry.path = str(video.path)
         entry.size, entry.sha256 = video.size, video.sha256
-        entry.seconds = anyio.current_time() - self._began
+        if not self._is_lost:
+            entry.seconds = anyio.current_time() - self._began
         entry.polls = self._polls_before + poller.polls
         await self._write_down(Event.SAVED)
 
@@ -420,8 +457,7 @@ class ItemRun:
             self._course.fail(error)
 
     def _place(self) -> Path:
-        assert self._course.out is not None  # noqa: S101 - asked only where there is one
-        return self._course.out / file_name(self._course.name, self._entry.key)
+        return self._course.place(self._entry.key)
 
     # --- what went wrong -------------------------------------------------------------------------
 
@@ -435,6 +471,8 @@ class ItemRun:
             self._course.stop(str(failure), failure if isinstance(failure, APIError) else None)
         if isinstance(failure, LedgerError):
             self._course.fail(failure)
+            return
+        if self._is_lost:
             return
         entry.fail(failure)
         entry.seconds = anyio.current_time() - self._began if entry.request_id else None

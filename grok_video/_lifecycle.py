@@ -85,6 +85,8 @@ _TABLE: Final[dict[tuple[State, Event], State]] = {
     (State.FETCHING, Event.INTERRUPTED): State.READY,
     (State.FETCHING, Event.LAPSED): State.EXPIRED,
     (State.FETCHING, Event.SAVED): State.SAVED,
+    # Its file was gone. It stays saved meanwhile: whatever becomes of the link, it is paid for.
+    (State.SAVED, Event.SAVED): State.SAVED,
     # a person decides
     (State.IN_DOUBT, Event.ID_FOUND): State.PENDING,
     (State.IN_DOUBT, Event.RELEASED): State.PLANNED,

@@ -5,12 +5,20 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from grok_video import AsyncClient, CreateOutcomeUnknown, InvalidRequest, OutcomeState
+from grok_video import (
+    AsyncClient,
+    CreateOutcomeUnknown,
+    DestinationError,
+    InvalidRequest,
+    JobExpired,
+    OutcomeState,
+)
 from grok_video.emulator import Emulator, faults
 
 from .test_batch import outcomes, read, requests, states
@@ -185,3 +193,106 @@ async def test_a_found_id_whose_item_never_comes_is_told_to_the_log(
     assert summary.counts == {OutcomeState.SAVED: 1}
     await client.run_batch(requests(1), found_ids=ids, **words)
     assert "found_ids" not in caplog.text
+
+
+# --- files that are gone -------------------------------------------------------------------------
+
+
+async def test_a_saved_file_that_was_removed_is_fetched_again_and_not_paid_for(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    words = {"out": tmp_path / "videos", "ledger": tmp_path / "a.sqlite"}
+    first = await outcomes(client, requests(3), **words)
+    whole = (tmp_path / "videos" / "key-001.mp4").read_bytes()
+    (tmp_path / "videos" / "key-001.mp4").unlink()
+    async with client.batch(requests(3), **words) as batch:
+        again = {one.key: one async for one in batch}
+    assert states(again) == {"key-000": "skipped", "key-001": "saved", "key-002": "skipped"}
+    assert (tmp_path / "videos" / "key-001.mp4").read_bytes() == whole
+    assert again["key-001"].seconds == pytest.approx(first["key-001"].seconds, abs=0.001)
+    assert (again["key-001"].cost_usd, again["key-001"].attempts) == (Decimal("0.14"), 1)
+    assert batch.summary.cost_usd == Decimal("0.42")
+    assert batch.summary.open_usd == 0
+    assert set(states(await outcomes(client, requests(3), **words)).values()) == {"skipped"}
+    assert grok_emulator.accepted == 3
+    # Where nothing is to be saved, nothing is missed.
+    (tmp_path / "videos" / "key-001.mp4").unlink()
+    again = await outcomes(client, requests(3), ledger=words["ledger"])
+    assert set(states(again).values()) == {"skipped"}
+
+
+async def test_a_saved_file_that_was_changed_is_told_and_replaced_only_on_request(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    words = {"out": tmp_path / "videos", "ledger": tmp_path / "a.sqlite"}
+    await outcomes(client, requests(1), **words)
+    file = tmp_path / "videos" / "key-000.mp4"
+    size = file.stat().st_size
+    file.write_text("junk, or the work of a person")
+    before = len(grok_emulator.requests)
+    found = await outcomes(client, requests(1), retry_failed=True, **words)
+    assert states(found) == {"key-000": "unfetched"}
+    assert isinstance(found["key-000"].error, DestinationError)
+    assert f"saved as {file} ({size} bytes) is not there any more as it was" in str(
+        found["key-000"].error
+    )
+    assert "overwrite=True" in str(found["key-000"].error)
+    assert file.read_text() == "junk, or the work of a person"
+    assert len(grok_emulator.requests) == before
+    found = await outcomes(client, requests(1), overwrite=True, **words)
+    assert states(found) == {"key-000": "saved"}
+    assert file.stat().st_size == size
+    assert grok_emulator.accepted == 1
+
+
+async def test_a_saved_file_whose_job_is_gone_is_told_and_never_paid_for_again(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    words = {"out": tmp_path / "videos", "ledger": tmp_path / "a.sqlite"}
+    await outcomes(client, requests(1), **words)
+    file = tmp_path / "videos" / "key-000.mp4"
+    file.rename(tmp_path / "elsewhere.mp4")
+    grok_emulator.expire(grok_emulator.creates[0].request_id)
+    for more in ({}, {"retry_failed": True}):
+        found = await outcomes(client, requests(1), **words, **more)
+        assert states(found) == {"key-000": "expired"}
+        assert isinstance(found["key-000"].error, JobExpired)
+        assert "was not fetched again" in str(found["key-000"].error)
+        assert str(file) in str(found["key-000"].error)
+    (tmp_path / "elsewhere.mp4").rename(file)
+    assert states(await outcomes(client, requests(1), **words)) == {"key-000": "skipped"}
+    assert grok_emulator.accepted == 1
+
+
+async def test_another_folder_is_for_files_that_are_not_where_the_ledger_says(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    ledger, old, new = tmp_path / "a.sqlite", tmp_path / "old", tmp_path / "new"
+    await outcomes(client, requests(3), out=old, ledger=ledger)
+    new.mkdir()
+    (old / "key-001.mp4").unlink()
+    (old / "key-002.mp4").rename(new / "key-002.mp4")
+    found = await outcomes(client, requests(3), out=new, ledger=ledger)
+    assert states(found) == {"key-000": "skipped", "key-001": "saved", "key-002": "skipped"}
+    paths = {key: one.video.path for key, one in found.items() if one.video is not None}
+    assert paths == {
+        "key-000": old / "key-000.mp4",
+        "key-001": new / "key-001.mp4",
+        "key-002": new / "key-002.mp4",
+    }
+    assert {path.name for path in new.iterdir()} == {"key-001.mp4", "key-002.mp4"}
+    assert grok_emulator.accepted == 3
+
+
+async def test_a_file_that_does_not_come_back_is_tried_by_the_next_run(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    words = {"out": tmp_path / "videos", "ledger": tmp_path / "a.sqlite"}
+    await outcomes(client, requests(1), **words)
+    (tmp_path / "videos" / "key-000.mp4").unlink()
+    grok_emulator.script("poll", [faults.invalid_token()])
+    found = await outcomes(client, requests(1), **words)
+    assert states(found) == {"key-000": "unfetched"}
+    assert "was not fetched again" in str(found["key-000"].error)
+    assert states(await outcomes(client, requests(1), **words)) == {"key-000": "saved"}
+    assert grok_emulator.accepted == 1

@@ -51,6 +51,10 @@ def test_an_id_that_a_person_found_may_be_corrected_until_there_is_a_video() -> 
     pytest.raises(IllegalEvent, advance, State.READY, Event.ID_FOUND)
 
 
+def test_nothing_leads_away_from_a_video_that_was_saved() -> None:
+    assert {to for (state, _), to in _TABLE.items() if state is State.SAVED} == {State.SAVED}
+
+
 def test_nothing_is_sent_except_from_planned() -> None:
     assert [s for (s, e) in _TABLE if e is Event.SENDING_BEGAN] == [State.PLANNED]
     into_planned = {event for (_, event), to in _TABLE.items() if to is State.PLANNED}
