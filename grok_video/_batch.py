@@ -341,7 +341,8 @@ class AsyncBatch:
             found_id = self._ids_left.pop(key, None)
             entry = found.known.get(key) or Entry(key, line.fingerprint)
             self._compare(entry, line)
-            if key not in missing and self._is_over(entry, course.journal):
+            is_changed = entry.fingerprint != line.fingerprint
+            if key not in missing and self._is_over(entry, course.journal, is_changed=is_changed):
                 await self._tell(_earlier(entry))
             else:
                 self._keys.add(key)
@@ -366,7 +367,7 @@ class AsyncBatch:
                 entry.key,
             )
 
-    def _is_over(self, entry: Entry, journal: Journal) -> bool:
+    def _is_over(self, entry: Entry, journal: Journal, *, is_changed: bool) -> bool:
         """Return whether nothing is to be done for an item; what a person decided is noted."""
         settings = self._settings
         match entry.state:
@@ -376,7 +377,8 @@ class AsyncBatch:
                 # Without a folder there was, and is, nothing more to do.
                 return settings.out is None
             case State.FAILED | State.EXPIRED:
-                released = settings.retry_failed
+                # What was refused for good would be again; another request under its key may not.
+                released = settings.retry_failed and (entry.is_retryable or is_changed)
             case State.IN_DOUBT:
                 if entry.key in settings.found_ids:
                     return False
@@ -487,24 +489,35 @@ def _twice(key: str) -> InvalidRequest:
     return refuse("key", key, "must be given once in a manifest; the first one with it counts")
 
 
+def _doubt(entry: Entry) -> str:
+    """Return why an item is in doubt, once: what was written down may say all of it already."""
+    if entry.error is not None and entry.error_type == CreateOutcomeUnknown.__name__:
+        return entry.error
+    return (
+        "the create may have been accepted and billed, and no request_id is known: "
+        f"{entry.error or 'the process that sent it ended before the answer came.'} Look at the "
+        "account's usage before sending the same request again."
+    )
+
+
 def _earlier(entry: Entry) -> Outcome:
     """Return the outcome of an item with which an earlier run came to an end."""
     video = error = None
     match entry.state:
         case State.FAILED | State.EXPIRED:
             state = OutcomeState(entry.state.value)
+            again = "It is tried again only with retry_failed."
+            if not entry.is_retryable:
+                again = "It is tried again only with retry_failed and another request."
             error = GrokVideoError(
-                f"an earlier run ended with {entry.error_type}: {entry.error} It is tried again "
-                "only with retry_failed.",
+                f"an earlier run ended with {entry.error_type}: {entry.error} {again}",
                 request_id=entry.request_id,
             )
         case State.IN_DOUBT:
             state = OutcomeState.IN_DOUBT
             error = CreateOutcomeUnknown(
-                "the create may have been accepted and billed, and no request_id is known: "
-                f"{entry.error or 'the process that sent it ended before the answer came.'} Look "
-                "at the account's usage; then give found_ids, or resubmit_in_doubt to send it "
-                "again.",
+                f"{_doubt(entry)} With an id from there give found_ids; to send it again, "
+                "resubmit_in_doubt.",
                 fingerprint=entry.fingerprint,
                 sent_at=entry.sent_at or 0.0,
                 phase="awaiting the answer",
@@ -529,6 +542,7 @@ def _earlier(entry: Entry) -> Outcome:
         attempts=entry.attempts,
         polls=entry.polls,
         seconds=entry.seconds,
+        retryable=entry.is_retryable,
     )
 
 

@@ -310,12 +310,17 @@ class AsyncClient:
         lead the ledger's whole cost beyond `max_cost_usd`, going by list prices until the provider
         states its own.
 
-        Items that failed stay failed unless `retry_failed`; items in doubt are told as such and
-        sent again only with `resubmit_in_doubt`. `found_ids` gives, by key, the request_id that a
-        person found for an item in doubt. Files are hashed as they arrive unless `sha256` is False.
-        `timeout` is seconds for the wait of each job, None for no end; no create is sent whose job
-        the server would not let be polled in that time. Raises `InvalidRequest` if a setting cannot
-        be; entering raises `LedgerError` if the ledger cannot be used.
+        A saved file that is gone is fetched again, which costs nothing; one that was changed is
+        told as unfetched, and replaced only with `overwrite`. Items that failed stay failed unless
+        `retry_failed`, which leaves out what would be refused again, and perhaps billed: what
+        content moderation or the server itself refused, as long as the request is the same.
+        Items in doubt are told as such and sent again only with `resubmit_in_doubt`. `found_ids`
+        gives, by key, the request_id that a person found for an item in doubt; it is taken once
+        the API has shown that it knows the job. Files are hashed as they arrive unless `sha256` is
+        False. `timeout` is seconds for the wait of each job, None for no end; no create is sent
+        whose job the server would not let be polled in that time. Raises `InvalidRequest` if a
+        setting cannot be; entering raises it for a found id that the ledger shows to be wrong, and
+        `LedgerError` if the ledger cannot be used.
         """
         # Imported here: SQLite and the rest of it are for those who run batches.
         from grok_video._batch import AsyncBatch, Settings
@@ -353,8 +358,8 @@ class AsyncClient:
     ) -> BatchSummary:
         """Run a batch to its end and return its summary; everything is as with `batch`.
 
-        What went wrong with single items stands in the summary and in the ledger, and is not
-        raised.
+        What went wrong with single items is not raised: the summary names them, up to a thousand
+        that failed with the reason of each (`failed`), and the ledger knows all that were sent.
         """
         from grok_video._batch import run_through
 

@@ -208,6 +208,7 @@ class ItemRun:
             attempts=entry.attempts,
             polls=entry.polls,
             seconds=entry.seconds,
+            retryable=entry.is_retryable,
         )
 
     def _called(self, error: Exception | None) -> OutcomeState:

@@ -45,6 +45,11 @@ _LONGEST_PROMPT: Final = 8000
 _LONGEST_ERROR: Final = 1000
 
 
+#: Errors that the same request would meet again, as the ledger names them; a new attempt at what
+#: moderation refused may be billed once more.
+_FOR_GOOD: Final = frozenset({"BadRequest", "ModerationRefused"})
+
+
 @define(eq=False)
 class Entry:
     """One item as the ledger knows it: its state, and what was learned on the way."""
@@ -105,6 +110,12 @@ class Entry:
         elif event is Event.RELEASED:
             self.request_id = self.accepted_at = self.seconds = None
             self.path = self.size = self.sha256 = self.error_type = self.error = None
+
+    @property
+    def is_retryable(self) -> bool:
+        """True where it ended without a video, and the same request may come to another end."""
+        ended = self.state in (State.FAILED, State.EXPIRED)
+        return ended and self.error_type not in _FOR_GOOD
 
     def fail(self, error: BaseException | None) -> None:
         """Set what went wrong, or that nothing did."""

@@ -21,8 +21,11 @@ __all__ = ["BatchItem", "BatchSummary", "Outcome", "OutcomeState"]
 
 #: Characters of a key at most: long enough for any path.
 LONGEST_KEY: Final = 1000
-#: Keys that a summary names of those in doubt, and of those left; the counts know all of them.
+#: Keys that a summary names of those in doubt, of those left, and of those that failed; the counts
+#: know all of them.
 NAMED: Final = 1000
+#: Characters that a summary has of why an item failed; its outcome and the ledger have more.
+_LONGEST_REASON: Final = 500
 #: Width of the buckets in which latencies are counted: quantiles are right to 2 percent.
 _STEP: Final = math.log(1.02)
 
@@ -82,6 +85,8 @@ class Outcome:
     polls: int = 0
     #: Seconds from the accepted create to the end; None where there was no accepted create.
     seconds: float | None = None
+    #: True where the same call with `retry_failed` would send the item again.
+    retryable: bool = False
 
     @property
     def is_ok(self) -> bool:
@@ -116,6 +121,10 @@ class BatchSummary:
     left: tuple[str, ...]
     #: Why no more creates are sent; None where nothing stopped them.
     stopped: str | None
+    #: Keys of items that failed or expired, each with why, the first 1,000; `counts` knows all.
+    failed: tuple[tuple[str, str], ...] = ()
+    #: How many of those that failed or expired the same call with `retry_failed` would send again.
+    retryable: int = 0
 
     @property
     def total(self) -> int:
@@ -136,16 +145,22 @@ class Tally:
     cost_usd: Decimal = Decimal(0)
     in_doubt: list[str] = field(factory=list[str])
     left: list[str] = field(factory=list[str])
+    failed: list[tuple[str, str]] = field(factory=list[tuple[str, str]])
+    retryable: int = 0
     _polls: int = 0
     _latencies: Counter[int] = field(factory=Counter[int])
 
     def add(self, outcome: Outcome) -> None:
         """Count one outcome."""
         self.counts[outcome.state] += 1
+        self.retryable += outcome.retryable
         if outcome.state is OutcomeState.IN_DOUBT and len(self.in_doubt) < NAMED:
             self.in_doubt.append(outcome.key)
         elif outcome.state is OutcomeState.LEFT and len(self.left) < NAMED:
             self.left.append(outcome.key)
+        elif outcome.state in (OutcomeState.FAILED, OutcomeState.EXPIRED):
+            if len(self.failed) < NAMED:
+                self.failed.append((outcome.key, _why(outcome.error)))
         elif outcome.state in (OutcomeState.SAVED, OutcomeState.DONE):
             self._polls += outcome.polls
             if outcome.seconds is not None:
@@ -176,8 +191,15 @@ class Tally:
             polls_per_job=self._polls / videos if videos else None,
             in_doubt=tuple(self.in_doubt),
             left=tuple(self.left),
+            failed=tuple(self.failed),
+            retryable=self.retryable,
             stopped=stopped,
         )
+
+
+def _why(error: Exception | None) -> str:
+    text = str(error) or type(error).__name__
+    return text if len(text) <= _LONGEST_REASON else f"{text[: _LONGEST_REASON - 3]}..."
 
 
 publish(globals(), __all__)

@@ -120,8 +120,15 @@ def last_words(summary: BatchSummary, plan: Plan) -> list[str]:
         )
     if waiting := counts.get(OutcomeState.PENDING, 0) + counts.get(OutcomeState.UNFETCHED, 0):
         lines.append(f"accepted, and not here yet: {waiting:,}. To fetch: {plan.command()}")
-    if failed := counts.get(OutcomeState.FAILED, 0) + counts.get(OutcomeState.EXPIRED, 0):
-        lines.append(f"{failed:,} failed. To try them again: {plan.command('--retry-failed')}")
+    failed = counts.get(OutcomeState.FAILED, 0) + counts.get(OutcomeState.EXPIRED, 0)
+    if again := summary.retryable:
+        lines.append(
+            f"{again:,} failed or expired. To try them again: {plan.command('--retry-failed')}"
+        )
+    if final := failed - again:
+        lines.append(
+            f"{final:,} failed for good (each says why), and --retry-failed leaves them out"
+        )
     ledger = shlex.quote(str(plan.ledger_path))
     report = shlex.quote(str(plan.ledger_path.with_name("report.html")))
     lines.append(f"to look at it: grok-video report {ledger} -o {report}")
@@ -152,5 +159,9 @@ def summary_facts(summary: BatchSummary) -> dict[str, Any]:
         "polls_per_job": summary.polls_per_job,
         "in_doubt": list(summary.in_doubt),
         "left": list(summary.left),
+        "failed": [
+            {"key": key, "reason": one_line(in_shell_words(why))} for key, why in summary.failed
+        ],
+        "retryable": summary.retryable,
         "stopped": in_shell_words(summary.stopped) if summary.stopped is not None else None,
     }

@@ -13,11 +13,13 @@ import pytest
 
 from grok_video import (
     AsyncClient,
+    BadRequest,
     CreateOutcomeUnknown,
     DestinationError,
     InvalidRequest,
     JobExpired,
     OutcomeState,
+    VideoRequest,
 )
 from grok_video.emulator import Emulator, faults
 
@@ -296,3 +298,80 @@ async def test_a_file_that_does_not_come_back_is_tried_by_the_next_run(
     assert "was not fetched again" in str(found["key-000"].error)
     assert states(await outcomes(client, requests(1), **words)) == {"key-000": "saved"}
     assert grok_emulator.accepted == 1
+
+
+# --- what failed ---------------------------------------------------------------------------------
+
+
+async def test_what_moderation_refused_is_not_paid_for_again(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    words = {"ledger": tmp_path / "a.sqlite"}
+    things = [
+        ("moderated", VideoRequest("[moderated] x", duration=1)),
+        ("failed", VideoRequest("[failed] x", duration=1)),
+        ("expired", VideoRequest("[expired] x", duration=1)),
+    ]
+    first = await outcomes(client, things, **words)
+    assert {key: one.retryable for key, one in first.items()} == {
+        "moderated": False,
+        "failed": True,
+        "expired": True,
+    }
+    summary = await client.run_batch(things, **words)
+    assert summary.retryable == 2
+    assert grok_emulator.accepted == 3
+    again = await outcomes(client, things, retry_failed=True, **words)
+    assert states(again) == {"moderated": "failed", "failed": "failed", "expired": "expired"}
+    assert "retry_failed and another request" in str(again["moderated"].error)
+    assert grok_emulator.accepted == 5
+    # Another request under its key is another matter.
+    things[0] = ("moderated", VideoRequest("x", duration=1))
+    again = await outcomes(client, things[:1], retry_failed=True, **words)
+    assert states(again) == {"moderated": "done"}
+
+
+async def test_what_the_server_finds_wrong_is_not_sent_again(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    grok_emulator.script("create", [faults.disguised_bad_request()])
+    words = {"ledger": tmp_path / "a.sqlite"}
+    first = await outcomes(client, requests(1), **words)
+    assert isinstance(first["key-000"].error, BadRequest)
+    again = await outcomes(client, requests(1), retry_failed=True, **words)
+    assert states(again) == {"key-000": "failed"}
+    assert again["key-000"].retryable is False
+    assert grok_emulator.accepted == 0
+
+
+async def test_a_summary_names_what_failed_and_says_why(
+    client: AsyncClient, tmp_path: Path
+) -> None:
+    things: list[Any] = [
+        ("good", VideoRequest("x", duration=1)),
+        ("bad", VideoRequest("[failed] x", duration=1)),
+        ("late", VideoRequest("[expired] x", duration=1)),
+        "no request",
+    ]
+    for _ in range(2):
+        summary = await client.run_batch(things, ledger=tmp_path / "a.sqlite")
+        why = dict(summary.failed)
+        assert set(why) == {"bad", "late", "item 4"}
+        assert "failed" in why["bad"]
+        assert "expired" in why["late"]
+        assert "must be a VideoRequest" in why["item 4"]
+        assert summary.retryable == 2
+
+
+async def test_the_doubt_is_told_once_in_each_run(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    words = await doubtful(client, grok_emulator, tmp_path)
+    for _ in range(3):
+        found = await outcomes(client, requests(1), **words)
+        text = str(found["key-000"].error)
+        assert text.count("may have been accepted and billed") == 1
+        assert text.count("no request_id is known") == 1
+        assert text.count("Look at the account's usage") == 1
+        assert "found_ids" in text
+        assert "resubmit_in_doubt" in text

@@ -265,6 +265,19 @@ def test_a_tally_names_a_thousand_and_counts_all() -> None:
     assert not summary.is_complete
 
 
+def test_a_tally_says_why_a_thousand_failed_in_few_words_each() -> None:
+    tally = Tally()
+    for number in range(NAMED + 500):
+        error = GrokVideoError("no luck " * 1000) if number else None
+        tally.add(Outcome(str(number), OutcomeState.FAILED, error=error, retryable=number % 2 == 0))
+    summary = tally.summary(in_flight=0, cost_usd=Decimal(0), open_usd=Decimal(0), stopped=None)
+    assert summary.counts == {OutcomeState.FAILED: NAMED + 500}
+    assert [key for key, _ in summary.failed] == [str(number) for number in range(NAMED)]
+    assert all(len(why) <= 500 for _, why in summary.failed)
+    assert summary.failed[1][1].startswith("no luck no luck")
+    assert summary.retryable == (NAMED + 500) / 2
+
+
 def test_an_item_is_checked_when_it_is_made() -> None:
     with pytest.raises(InvalidRequest):
         BatchItem("", VideoRequest("drift"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,17 @@ from grok_video import (
     LinkExpired,
     ModerationRefused,
     NotFound,
+    Outcome,
+    OutcomeState,
 )
 from grok_video._cli import _endings
 from grok_video._cli._console import Console, one_line
 from grok_video._cli._endings import Errand, Interrupted, exit_code
 from grok_video._cli._jobs import picture, read_request
-from grok_video._cli._plan import plain
+from grok_video._cli._plan import Plan, plain
+from grok_video._cli._words import last_words, summary_facts
 from grok_video._errors import resume_hint
+from grok_video._outcomes import Tally
 
 CODES: list[tuple[BaseException, int]] = [
     (InvalidRequest("m", field="f"), 2),
@@ -190,3 +195,19 @@ def test_only_what_was_given_is_asked_for() -> None:
         "duration": 3,
         "output": {"upload_url": "https://h/p"},
     }
+
+
+def test_only_what_may_come_to_another_end_is_offered_to_be_tried_again() -> None:
+    tally = Tally()
+    for number, retryable in enumerate([True, True, False]):
+        tally.add(Outcome(f"k{number}", OutcomeState.FAILED, retryable=retryable))
+    summary = tally.summary(in_flight=0, cost_usd=Decimal(0), open_usd=Decimal(0), stopped=None)
+    plan = Plan("m.csv", "out", {})
+    told = last_words(summary, plan)
+    assert "2 failed or expired. To try them again: " + plan.command("--retry-failed") in told
+    assert "1 failed for good (each says why), and --retry-failed leaves them out" in told
+    assert summary_facts(summary)["failed"][0]["key"] == "k0"
+    tally = Tally()
+    tally.add(Outcome("k", OutcomeState.FAILED))
+    summary = tally.summary(in_flight=0, cost_usd=Decimal(0), open_usd=Decimal(0), stopped=None)
+    assert not any("To try them again" in line for line in last_words(summary, plan))

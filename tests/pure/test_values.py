@@ -51,7 +51,19 @@ VALUES = (
     Polling.fixed(2.0, jitter=0.5),
     Outcome("a", OutcomeState.SAVED, "r-1", VIDEO, cost_usd=Decimal("0.422")),
     BatchSummary(
-        {OutcomeState.SAVED: 3}, 1, Decimal(2), Decimal(1), 20.0, 30.0, 40.0, 4.5, (), ("b",), None
+        {OutcomeState.SAVED: 3},
+        1,
+        Decimal(2),
+        Decimal(1),
+        20.0,
+        30.0,
+        40.0,
+        4.5,
+        (),
+        ("b",),
+        None,
+        (("c", "no luck"),),
+        1,
     ),
 )
 #: Those that may be keys of a dict; a summary holds one.
