@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import anyio
@@ -76,7 +75,8 @@ def test_a_batch_that_is_stopped_ends_though_creates_are_held_back() -> None:
             batch.stop()
             began = anyio.current_time()
             rest = [outcome async for outcome in batch]
-            assert math.isclose(anyio.current_time(), began)
+            # What is asked just then is answered (in half a second); 700 s would have to pass.
+            assert anyio.current_time() - began < 5
         assert len(rest) == 19
         assert len(provider.creates) == 2
 
