@@ -63,10 +63,15 @@ _ADVICE: Final[dict[type[APIError], str]] = {
     AuthenticationError: "Check the key (COMETAPI_KEY) and that it belongs to this base URL.",
     PermissionDenied: "The key may not do this, or a firewall in front of the API blocked it.",
     InsufficientBalance: "Waiting does not help; top up the account.",
-    NotFound: "Check the id or the model's name.",
+    NotFound: "Check the id (of a poll) or the model's name (of a create).",
     RateLimited: "Slow down; retry_after has the server's wish, where it gave one.",
     ServerError: "The fault is on the server's side.",
     UnexpectedResponse: "The base URL or path is probably wrong.",
+}
+#: What to check where the code says what was not found.
+_ADVICE_BY_CODE: Final = {
+    "task_not_exist": "Check the id, and that the key is of the account that made the job.",
+    "model_not_found": "Check the model's name.",
 }
 
 
@@ -90,7 +95,8 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now: flo
         "retry_after": read_retry_after(headers, now=now),
         "refused": _is_refusal(kind, status, code, text, headers),
     }
-    sentence = f"the API answered HTTP {status}{label}: {shown.rstrip('.')}. {_ADVICE[kind]}"
+    advice = (_ADVICE_BY_CODE.get(_word(code)) if kind is NotFound else None) or _ADVICE[kind]
+    sentence = f"the API answered HTTP {status}{label}: {shown.rstrip('.')}. {advice}"
     return kind(sentence, **facts)
 
 
@@ -116,8 +122,12 @@ def _read_error_body(body: bytes) -> tuple[str | None, str, bool]:
     return word and word[:TEXT_LIMIT], text[:TEXT_LIMIT], True
 
 
+def _word(code: str | None) -> str:
+    return (code or "").strip().lower()
+
+
 def _classify(status: int, code: str | None, text: str, *, html: bool) -> type[APIError]:
-    word = (code or "").strip().lower()
+    word = _word(code)
     if status == 402 or re.search(_NO_MONEY, text) or re.search(_NO_MONEY, word):
         return InsufficientBalance
     if status == 401 or (status in (400, 403) and re.search(_BAD_KEY, text)):

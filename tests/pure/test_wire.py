@@ -341,6 +341,19 @@ def test_an_error_is_told_by_its_body_before_its_status(name: str) -> None:
         _wire.read_create(status, {}, raw, now=0)
 
 
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        ("task_not_exist", "Check the id, and that the key is of the account that made the job."),
+        ("model_not_found", "Check the model's name."),
+        ("other", "Check the id (of a poll) or the model's name (of a create)."),
+    ],
+)
+def test_what_was_not_found_is_what_should_be_checked(code: str, advice: str) -> None:
+    body = json.dumps({"code": code, "message": "x"}).encode()
+    assert str(_refusals.read_error(404, {}, body, now=0)).endswith(f"x. {advice}")
+
+
 def test_503_with_retry_after_is_a_clear_refusal() -> None:
     error = _refusals.read_error(503, {"retry-after": "3"}, b"busy", now=0)
     assert error.refused
