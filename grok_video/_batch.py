@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, cast
 
@@ -36,7 +36,7 @@ from grok_video._manifest import Line, Manifest, Unusable
 from grok_video._models import Video
 from grok_video._outcomes import BatchItem, BatchSummary, Outcome, OutcomeState, Tally
 from grok_video._public import publish
-from grok_video._requests import refuse, require_positive
+from grok_video._requests import refuse, require_flags, require_path, require_positive
 from grok_video._session import logger
 
 if TYPE_CHECKING:
@@ -95,6 +95,15 @@ class Settings:
             raise refuse("max_in_flight", max_in_flight, "must be a whole number, 1 or more")
         if timeout is not None:
             require_positive("timeout", timeout, "must be a number of seconds above 0, or None")
+        require_flags(
+            retry_failed=retry_failed,
+            resubmit_in_doubt=resubmit_in_doubt,
+            overwrite=overwrite,
+            sha256=sha256,
+        )
+        for field, path in (("out", out), ("ledger", ledger)):
+            if path is not None:
+                require_path(field, path)
         # Absolute: the working directory may change, and the ledger is read from anywhere.
         return cls(
             Path(out).absolute() if out is not None else None,
@@ -139,11 +148,9 @@ def _ids(
 def _money(value: Decimal | float | None) -> Decimal | None:
     if value is None:
         return None
-    try:
-        money = Decimal(str(value))
-    except InvalidOperation:
-        money = Decimal(-1)
-    if isinstance(value, bool) or not money.is_finite() or money < 0:
+    is_number = isinstance(value, Decimal | int | float) and not isinstance(value, bool)
+    money = Decimal(str(value)) if is_number else Decimal(-1)
+    if not money.is_finite() or money < 0:
         raise refuse("max_cost_usd", value, "must be US dollars, 0 or more, or None")
     return money
 

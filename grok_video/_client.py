@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import ssl
 import sys
-from typing import TYPE_CHECKING, Any, Never, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Never, Self, overload
 
 import anyio
 
@@ -33,16 +34,17 @@ from grok_video._requests import (
     VideoRequest,
     refuse,
     refuse_unknown,
+    require_flags,
+    require_path,
     require_positive,
 )
 from grok_video._session import Session
 from grok_video._settings import checked_headers, checked_proxy, find_base_url, find_key
-from grok_video._transports._base import TransportConfig, without_frames
+from grok_video._transports._base import Transport, TransportConfig, without_frames
 from grok_video._transports._loops import current_time
 
 if TYPE_CHECKING:
     import os
-    import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
     from decimal import Decimal
     from types import TracebackType
@@ -52,7 +54,6 @@ if TYPE_CHECKING:
     from grok_video._models import Video
     from grok_video._outcomes import BatchSummary
     from grok_video._requests import AspectRatio, ImageInput, Resolution
-    from grok_video._transports._base import Transport
 
 __all__ = ["AsyncClient"]
 
@@ -71,8 +72,8 @@ class AsyncClient:
     close. `proxy` and `ssl_context` replace what the environment (HTTPS_PROXY, SSL_CERT_FILE)
     says. `headers` are sent to the API with each request, and nowhere else.
 
-    Raises `ConfigurationError` if there is no usable key or base URL, and `InvalidRequest` if a
-    policy's value is out of range.
+    Raises `ConfigurationError` if there is no usable key, base URL, proxy or header, and
+    `InvalidRequest` if anything else is not what it has to be.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class AsyncClient:
         retry: Retry = Retry(),
         polling: Polling = Polling(),
         limits: Limits = Limits(),
-        transport: Transport | str | None = None,
+        transport: Transport | Literal["aiohttp", "httpx"] | None = None,
         http_client: Any = None,  # noqa: ANN401 - a client of either httpx family
         proxy: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
@@ -93,6 +94,8 @@ class AsyncClient:
         api_key, proxy, headers = veil(api_key), veil(proxy), veil(headers)
         outer = sys.exception()
         try:
+            _check_parts(retry, polling, limits, ssl_context)
+            _check_transport(transport, http_client)
             config = TransportConfig(
                 base_url=find_base_url(base_url)[0],
                 api_key=find_key(lift(api_key))[0],
@@ -186,6 +189,7 @@ class AsyncClient:
         """
         image = veil(image)
         request = _as_request(
+            AsyncClient.submit,
             prompt,
             {
                 "image": image,
@@ -227,8 +231,10 @@ class AsyncClient:
         `on_submitted`.
         """
         image = veil(image)
+        require_flags(overwrite=overwrite, sha256=sha256)
         deadline = Deadline.after(current_time(), timeout)
         request = _as_request(
+            AsyncClient.generate,
             prompt,
             {
                 "image": image,
@@ -242,6 +248,7 @@ class AsyncClient:
             unknown,
         )
         if save_to is not None:
+            require_path("save_to", save_to)
             await load_downloads()
             from grok_video import _download
 
@@ -386,6 +393,9 @@ class AsyncClient:
         deadline: Deadline | None,
         on_submitted: Callable[[AsyncJob], Awaitable[None] | None] | None,
     ) -> AsyncJob:
+        if on_submitted is not None and not callable(on_submitted):
+            limit = "must be a function that can be called with the job, or None"
+            raise refuse("on_submitted", on_submitted, limit)
         start = _Start(self._session, request, on_submitted)
         outer = sys.exception()
         try:
@@ -441,21 +451,44 @@ def renewed(client: AsyncClient) -> AsyncClient:
     return new
 
 
+def _check_parts(retry: Retry, polling: Polling, limits: Limits, tls: object) -> None:
+    parts = (
+        ("retry", retry, Retry, "a Retry, e.g. Retry(attempts=3)"),
+        ("polling", polling, Polling, "a Polling, e.g. Polling.fixed(5)"),
+        ("limits", limits, Limits, "a Limits, e.g. Limits(creates_per_minute=60)"),
+        ("ssl_context", tls, ssl.SSLContext | None, "an ssl.SSLContext, or None"),
+    )
+    for name, value, kind, what in parts:
+        if not isinstance(value, kind):
+            raise refuse(name, value, f"must be {what}")
+
+
+def _check_transport(transport: Transport | str | None, http_client: object) -> None:
+    if not isinstance(transport, Transport) and transport not in (None, "aiohttp", "httpx"):
+        raise refuse("transport", transport, "must be 'aiohttp', 'httpx' or a Transport, or None")
+    if http_client is not None and transport not in (None, "httpx"):
+        limit = "must be 'httpx' or left out where an http_client is given"
+        raise refuse("transport", transport, limit)
+
+
 def _as_request(
-    prompt: str | VideoRequest, words: dict[str, Any], unknown: Mapping[str, Any]
+    method: Callable[..., object],
+    prompt: str | VideoRequest,
+    words: dict[str, Any],
+    unknown: Mapping[str, Any],
 ) -> VideoRequest:
     given = {name: value for name, value in words.items() if value is not None}
-    if isinstance(prompt, VideoRequest):
-        refuse_unknown("submit", unknown)
-        for name, value in given.items():
-            raise refuse(name, value, "belongs inside the VideoRequest that was given")
-        return prompt
     outer = sys.exception()
     try:
-        return VideoRequest(prompt, **given, **unknown)
+        refuse_unknown(method, unknown)
+        if not isinstance(prompt, VideoRequest):
+            return VideoRequest(prompt, **given)
     except InvalidRequest as error:
         # They hold the picture.
         raise without_frames(error, outer) from None
+    for name, value in given.items():
+        raise refuse(name, value, "belongs inside the VideoRequest that was given")
+    return prompt
 
 
 AsyncClient.__module__ = "grok_video"

@@ -8,21 +8,18 @@ that stops in the middle leaves nothing behind.
 from __future__ import annotations
 
 import heapq
+import inspect
 import math
 from collections import deque
-from typing import TYPE_CHECKING, Self
+from collections.abc import Iterable
+from typing import Self
 
 import anyio
 
 from grok_video._errors import GrokVideoError, JobTimeout, resume_hint
-from grok_video._job import poller_of
+from grok_video._job import AsyncJob, poller_of
 from grok_video._policies import Deadline
-from grok_video._requests import require_positive
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from grok_video._job import AsyncJob
+from grok_video._requests import refuse, require_positive
 
 
 class Completion:
@@ -33,7 +30,7 @@ class Completion:
     """
 
     def __init__(self, jobs: Iterable[AsyncJob], timeout: float | None) -> None:
-        self.jobs: list[AsyncJob] = list(dict.fromkeys(jobs))
+        self.jobs: list[AsyncJob] = _checked(jobs)
         self._timeout = timeout
         self._pump: _Pump | None = None
         self._ready: deque[AsyncJob] = deque()
@@ -52,6 +49,22 @@ class Completion:
                 raise StopAsyncIteration
             self._ready.extend(await self._pump.next_finished())
         return self._ready.popleft()
+
+
+def _checked(jobs: Iterable[AsyncJob]) -> list[AsyncJob]:
+    if not isinstance(jobs, Iterable) or isinstance(jobs, str | bytes):
+        raise refuse("jobs", jobs, "must be an iterable of jobs, such as a list")
+    given = list(jobs)
+    for job in given:
+        if inspect.iscoroutine(job):
+            job.close()  # refused below: nobody will ever await it
+    for job in given:
+        if not isinstance(job, AsyncJob):
+            how = "await client.submit(...) first"
+            if not inspect.isawaitable(job):
+                how = "client.job(request_id) makes one from an id"
+            raise refuse("jobs", job, f"must hold jobs ({how})")
+    return list(dict.fromkeys(given))
 
 
 class _Pump:

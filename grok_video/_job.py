@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 from grok_video._models import JobStatus, Snapshot, Video
 from grok_video._policies import Deadline
 from grok_video._poller import Poller
-from grok_video._requests import refuse
+from grok_video._requests import refuse, require_flags, require_path
 from grok_video._threads import CHECKS
 from grok_video._transports._loops import current_time
 
@@ -126,6 +126,8 @@ class AsyncJob:
         Raises `DestinationError` if the place cannot be written (told before anything is fetched),
         `LinkExpired`, `Truncated`, `NotAVideo`, and what `result` raises.
         """
+        require_path("destination", destination)
+        require_flags(overwrite=overwrite, sha256=sha256)
         deadline = Deadline.after(current_time(), timeout)
         # Without a timeout the transfer may take its time; the wait for the job never does.
         wait = deadline if timeout is not None else Deadline.after(current_time(), DEFAULT_TIMEOUT)
@@ -256,6 +258,9 @@ def require_request_id(request_id: str) -> str:
     """Return an id as it is: ids are opaque, but never blank."""
     if not isinstance(request_id, str) or not request_id.strip():
         raise refuse("request_id", request_id, "must be a str that is not blank")
+    if request_id.strip().lower().startswith(("http://", "https://")):
+        limit = "must be the id alone, which is what stands after /videos/ in an address"
+        raise refuse("request_id", request_id, limit)
     if request_id in (".", ".."):
         # Names of folders in the path of a URL (RFC 3986, section 5.2.4): another job is not there.
         raise refuse("request_id", request_id, "must not be a dot or two")

@@ -14,7 +14,7 @@ from attrs import field, frozen
 
 from grok_video._errors import APIConnectionError, APIError, RateLimited, ServerError
 from grok_video._public import Value, publish
-from grok_video._requests import refuse, require_positive
+from grok_video._requests import refuse, require_flags, require_positive
 
 if TYPE_CHECKING:
     import random
@@ -36,6 +36,11 @@ def _whole(instance: object, attribute: Attribute[int], value: int) -> None:
     del instance
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise refuse(attribute.name, value, "must be a whole number, 1 or more")
+
+
+def _flag(instance: object, attribute: Attribute[bool], value: bool) -> None:
+    del instance
+    require_flags(**{attribute.name: value})
 
 
 @frozen(eq=False, repr=False)
@@ -60,7 +65,7 @@ class Retry(Value):
     patience: float = field(default=120.0, validator=_positive)
     #: Send a create again although its outcome is unknown. Each such resend can pay for a second
     #: video; for accounts with their own guard only.
-    resend_unknown_creates: bool = False
+    resend_unknown_creates: bool = field(default=False, validator=_flag)
 
     def create_delay(
         self, failure: GrokVideoError, attempt: int, random: random.Random

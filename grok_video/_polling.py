@@ -58,11 +58,12 @@ import math
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
 
-from attrs import field, frozen, validators
+from attrs import field, frozen
 
 from grok_video._experience import SOONEST, Experience, Watch
 from grok_video._kinds import Humps, Kind, narrow
 from grok_video._public import Value, publish
+from grok_video._requests import refuse, require_flags, require_positive
 from grok_video._schedule import ROOT_HALF, Schedule, bell, inspect
 
 if TYPE_CHECKING:
@@ -229,10 +230,23 @@ def _after_number(kind: Kind, fraction: float, width: float, price: float, typic
     return bell(price / spread).rest[0] * spread
 
 
-def _as_float(value: float) -> float:
-    # Not `float` itself: to read the signature of a builtin, attrs has `inspect` compile the
-    # pattern of all tokens of Python, a tenth of what making a client costs beside aiohttp.
-    return float(value)
+# None of these is `float` itself: to read the signature of a builtin, attrs has `inspect` compile
+# the pattern of all tokens of Python, a tenth of what making a client costs beside aiohttp.
+
+
+def _interval(value: float) -> float:
+    return require_positive("interval", value, "must be a number of seconds above 0")
+
+
+def _jitter(value: float) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == 0:
+        return 0.0
+    return require_positive("jitter", value, "must be a number of seconds, 0 or more")
+
+
+def _stalled_after(value: float | None) -> float | None:
+    limit = "must be a number of seconds above 0, or None"
+    return None if value is None else require_positive("stalled_after", value, limit)
 
 
 @frozen(eq=False, repr=False)
@@ -241,23 +255,21 @@ class Polling(Value):
 
     #: Seconds. A fixed policy asks this often; the learner is about as thrifty as that where it
     #: knows nothing, and better on both counts the more it knows.
-    interval: float = field(default=5.0, converter=_as_float, validator=validators.gt(0.0))
+    interval: float = field(default=5.0, converter=_interval)
     #: False asks every `interval`, whatever the jobs show.
     adaptive: bool = True
     #: Seconds added or taken at random around a fixed interval; less than the interval.
-    jitter: float = field(default=0.0, converter=_as_float, validator=validators.ge(0.0))
+    jitter: float = field(default=0.0, converter=_jitter)
     #: Seconds for which a job may show nothing new (the same status and progress, or polls that
     #: fail) before a wait gives up on it with `JobTimeout`; None waits to its deadline. Longer than
     #: a whole job takes where the server sends no progress: there a status may be all that changes.
-    stalled_after: float | None = field(
-        default=None, validator=validators.optional(validators.gt(0.0))
-    )
+    stalled_after: float | None = field(default=None, converter=_stalled_after)
 
     def __attrs_post_init__(self) -> None:
-        if not self.interval < math.inf:
-            raise ValueError(f"interval must be a number of seconds, not {self.interval}")
+        require_flags(adaptive=self.adaptive)
         if not self.jitter < self.interval:
-            raise ValueError(f"jitter {self.jitter} must be less than interval {self.interval}")
+            limit = f"must be less than the interval of {self.interval:g} seconds"
+            raise refuse("jitter", self.jitter, limit)
 
     @classmethod
     def fixed(cls, seconds: float, jitter: float = 0.0) -> Polling:

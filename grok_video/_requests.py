@@ -10,7 +10,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, Never, Self, TypeAlias, Union, cast
 
@@ -79,6 +79,20 @@ def require_positive(name: str, value: float, limit: str = "must be a number abo
     return float(value)
 
 
+def require_path(name: str, value: object) -> None:
+    """Refuse what no file can be named by."""
+    kinds: tuple[type, ...] = (str, os.PathLike)
+    if not isinstance(value, kinds) or value == "":
+        raise refuse(name, value, "must be a path (a str or os.PathLike) that is not empty")
+
+
+def require_flags(**flags: bool) -> None:
+    """Refuse what is neither True nor False: the text "no" would mean yes."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise refuse(name, value, "must be True or False")
+
+
 def _show(value: object) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
         return f"{len(cast('bytes', value))} bytes"
@@ -108,6 +122,10 @@ def require_picture(head: bytes, value: object, length: int) -> str:
     return mime
 
 
+#: How a picture can be given; see `Image`.
+_KINDS: Final = ("url", "data", "path", "bytes", "file", "pil")
+
+
 @frozen(repr=False, eq=False)
 class Image:
     """A source picture, from wherever it comes; opened only when it is sent.
@@ -119,6 +137,10 @@ class Image:
     kind: Literal["url", "data", "path", "bytes", "file", "pil"]
     # rich prints the fields of attrs classes by itself, whatever their `__repr__` says.
     source: Any = field(repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.kind not in _KINDS:
+            raise refuse("kind", self.kind, f"must be one of {', '.join(_KINDS)}")
 
     @classmethod
     def of(cls, value: ImageInput) -> "Image":
@@ -138,7 +160,7 @@ class Image:
         if isinstance(value, bytes | bytearray | memoryview):
             return cls.from_bytes(bytes(value))
         other: Any = value
-        if type(value).__module__.startswith("PIL.") or hasattr(value, "getbands"):
+        if hasattr(value, "getbands"):
             return cls.from_pil(other)
         if hasattr(value, "read"):
             return cls.from_file(other)
@@ -156,6 +178,8 @@ class Image:
         The address must be public: the provider downloads it, and an unreachable one fails only
         at the poll, after the create was accepted.
         """
+        if not isinstance(url, str):
+            raise refuse("image", type(url), "must be a str, an http(s) URL or a data: URI")
         text = url.strip()
         scheme = text[:8].lower()
         if scheme.startswith("data:"):
@@ -188,12 +212,15 @@ class Image:
         Whether the file exists and holds a JPEG, PNG or WebP is found out at submit, before
         anything is sent.
         """
+        require_path("image", path)
         return cls("path", Path(path))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Return an image whose file content is `data`; its type is told from the bytes."""
-        require_picture(data[:SNIFF_LENGTH], data, len(data))
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise refuse("image", type(data), "must be bytes, the content of a picture file")
+        require_picture(bytes(data[:SNIFF_LENGTH]), data, len(data))
         return cls("bytes", data)
 
     @classmethod
@@ -204,6 +231,8 @@ class Image:
         """
         if isinstance(getattr(file, "encoding", None), str):
             raise refuse("image", file, "must be a file opened in binary mode ('rb')")
+        if not hasattr(file, "read"):
+            raise refuse("image", type(file), "must be an open binary file")
         return cls("file", file)
 
     @classmethod
@@ -212,6 +241,9 @@ class Image:
 
         Encoded when it is sent, in a worker thread.
         """
+        # By what it has: Pillow may not be installed.
+        if not hasattr(image, "getbands"):
+            raise refuse("image", type(image), "must be a Pillow image (PIL.Image.Image)")
         return cls("pil", image)
 
     def describe(self) -> str:
@@ -281,7 +313,7 @@ class VideoRequest(Shown):
         user: str | None = None,
         **unknown: Never,
     ) -> None:
-        refuse_unknown("VideoRequest", unknown)
+        refuse_unknown(VideoRequest, unknown)
         if not isinstance(prompt, str) or not prompt.strip():
             raise refuse("prompt", prompt, "must be a str that is not blank")
         # A lone surrogate (a mangled file name, a broken emoji) has no UTF-8 form to send.
@@ -349,12 +381,25 @@ class VideoRequest(Shown):
         return digest.hexdigest()
 
 
-def refuse_unknown(function: str, unknown: Mapping[str, object]) -> None:
-    """Refuse leftover keyword arguments: known foreign ones with what to use instead."""
+def refuse_unknown(function: Callable[..., object], unknown: Mapping[str, object]) -> None:
+    """Refuse leftover keyword arguments of a function, with what to use instead if that is known.
+
+    Raises `InvalidRequest` for what other SDKs have, and `TypeError`, as Python does, otherwise.
+    """
     for name, value in unknown.items():
         if name in _FOREIGN_ARGUMENTS:
             raise refuse(name, value, f"is not an argument: {_FOREIGN_ARGUMENTS[name]}")
-        message = f"{function} got an unexpected keyword argument {name!r}"
+        # Both are of use to mistakes alone.
+        import difflib
+        import inspect
+
+        known = [each for each in inspect.signature(function).parameters if each != "self"]
+        near = difflib.get_close_matches(name, known, 1)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        message = (
+            f"{function.__name__}() got an unexpected keyword argument {name!r}.{meant} Nothing "
+            "was sent."
+        )
         raise TypeError(message)
 
 
@@ -365,7 +410,9 @@ def _check_output(output: Mapping[str, Any] | None) -> None:
         raise refuse("output", output, "must be a mapping such as {'upload_url': 'https://...'}")
     target = output.get("upload_url")
     if target is not None and not (isinstance(target, str) and _is_url(target)):
-        raise refuse("output", "upload_url", "must hold an http(s) URL in 'upload_url'")
+        # Redacted as the URL that it should be: its query may be a signature.
+        shown = redact_url(target) if isinstance(target, str) else target
+        raise refuse("output", shown, "must hold an http(s) URL in 'upload_url'")
     try:
         json.dumps(dict(output), allow_nan=False)
     except (TypeError, ValueError):

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import Final
 
 from grok_video._errors import ConfigurationError
-from grok_video._redaction import Secret, redact_url
+from grok_video._redaction import Secret, redact, redact_url
 from grok_video._urls import Origin
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 DEFAULT_BASE_URL: Final = "https://api.cometapi.com/grok/v1"
 KEY_VARIABLE: Final = "COMETAPI_KEY"
@@ -35,7 +33,13 @@ def find_key(api_key: str | None) -> tuple[Secret, str]:
             "key, use the emulator (grok-video generate --emulator)."
         )
         raise ConfigurationError(message)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str):
+        message = (
+            f"{source} must be a key, as a str, and it is of type {type(value).__name__} (its "
+            "value is not shown). Nothing was sent."
+        )
+        raise ConfigurationError(message)
+    if not value.strip():
         message = f"{source} must be a key, and it is blank. Nothing was sent."
         raise ConfigurationError(message)
     # A line break would end the header and start another one.
@@ -56,6 +60,9 @@ def find_base_url(base_url: str | None) -> tuple[str, str]:
         source, value = BASE_URL_VARIABLE, os.environ.get(BASE_URL_VARIABLE) or None
     if value is None:
         return DEFAULT_BASE_URL, "default"
+    if not isinstance(value, str):
+        message = f"{source} must be a str; got {redact(repr(value), limit=120)}. Nothing was sent."
+        raise ConfigurationError(message)
     try:
         origin = Origin.of(value)
     except ValueError:
@@ -76,7 +83,15 @@ def find_base_url(base_url: str | None) -> tuple[str, str]:
             f"{redact_url(value)!r}. Nothing was sent."
         )
         raise ConfigurationError(message)
-    return value.rstrip("/"), source
+    value = value.rstrip("/")
+    wanted = re.sub(r"(?i)(?<!/)/videos(/generations)?$", "", value)
+    if wanted != value:
+        message = (
+            f"{source} must end before /videos, which is appended to it: give {wanted!r}; got "
+            f"{value!r}. Nothing was sent."
+        )
+        raise ConfigurationError(message)
+    return value, source
 
 
 def checked_proxy(proxy: str | None) -> str | None:
@@ -94,8 +109,19 @@ def checked_proxy(proxy: str | None) -> str | None:
 
 def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     """Return a copy. Raises `ConfigurationError` if a header is this package's, or would break."""
-    checked = dict(headers or {})
+    if headers is None:
+        return {}
+    if not isinstance(headers, Mapping):
+        message = (
+            "headers must be a mapping of names to values, such as {'X-Team': 'video'}, and it is "
+            f"of type {type(headers).__name__} (its value is not shown). Nothing was sent."
+        )
+        raise ConfigurationError(message)
+    checked = dict(headers)
     for name, value in checked.items():
+        if not isinstance(name, str):
+            message = f"headers must have names of type str; got {name!r}. Nothing was sent."
+            raise ConfigurationError(message)
         if name.lower() in _OWN_HEADERS:
             message = f"headers must not hold {name}: this client sets it. Nothing was sent."
             raise ConfigurationError(message)

@@ -8,7 +8,7 @@ in common is in `_twins`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Never, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Never, Self, overload
 
 from grok_video._client import AsyncClient
 from grok_video._job import DEFAULT_TIMEOUT
@@ -54,8 +54,8 @@ class Client(ClientTwin):
     close. `proxy` and `ssl_context` replace what the environment (HTTPS_PROXY, SSL_CERT_FILE)
     says. `headers` are sent to the API with each request, and nowhere else.
 
-    Raises `ConfigurationError` if there is no usable key or base URL, and `InvalidRequest` if a
-    policy's value is out of range.
+    Raises `ConfigurationError` if there is no usable key, base URL, proxy or header, and
+    `InvalidRequest` if anything else is not what it has to be.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Client(ClientTwin):
         retry: Retry = Retry(),
         polling: Polling = Polling(),
         limits: Limits = Limits(),
-        transport: Transport | str | None = None,
+        transport: Transport | Literal["aiohttp", "httpx"] | None = None,
         http_client: Any = None,
         proxy: str | None = None,
         ssl_context: ssl.SSLContext | None = None,

@@ -271,6 +271,9 @@ class ClientTwin(Twin[AsyncClient]):
         """Return the hook as the asynchronous client takes it; it is called in this thread."""
         if inspect.iscoroutinefunction(hook):
             raise refuse("on_submitted", hook, "must be a plain function for a blocking client")
+        if hook is not None and not callable(hook):
+            limit = "must be a function that can be called with the job, or None"
+            raise refuse("on_submitted", hook, limit)
 
         async def accepted(handle: AsyncJob) -> None:
             self._core.accept(handle)

@@ -351,7 +351,7 @@ def unknown_column(name: object) -> InvalidRequest:
     """Return the refusal of a column, with what to use instead where that is known."""
     with contextlib.suppress(TypeError):
         try:
-            refuse_unknown("manifest", {str(name): name})
+            refuse_unknown(VideoRequest, {str(name): name})
         except InvalidRequest as error:
             return error
     return refuse("column", name, f"must be one of {', '.join(COLUMNS)}")

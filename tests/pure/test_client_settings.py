@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from grok_video import AsyncClient, ConfigurationError, InvalidRequest
+from grok_video import AsyncClient, Client, ConfigurationError, InvalidRequest, Polling
 from grok_video._settings import find_base_url, find_key
 
 KEY = "sk-0123456789abcdef"
@@ -22,7 +22,8 @@ KEY = "sk-0123456789abcdef"
         (f"{KEY}\r\nX-Evil: 1", "a line break"),
         (f"{KEY} {KEY}", "without spaces"),
         ("schl\u00fcssel", "printable ASCII"),
-        (5, "api_key must be a key"),
+        (5, "api_key must be a key, as a str, and it is of type int"),
+        ([KEY], "and it is of type list"),
     ],
 )
 def test_a_key_that_cannot_be_one_is_refused_without_being_shown(key: Any, words: str) -> None:
@@ -59,12 +60,31 @@ def test_a_key_comes_from_the_argument_and_then_from_the_environment(
         "https://host\0.example/v1",
         "https://fa\u00df.example/v1",
         "",
+        5,
     ],
 )
-def test_a_base_url_that_cannot_be_one_is_refused(url: str) -> None:
+def test_a_base_url_that_cannot_be_one_is_refused(url: Any) -> None:
     with pytest.raises(ConfigurationError, match="base_url must") as caught:
         AsyncClient(KEY, base_url=url)
     assert "password" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "end", ["/videos", "/videos/", "/videos/generations", "/Videos/generations/"]
+)
+def test_a_base_url_that_holds_the_path_of_a_create_is_refused(
+    end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The URL at the top of the vendor's page is not the base."""
+    url = f"https://api.cometapi.com/grok/v1{end}"
+    with pytest.raises(ConfigurationError, match=r"base_url must end before /videos") as caught:
+        AsyncClient(KEY, base_url=url)
+    assert "give 'https://api.cometapi.com/grok/v1'; got" in str(caught.value)
+    monkeypatch.setenv("GROK_VIDEO_BASE_URL", url)
+    with pytest.raises(ConfigurationError, match="GROK_VIDEO_BASE_URL must end before /videos"):
+        AsyncClient(KEY)
+    assert find_base_url("https://videos/") == ("https://videos", "base_url")
+    assert find_base_url("https://host/videos/v1")[0] == "https://host/videos/v1"
 
 
 def test_a_base_url_comes_from_the_argument_the_environment_and_the_default(
@@ -88,13 +108,31 @@ def test_a_base_url_comes_from_the_argument_the_environment_and_the_default(
         ({"proxy": "http://a..example:3128"}, ConfigurationError, "proxy must be"),
         ({"headers": {"Authorization": "x"}}, ConfigurationError, "must not hold Authorization"),
         ({"headers": {"X": "a\r\nB: c"}}, ConfigurationError, "without line breaks"),
+        ({"headers": [("X-Key", "secret")]}, ConfigurationError, "headers must be a mapping"),
+        ({"headers": {b"X-Key": "secret"}}, ConfigurationError, "names of type str"),
+        ({"proxy": 5}, ConfigurationError, "proxy must be"),
+        ({"polling": 5}, InvalidRequest, r"must be a Polling, e.g. Polling.fixed\(5\); got 5"),
+        ({"polling": 0.2}, InvalidRequest, "polling must be"),
+        ({"polling": None}, InvalidRequest, "polling must be"),
+        ({"polling": Polling}, InvalidRequest, "polling must be"),
+        ({"retry": 3}, InvalidRequest, r"retry must be a Retry, e.g. Retry\(attempts=3\); got 3"),
+        ({"retry": None}, InvalidRequest, "retry must be"),
+        ({"limits": 5}, InvalidRequest, "limits must be a Limits, e.g. .*; got 5"),
+        ({"limits": None}, InvalidRequest, "limits must be"),
+        ({"transport": "requests"}, InvalidRequest, "'aiohttp', 'httpx' or .*; got 'requests'"),
+        ({"transport": object()}, InvalidRequest, "transport must be 'aiohttp', 'httpx' or"),
+        ({"transport": "aiohttp", "http_client": 5}, InvalidRequest, "transport must be 'httpx'"),
+        ({"ssl_context": False}, InvalidRequest, "ssl_context must be an ssl.SSLContext"),
     ],
 )
+@pytest.mark.parametrize("door", [AsyncClient, Client])
 def test_other_settings_are_checked_as_well(
-    words: dict[str, Any], error: type[Exception], part: str
+    door: type[AsyncClient | Client], words: dict[str, Any], error: type[Exception], part: str
 ) -> None:
-    with pytest.raises(error, match=part):
-        AsyncClient(KEY, **words)
+    with pytest.raises(error, match=part) as caught:
+        door(KEY, **words)
+    assert "Nothing was sent" in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_client_never_shows_its_key() -> None:
@@ -104,7 +142,9 @@ def test_a_client_never_shows_its_key() -> None:
     assert "other-secret" not in shown
 
 
-@pytest.mark.parametrize("request_id", ["", " ", ".", "..", None, 5])
+@pytest.mark.parametrize(
+    "request_id", ["", " ", ".", "..", None, 5, "https://host/v1/videos/abc", " HTTP://host/abc"]
+)
 def test_an_id_that_no_address_can_hold_is_refused(request_id: Any) -> None:
     with pytest.raises(InvalidRequest, match="request_id must"):
         AsyncClient(KEY).job(request_id)

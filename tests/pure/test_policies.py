@@ -17,6 +17,7 @@ from grok_video import (
     GrokVideoError,
     InvalidRequest,
     Limits,
+    Polling,
     RateLimited,
     Retry,
     ServerError,
@@ -79,9 +80,23 @@ def test_a_wait_is_bounded_and_never_undercuts_retry_after(attempt: int, wish: f
         (lambda: Retry(base=-1), "base"),
         (lambda: Retry(cap=math.nan), "cap"),
         (lambda: Retry(patience=True), "patience"),
+        (lambda: Retry(resend_unknown_creates="no"), "resend_unknown_creates"),  # type: ignore[arg-type]
         (lambda: Limits(connections=0), "connections"),
         (lambda: Limits(polls_per_second=0), "polls_per_second"),
         (lambda: Limits(creates_per_minute="60"), "creates_per_minute"),  # type: ignore[arg-type]
+        (lambda: Polling(0), "interval"),
+        (lambda: Polling(math.inf), "interval"),
+        (lambda: Polling(None), "interval"),  # type: ignore[arg-type]
+        (lambda: Polling(True), "interval"),
+        (lambda: Polling.fixed(-1), "interval"),
+        (lambda: Polling.fixed("x"), "interval"),  # type: ignore[arg-type]
+        (lambda: Polling(jitter=-1), "jitter"),
+        (lambda: Polling(jitter="x"), "jitter"),  # type: ignore[arg-type]
+        (lambda: Polling(jitter=False), "jitter"),
+        (lambda: Polling.fixed(5, jitter=5), "jitter"),
+        (lambda: Polling(adaptive="no"), "adaptive"),  # type: ignore[arg-type]
+        (lambda: Polling(stalled_after=0), "stalled_after"),
+        (lambda: Polling(stalled_after="x"), "stalled_after"),  # type: ignore[arg-type]
         (lambda: Deadline.after(0, -1), "timeout"),
         (lambda: Deadline.after(0, math.nan), "timeout"),
     ],
@@ -90,6 +105,8 @@ def test_a_policy_that_makes_no_sense_is_refused_by_name(make, name: str) -> Non
     with pytest.raises(InvalidRequest) as caught:
         make()
     assert caught.value.field == name
+    assert f"{name} must be" in str(caught.value)
+    assert f"got {caught.value.value}." in str(caught.value)
 
 
 @pytest.mark.parametrize("policy", [Retry(attempts=2), Limits(connections=3)])

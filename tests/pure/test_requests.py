@@ -79,8 +79,40 @@ def test_bad_input_is_refused_with_field_value_and_limit(name: str) -> None:
 
 
 def test_a_word_that_nobody_knows_is_a_type_error() -> None:
-    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+    with pytest.raises(TypeError, match=r"VideoRequest\(\) .* keyword argument 'colour'. Nothing"):
         VideoRequest("drift", colour="red")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="Did you mean 'resolution'"):
+        VideoRequest("drift", resolutoin="720p")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("make", "field", "limit"),
+    [
+        (lambda: Image.from_url(5), "image", "a str"),  # type: ignore[arg-type]
+        (lambda: Image.from_path(5), "image", "a path"),  # type: ignore[arg-type]
+        (lambda: Image.from_path(""), "image", "not empty"),
+        (lambda: Image.from_bytes("x"), "image", "must be bytes"),  # type: ignore[arg-type]
+        (lambda: Image.from_file("x"), "image", "binary file"),  # type: ignore[arg-type]
+        (lambda: Image.from_pil("x"), "image", "a Pillow image"),  # type: ignore[arg-type]
+        (lambda: Image("foo", 5), "kind", "one of url, data"),  # type: ignore[arg-type]
+        (lambda: Image.from_bytes(memoryview(b"GIF89a")), "image", "a GIF"),
+    ],
+)
+def test_an_image_made_of_something_else_is_refused_when_it_is_made(
+    make: Any, field: str, limit: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        make()
+    assert caught.value.field == field
+    assert limit in caught.value.limit
+
+
+@pytest.mark.parametrize("target", ["foo", "foo?sig=secret", "ftp://a:secret@h/x?sig=secret"])
+def test_a_target_that_cannot_be_is_shown_without_its_signature(target: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        VideoRequest("drift", output={"upload_url": target})
+    assert target.partition("?")[0].rpartition("@")[2] in caught.value.value
+    assert "secret" not in str(caught.value)
 
 
 def test_only_what_was_set_is_sent() -> None:
