@@ -58,6 +58,10 @@ BAD_WORDS: dict[str, tuple[list[str], list[str]]] = {
         ["x", "--base-url", "api.host/v1"],
         ["--base-url must", "api.host/v1", "https://"],
     ),
+    "URL of a create": (
+        ["x", "--base-url", "https://api.host/v1/videos/generations"],
+        ["--base-url must", "/videos/generations", "give 'https://api.host/v1'"],
+    ),
     "no key file": (["x", "--api-key-file", "FOLDER/gone"], ["--api-key-file", "gone"]),
     "binary key file": (["x", "--api-key-file", str(PHOTO)], ["--api-key-file", "text"]),
     "empty key file": (
