@@ -44,12 +44,21 @@ if TYPE_CHECKING:
         UnexpectedResponse,
     )
     from grok_video._job import AsyncJob
+    from grok_video._manifest import BatchSource
     from grok_video._models import JobFailure, JobStatus, Snapshot, Video
     from grok_video._outcomes import BatchItem, BatchSummary, Outcome, OutcomeState
     from grok_video._policies import Limits, Retry
     from grok_video._polling import Polling
-    from grok_video._requests import Image, VideoRequest, frame_size
+    from grok_video._requests import (
+        AspectRatio,
+        Image,
+        ImageInput,
+        Resolution,
+        VideoRequest,
+        frame_size,
+    )
     from grok_video._sync import Batch, Client, Job
+    from grok_video._transports._base import Transport
 
 __version__ = "0.1.0"
 
@@ -85,12 +94,21 @@ _HOMES = {
         "UnexpectedResponse",
     ),
     "_job": ("AsyncJob",),
+    "_manifest": ("BatchSource",),
     "_models": ("JobFailure", "JobStatus", "Snapshot", "Video"),
     "_outcomes": ("BatchItem", "BatchSummary", "Outcome", "OutcomeState"),
     "_policies": ("Limits", "Retry"),
     "_polling": ("Polling",),
-    "_requests": ("Image", "VideoRequest", "frame_size"),
+    "_requests": (
+        "AspectRatio",
+        "Image",
+        "ImageInput",
+        "Resolution",
+        "VideoRequest",
+        "frame_size",
+    ),
     "_sync": ("Batch", "Client", "Job"),
+    "_transports._base": ("Transport",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -98,6 +116,7 @@ __all__ = [
     "APIConnectionError",
     "APIError",
     "APITimeoutError",
+    "AspectRatio",
     "AsyncBatch",
     "AsyncClient",
     "AsyncJob",
@@ -105,6 +124,7 @@ __all__ = [
     "BadRequest",
     "Batch",
     "BatchItem",
+    "BatchSource",
     "BatchSummary",
     "Client",
     "ConfigurationError",
@@ -113,6 +133,7 @@ __all__ = [
     "DownloadError",
     "GrokVideoError",
     "Image",
+    "ImageInput",
     "InsufficientBalance",
     "InvalidRequest",
     "Job",
@@ -133,9 +154,11 @@ __all__ = [
     "PermissionDenied",
     "Polling",
     "RateLimited",
+    "Resolution",
     "Retry",
     "ServerError",
     "Snapshot",
+    "Transport",
     "Truncated",
     "UnexpectedResponse",
     "Video",

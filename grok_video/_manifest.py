@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterable, Iterable
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import anyio.to_thread
 from attrs import frozen
@@ -19,18 +19,15 @@ from grok_video._requests import VideoRequest, refuse
 from grok_video._sources import Aside, End, Nothing, source_of
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
     from anyio.abc import TaskGroup
 
     from grok_video._sources import Source
 
 __all__ = ["BatchSource", "Line", "Manifest", "Unusable"]
 
-if TYPE_CHECKING:
-    #: One thing a batch can be given.
-    BatchInput: TypeAlias = VideoRequest | BatchItem | tuple[str, VideoRequest]
-    BatchSource: TypeAlias = Iterable[BatchInput] | AsyncIterable[BatchInput]
+#: One thing a batch can be given.
+BatchInput: TypeAlias = VideoRequest | BatchItem | tuple[str, VideoRequest]
+BatchSource: TypeAlias = Iterable[BatchInput] | AsyncIterable[BatchInput]
 
 #: Length of a picture in memory from which it is hashed in a worker thread: 64 KiB take 0.05 ms.
 _LARGE: Final = 2**16

@@ -52,6 +52,14 @@ def test_the_three_lists_of_public_names_agree() -> None:
     assert set(grok_video.__all__) <= set(dir(grok_video))
 
 
+def test_the_words_of_public_signatures_are_public() -> None:
+    words = {"AspectRatio", "BatchSource", "ImageInput", "Resolution", "Transport"}
+    assert words <= set(grok_video.__all__)
+    code = f"import sys, grok_video\nfor name in {words!r}: getattr(grok_video, name)\n"
+    heavy = ("aiohttp", "cattrs", "PIL", "httpx", "httpx2", "sqlite3")
+    assert run(code + f"print([m for m in {heavy!r} if m in sys.modules])").strip() == "[]"
+
+
 def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = grok_video.Nothing

@@ -21,6 +21,7 @@ import anyio
 
 from grok_video import __version__
 from grok_video._errors import APIConnectionError, APITimeoutError, UnexpectedResponse
+from grok_video._public import publish
 from grok_video._redaction import Secret, redact_url
 from grok_video._urls import Origin, is_public_address
 
@@ -365,3 +366,6 @@ def without_frames(error: BaseException, outer: BaseException | None = None) -> 
     for link in causes(error, outer):
         link.__traceback__ = None
     return error
+
+
+publish(globals(), ("Transport",))

@@ -14,15 +14,21 @@ from typing import assert_type
 import PIL.Image
 
 from grok_video import (
+    AspectRatio,
     AsyncClient,
     AsyncJob,
+    BatchSource,
+    BatchSummary,
     Image,
+    ImageInput,
     JobStatus,
     JobTimeout,
     Limits,
     Polling,
+    Resolution,
     Retry,
     Snapshot,
+    Transport,
     Video,
     VideoRequest,
     frame_size,
@@ -85,10 +91,26 @@ def values(error: JobTimeout) -> None:
     AsyncClient("key", retry=Retry(attempts=3), polling=Polling.fixed(5), limits=Limits())
 
 
+async def words(
+    client: AsyncClient,
+    picture: ImageInput,
+    ratio: AspectRatio,
+    resolution: Resolution,
+    transport: Transport,
+    source: BatchSource,
+) -> None:
+    """Whoever wraps the client can say what it takes."""
+    await client.submit("drift", picture, aspect_ratio=ratio, resolution=resolution)
+    assert_type(await client.run_batch(source), BatchSummary)
+    AsyncClient("key", transport=transport)
+    AsyncClient("key", transport="httpx")
+
+
 async def mistakes(client: AsyncClient, snapshot: Snapshot) -> None:
     VideoRequest("drift", resolution="4k")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     VideoRequest("drift", aspect_ratio="21:9")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     VideoRequest("drift", size="1280x720")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await client.submit("drift", duration="8")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     await client.submit(VideoRequest("drift"), duration=8)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    AsyncClient("key", transport="requests")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     snapshot.status = JobStatus.DONE  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
