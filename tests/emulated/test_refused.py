@@ -113,10 +113,9 @@ async def test_what_is_no_job_is_not_waited_for(
     assert grok_emulator.requests == ()
 
 
-async def test_a_task_that_submits_is_left_alone(client: AsyncClient, lane: Any) -> None:
+@pytest.mark.parametrize("lane", [("asyncio", "aiohttp"), ("asyncio", "httpx")], indirect=True)
+async def test_a_task_that_submits_is_left_alone(client: AsyncClient) -> None:
     """It may be paying: only what has not begun is closed."""
-    if lane[0] != "asyncio":
-        pytest.skip("a task of asyncio")
     task = asyncio.create_task(client.submit("drift", duration=1))
     with pytest.raises(InvalidRequest, match=r"await client.submit\(...\) first"):
         client.as_completed([task])  # type: ignore[list-item]
