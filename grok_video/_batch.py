@@ -247,6 +247,7 @@ class AsyncBatch:
         traceback: TracebackType | None,
     ) -> None:
         tasks, course = self._tasks, self._entered()
+        self._manifest.close()  # first: places that come free now are nobody's
         # Creates that are on their way have a shield of their own and are let finish.
         tasks.cancel_scope.cancel()
         try:
@@ -256,7 +257,6 @@ class AsyncBatch:
             else:
                 await tasks.__aexit__(None, None, None)
         finally:
-            self._manifest.close()
             self._send.close()
             self._receive.close()
             try:
@@ -348,8 +348,7 @@ class AsyncBatch:
             found_id = self._ids_left.pop(key, None)
             entry = found.known.get(key) or Entry(key, line.fingerprint)
             self._compare(entry, line)
-            is_changed = entry.fingerprint != line.fingerprint
-            if key not in missing and self._is_over(entry, course.journal, is_changed=is_changed):
+            if key not in missing and self._is_over(entry, course.journal):
                 await self._tell(_earlier(entry))
             else:
                 self._keys.add(key)
@@ -374,7 +373,7 @@ class AsyncBatch:
                 entry.key,
             )
 
-    def _is_over(self, entry: Entry, journal: Journal, *, is_changed: bool) -> bool:
+    def _is_over(self, entry: Entry, journal: Journal) -> bool:
         """Return whether nothing is to be done for an item; what a person decided is noted."""
         settings = self._settings
         match entry.state:
@@ -384,8 +383,8 @@ class AsyncBatch:
                 # Without a folder there was, and is, nothing more to do.
                 return settings.out is None
             case State.FAILED | State.EXPIRED:
-                # What was refused for good would be again; another request under its key may not.
-                released = settings.retry_failed and (entry.is_retryable or is_changed)
+                # What was refused for good would be again, and perhaps billed.
+                released = settings.retry_failed and entry.is_retryable
             case State.IN_DOUBT:
                 if entry.key in settings.found_ids:
                     return False
@@ -515,7 +514,7 @@ def _earlier(entry: Entry) -> Outcome:
             state = OutcomeState(entry.state.value)
             again = "It is tried again only with retry_failed."
             if not entry.is_retryable:
-                again = "It is tried again only with retry_failed and another request."
+                again = "It is not tried again: give another request, under another key."
             error = GrokVideoError(
                 f"an earlier run ended with {entry.error_type}: {entry.error} {again}",
                 request_id=entry.request_id,

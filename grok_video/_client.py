@@ -320,7 +320,7 @@ class AsyncClient:
         A saved file that is gone is fetched again, which costs nothing; one that was changed is
         told as unfetched, and replaced only with `overwrite`. Items that failed stay failed unless
         `retry_failed`, which leaves out what would be refused again, and perhaps billed: what
-        content moderation or the server itself refused, as long as the request is the same.
+        content moderation or the server itself refused. Another request needs another key.
         Items in doubt are told as such and sent again only with `resubmit_in_doubt`. `found_ids`
         gives, by key, the request_id that a person found for an item in doubt; it is taken once
         the API has shown that it knows the job. Files are hashed as they arrive unless `sha256` is

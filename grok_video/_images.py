@@ -76,9 +76,9 @@ SMALL_PIECE: Final = 60 * 2**10
 #: Worker threads that read and encode pieces, in each event loop: two, so that one reads while the
 #: other encodes. With 8 the longest stall of the loop was 10 to 15 ms, with 2 it is 2 to 5 (the
 #: standard library's encoder holds the GIL).
-_THREADS: Final = Threads(2)
+_THREADS: Final = Threads(2, "pictures")
 #: Apart from them: a large PNG takes seconds, and uploads must not wait for it.
-_ENCODERS: Final = Threads(2)
+_ENCODERS: Final = Threads(2, "encoders")
 
 
 class create_body:  # noqa: N801 - a context manager, called like the function it would be

@@ -28,6 +28,7 @@ from grok_video._errors import (
     DownloadError,
     GrokVideoError,
     InvalidRequest,
+    JobError,
     JobExpired,
     JobFailed,
     JobTimeout,
@@ -53,6 +54,7 @@ from grok_video._outcomes import Outcome, OutcomeState
 from grok_video._policies import NO_END, Deadline
 from grok_video._poller import Poller
 from grok_video._session import Session
+from grok_video._wire import shows_a_job
 
 if TYPE_CHECKING:
     from grok_video._create import Record
@@ -98,8 +100,6 @@ class Course:
     timeout: float | None
     #: Raised when every outcome was told: what ended the batch before its manifest.
     failure: Exception | None = None
-    #: What jobs of this batch were told of when to poll again, beside what the client knows.
-    polls_blocked_until: float = -math.inf
     _news: anyio.Event = field(factory=anyio.Event)
 
     def place(self, key: str) -> Path:
@@ -122,15 +122,12 @@ class Course:
         self._news.set()
         self._news = anyio.Event()
 
-    def blocked_until(self, now: float) -> float:
-        """Return the loop's clock before which the server wants no poll."""
-        return max(self.polls_blocked_until, self.session.polls_blocked_until(now))
-
     def unfollowed_until(self, now: float) -> float:
         """Return the loop's clock before which the wait of a new job would see no poll in time."""
         if self.timeout is None:
             return -math.inf
-        return self.blocked_until(now) - self.timeout + min(_LEAST_WAIT, self.timeout / 2)
+        blocked_until = self.session.polls_blocked_until(now)
+        return blocked_until - self.timeout + min(_LEAST_WAIT, self.timeout / 2)
 
     async def news(self) -> None:
         """Return at the next announcement."""
@@ -263,7 +260,7 @@ class ItemRun:
             if delay <= 0:
                 return
             if delay > PATIENCE:
-                asked = course.blocked_until(now) - now
+                asked = self._session.polls_blocked_until(now) - now
                 course.stop(
                     f"the server asks for no poll in the next {asked:.0f} s: a job created now "
                     f"could not be followed within its timeout ({course.timeout:g} s)"
@@ -389,9 +386,6 @@ class ItemRun:
                 await self._fetch(poller, video)
         finally:
             entry.polls = self._polls_before + poller.polls
-            self._course.polls_blocked_until = max(
-                self._course.polls_blocked_until, poller.not_before
-            )
 
     async def _fetch_again(self) -> None:
         """The file of a saved item is here once more; nothing is ever sent for that."""
@@ -418,9 +412,11 @@ class ItemRun:
         """
         entry = self._entry
         try:
-            while poller.snapshot is None:
+            while poller.snapshot is None or not shows_a_job(poller.snapshot):
+                if poller.is_finished:
+                    poller.video()  # raises
                 await poller.step(deadline)
-        except (NotFound, BadRequest, JobTimeout) as error:
+        except (NotFound, BadRequest, JobError) as error:
             raise _unproven(found_id, entry, error) from error
         entry.request_id = found_id
         entry.fail(None)
@@ -542,7 +538,7 @@ def _ending(failure: Exception) -> tuple[Event, ...]:
 
 
 def _unproven(
-    found_id: str, entry: Entry, error: NotFound | BadRequest | JobTimeout
+    found_id: str, entry: Entry, error: NotFound | BadRequest | JobError
 ) -> CreateOutcomeUnknown:
     """Return the error of a found id that the API did not show to know; nothing came of it."""
     # A wait that ended says of a job that it goes on, and here it is not known to be one.

@@ -36,7 +36,7 @@ from grok_video._models import JobStatus, Snapshot
 from grok_video._policies import NO_END
 from grok_video._polling import Experience
 from grok_video._refusals import read_retry_after
-from grok_video._slots import slots_of_each_loop
+from grok_video._slots import Taken, slots_of_each_loop
 from grok_video._transports._base import Address, Transport
 from grok_video._transports._loops import current_time, finish, running_library
 from grok_video._turns import NoTurn, Turns
@@ -208,7 +208,8 @@ class Session:
                         raise lost.as_error(request, attempts, None, then=error)  # noqa: B904 - it has one
                     raise error from failure
                 attempts += 1
-                attempt = Attempt(request, partial(self._post, transport, body), record)
+                slot = Taken(slots)
+                attempt = Attempt(request, partial(self._post, transport, body, slot), record)
                 state = advance(state, Event.SENDING_BEGAN)
                 try:
                     outcome = await attempt.run(until, self._exchange_ends)
@@ -218,7 +219,7 @@ class Session:
                     attempts -= not attempt.was_sent
                     raise lost.as_error(request, attempts, None, then=error)  # noqa: B904 - as above
                 finally:
-                    slots.release()
+                    slot.release()
                 state = advance(state, outcome.event)
                 if outcome.request_id is not None:
                     return outcome.request_id
@@ -236,7 +237,7 @@ class Session:
                     state = advance(state, Event.RELEASED)  # the caller said so in `Retry`
                 await anyio.sleep(delay)
 
-    async def _post(self, transport: Transport, body: CreateBody) -> str:
+    async def _post(self, transport: Transport, body: CreateBody, slot: Taken) -> str:
         try:
             answer = await transport.post(self.create_url, body)
         except APIConnectionError:
@@ -245,6 +246,10 @@ class Session:
                 # no server can have accepted it.
                 raise body.failure from None
             raise
+        finally:
+            # Before anybody is told: the caller's function may close the client, which waits for
+            # what is on its way.
+            slot.release()
         return _wire.read_create(
             answer.status, answer.headers, self.without_key(answer), now=time.time()
         )

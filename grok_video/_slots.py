@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from grok_video._transports._loops import Bell, LoopLocal, current_time
 
-__all__ = ["Slots", "slots_of_each_loop"]
+__all__ = ["Slots", "Taken", "slots_of_each_loop"]
 
 
 class Slots:
@@ -68,6 +68,21 @@ class Slots:
 
     def _was_given(self, bell: Bell) -> bool:
         return self._waiting.pop(bell, self) is self
+
+
+class Taken:
+    """A slot that was taken, to be released once."""
+
+    __slots__ = ("_slots",)
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots: Slots | None = slots
+
+    def release(self) -> None:
+        """Give it back, if that was not done before."""
+        slots, self._slots = self._slots, None
+        if slots is not None:
+            slots.release()
 
 
 def slots_of_each_loop(count: int) -> LoopLocal[Slots]:

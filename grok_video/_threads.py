@@ -24,10 +24,12 @@ Ts = TypeVarTuple("Ts")
 class Threads:
     """So many worker threads in each event loop that asks."""
 
-    __slots__ = ("_count", "_limiters")
+    __slots__ = ("_count", "_limiters", "_name")
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, name: str) -> None:
+        """See the class; older anyio tells such values apart by their names alone."""
         self._count = count
+        self._name = name
         self._limiters: RunVar[anyio.CapacityLimiter] | None = None
 
     async def run(
@@ -49,7 +51,7 @@ class Threads:
         if self._limiters is None:
             from anyio.lowlevel import RunVar
 
-            self._limiters = RunVar("grok_video_threads")
+            self._limiters = RunVar(f"grok_video threads for {self._name}")
         found = self._limiters.get(None)
         if found is None:
             found = anyio.CapacityLimiter(self._count)
@@ -59,7 +61,7 @@ class Threads:
 
 #: For part files. A download uses one at a time, and by default 16 run at once; what is written or
 #: hashed there does not hold the GIL.
-FILES: Final = Threads(40)
+FILES: Final = Threads(40, "files")
 #: For what only looks at a disk and may be left alone there: apart from the part files, so that
 #: looking at a disk that hangs keeps no download on another one from being closed.
-CHECKS: Final = Threads(8)
+CHECKS: Final = Threads(8, "checks")

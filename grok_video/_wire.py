@@ -238,6 +238,23 @@ def is_known_word(snapshot: Snapshot) -> bool:
     return known
 
 
+def shows_a_job(snapshot: Snapshot) -> bool:
+    """Return whether the API named a state or a video, as it does of jobs that it knows.
+
+    An empty answer, a bare error and an envelope around nothing may be about an id that nobody
+    gave out.
+    """
+    if snapshot.video is not None:
+        return True
+    found: Any = snapshot.raw
+    while is_object(found):
+        word = found.get("status")
+        if (isinstance(word, str) and word.strip()) or is_object(found.get("video")):
+            return True
+        found = found.get("data")
+    return False
+
+
 def _url(levels: list[Document], *, finished: bool) -> str | None:
     candidates: list[tuple[str, str | None]] = []
     for level in reversed(levels):

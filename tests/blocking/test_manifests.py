@@ -7,12 +7,15 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
+from typing import Any
 
 import pytest
 
 from grok_video import Client, VideoRequest
+from grok_video._transports._base import Answer, Body, Transport
 from grok_video.emulator import Emulator
 from tests.blocking.children import PATIENCE, until
+from tests.conftest import NO_LIMITS
 
 Line = tuple[str, VideoRequest]
 tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
@@ -36,6 +39,42 @@ def test_what_has_come_is_done_while_the_manifest_waits_for_more(blocking: Clien
             another.refresh()  # nothing else waits for the manifest either
             lines.put(line(number + 1) if number < 2 else None)
         assert list(batch) == []
+
+
+class Instant(Transport):
+    """Every job is done when it is first asked for."""
+
+    async def post(self, url: str, body: Body) -> Answer:
+        return Answer(200, {}, b'{"request_id":"job"}')
+
+    async def get(self, url: str) -> Answer:
+        return Answer(200, {}, b'{"status":"done","video":{"url":"https://files.test/a.mp4"}}')
+
+    def stream(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        pass
+
+
+def test_a_batch_that_is_left_reads_no_more() -> None:
+    """What is read and not sent is lost to a queue."""
+    with Client("key", transport=Instant(), limits=NO_LIMITS) as client:
+        for _ in range(20):
+            read: list[Line] = []
+
+            def endless(read: list[Line] = read) -> Iterator[Line]:
+                while True:
+                    read.append(line(len(read)))
+                    yield read[-1]
+
+            told = 0
+            with client.batch(endless(), max_in_flight=50) as batch:
+                for _ in batch:
+                    told += 1
+                    if told == 5:
+                        break
+            assert len(read) <= told + 50
 
 
 def test_a_manifest_belongs_to_one_thread_from_its_first_step_to_its_last(

@@ -114,6 +114,27 @@ async def test_a_found_id_that_nobody_could_ask_about_changes_nothing(
     assert read(words["ledger"], "SELECT state, request_id FROM item") == [("in_doubt", None)]
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        faults.Answer(400, {"code": "invalid-argument", "error": "Invalid request_id"}),
+        faults.Answer(200, {"error": {"code": "not_found", "message": "no such job"}}),
+        faults.Answer(200, {"code": "success", "message": "", "data": None}),
+        faults.empty_202(),
+    ],
+    ids=["a verdict", "an error", "nothing in an envelope", "nothing"],
+)
+async def test_an_answer_that_shows_no_job_proves_no_found_id(
+    answer: faults.Answer, client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    words = await doubtful(client, grok_emulator, tmp_path)
+    grok_emulator.script("poll", [answer] * 1000)
+    ids = {"key-000": "bogus"}
+    found = await outcomes(client, requests(1), found_ids=ids, timeout=0.3, **words)
+    assert states(found) == {"key-000": "in_doubt"}
+    assert read(words["ledger"], "SELECT state, request_id FROM item") == [("in_doubt", None)]
+
+
 async def test_a_wrong_id_that_an_earlier_version_wrote_down_gives_way_to_the_right_one(
     client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
 ) -> None:
@@ -323,12 +344,14 @@ async def test_what_moderation_refused_is_not_paid_for_again(
     assert grok_emulator.accepted == 3
     again = await outcomes(client, things, retry_failed=True, **words)
     assert states(again) == {"moderated": "failed", "failed": "failed", "expired": "expired"}
-    assert "retry_failed and another request" in str(again["moderated"].error)
+    assert "another request, under another key" in str(again["moderated"].error)
     assert grok_emulator.accepted == 5
-    # Another request under its key is another matter.
-    things[0] = ("moderated", VideoRequest("x", duration=1))
-    again = await outcomes(client, things[:1], retry_failed=True, **words)
-    assert states(again) == {"moderated": "done"}
+    # Nor is another one under its key: a picture that was moved would be one.
+    things[0] = ("moderated", VideoRequest("[moderated] y", duration=1))
+    for _ in range(2):
+        again = await outcomes(client, things[:1], retry_failed=True, **words)
+        assert states(again) == {"moderated": "failed"}
+    assert grok_emulator.accepted == 5
 
 
 async def test_what_the_server_finds_wrong_is_not_sent_again(

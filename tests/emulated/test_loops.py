@@ -237,6 +237,21 @@ async def test_a_client_that_is_closed_waits_for_the_answers_of_its_creates(
     assert told == ["job-1"]
 
 
+async def test_a_client_may_be_closed_by_the_function_that_is_told_of_the_job(
+    new_client: Callable[..., AsyncClient],
+    grok_emulator: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_session, "CANCEL_GRACE", 600.0)
+    client = new_client(grok_emulator)
+
+    async def close(_: object) -> None:
+        await client.aclose()
+
+    with anyio.fail_after(60):
+        assert (await client.submit("drift", on_submitted=close)).request_id
+
+
 async def test_a_client_that_is_closed_does_not_wait_for_ever_for_a_create(
     new_client: Callable[..., AsyncClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:

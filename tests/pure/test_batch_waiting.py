@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import anyio
-import pytest
 
 from grok_video import AsyncClient, JobTimeout, OutcomeState, Polling, VideoRequest
 
@@ -28,28 +27,33 @@ def batch_against(provider: Provider, **words: Any) -> Any:
     return found
 
 
-@pytest.mark.parametrize(("status", "told"), [(429, 2), (503, 1)], ids=["all-jobs", "one-job"])
-def test_no_create_is_sent_that_could_not_be_followed_within_its_timeout(
-    status: int, told: int
-) -> None:
+def test_no_create_is_sent_that_could_not_be_followed_within_its_timeout() -> None:
     provider = Provider(seconds=60)
-    provider.failing = [answer(status, QUIET, **{"retry-after": "700"})]
+    provider.failing = [answer(429, QUIET, **{"retry-after": "700"})]
     outcomes, _ = batch_against(provider, timeout=600)
     blocked_at = min(polls[0] for polls in provider.polls.values() if polls) + provider.latency
     assert not [at for at in provider.creates if blocked_at < at < blocked_at + 160 - 1e-6]
     pending = [outcome for outcome in outcomes if outcome.state is OutcomeState.PENDING]
-    assert len(pending) == told
+    assert len(pending) == 2
     for outcome in pending:
         assert isinstance(outcome.error, JobTimeout)
         assert "asks for no poll in the next 700 s" in str(outcome.error)
-    assert len([one for one in outcomes if one.state is OutcomeState.DONE]) == 20 - told
+    assert len([one for one in outcomes if one.state is OutcomeState.DONE]) == 18
     assert len(provider.creates) == 20
 
 
-@pytest.mark.parametrize("status", [429, 503])
-def test_a_batch_ends_where_polls_are_not_wanted_for_longer_than_patience(status: int) -> None:
+def test_what_one_job_is_told_holds_back_no_other() -> None:
     provider = Provider(seconds=60)
-    provider.failing = [answer(status, QUIET, **{"retry-after": "100000"})]
+    provider.failing = [answer(503, QUIET, **{"retry-after": "100000"})]
+    outcomes, summary = batch_against(provider, timeout=600)
+    assert len([one for one in outcomes if one.state is OutcomeState.DONE]) == 19
+    assert len([one for one in outcomes if one.state is OutcomeState.PENDING]) == 1
+    assert summary.stopped is None
+
+
+def test_a_batch_ends_where_polls_are_not_wanted_for_longer_than_patience() -> None:
+    provider = Provider(seconds=60)
+    provider.failing = [answer(429, QUIET, **{"retry-after": "100000"})]
     outcomes, summary = batch_against(provider, timeout=600)
     assert len(provider.creates) == 2
     assert len([one for one in outcomes if one.state is OutcomeState.LEFT]) == 18
