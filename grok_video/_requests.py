@@ -82,7 +82,7 @@ def require_positive(name: str, value: float, limit: str = "must be a number abo
 def require_path(name: str, value: object) -> None:
     """Refuse what no file can be named by."""
     kinds: tuple[type, ...] = (str, os.PathLike)
-    if value == "" or not isinstance(value, kinds):
+    if not isinstance(value, kinds) or value == "":
         raise refuse(name, value, "must be a path (a str or os.PathLike) that is not empty")
 
 

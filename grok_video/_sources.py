@@ -148,9 +148,10 @@ class _InTask(Source):
         with send:
             try:
                 async for one in requests:
-                    await send.send(one)
-            except anyio.BrokenResourceError:
-                return
+                    try:
+                        await send.send(one)
+                    except anyio.BrokenResourceError:
+                        return  # nobody takes items any more; the iterable may raise it, too
             except Exception as error:  # noqa: BLE001 - raised again where the items are taken
                 self._failure = error
 

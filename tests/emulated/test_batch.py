@@ -258,6 +258,23 @@ async def test_a_manifest_that_breaks_ends_the_batch_after_what_it_gave(
     assert seen == ["done"] * 3
 
 
+@pytest.mark.parametrize("kind", [OSError, anyio.BrokenResourceError, anyio.EndOfStream])
+async def test_an_asynchronous_manifest_that_breaks_is_told_whatever_it_raises(
+    client: AsyncClient, kind: type[Exception]
+) -> None:
+    async def breaking() -> AsyncIterator[tuple[str, VideoRequest]]:
+        for one in requests(3):
+            yield one
+        raise kind
+
+    seen = []
+    async with client.batch(breaking()) as batch:
+        with pytest.raises(kind):
+            async for outcome in batch:
+                seen.append(outcome.state)
+    assert seen == ["done"] * 3
+
+
 async def test_a_manifest_that_cannot_be_begun_leaves_the_ledger_free(
     client: AsyncClient, tmp_path: Path
 ) -> None:
