@@ -246,13 +246,13 @@ class Session:
                 # no server can have accepted it.
                 raise body.failure from None
             raise
-        finally:
-            # Before anybody is told: the caller's function may close the client, which waits for
-            # what is on its way.
-            slot.release()
-        return _wire.read_create(
+        request_id = _wire.read_create(
             answer.status, answer.headers, self.without_key(answer), now=time.time()
         )
+        # Before anybody is told: the caller's function may close the client, which waits for what
+        # is on its way. After a refusal the next in line has to hear of a Retry-After first.
+        slot.release()
+        return request_id
 
     async def _turn_for_create(self, until: Deadline, attempts: int) -> Slots:
         """Return the slots of which one is taken for a create that may be sent now.
