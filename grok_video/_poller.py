@@ -77,7 +77,7 @@ class Poller:
         self._last_pending: float | None = None
         #: When the next poll is due, and before when the server wants none of this job.
         self._due = -math.inf
-        self.not_before: float = -math.inf
+        self._not_before: float = -math.inf
         self._polled_at = -math.inf
         self._polls = 0
         self._failures = 0
@@ -194,7 +194,7 @@ class Poller:
         self._passing_error = error.with_traceback(None)
         self._due = now + self.session.retry.poll_delay(error, self._failures, self.session.random)
         if isinstance(error, APIError) and error.retry_after is not None:
-            self.not_before = now + error.retry_after
+            self._not_before = now + error.retry_after
         logger.info("poll of job %s failed in passing: %s", self.request_id, error)
         self._polls += 1
 
@@ -249,7 +249,7 @@ class Poller:
         """Start counting at the first use, and again in a loop whose clock is another one."""
         if self._since is None or now < self._polled_at or now < self._since:
             self._since = self._changed_at = now
-            self._due = self.not_before = self._polled_at = -math.inf
+            self._due = self._not_before = self._polled_at = -math.inf
 
     def _age(self, now: float) -> float:
         """Return the seconds since the create, or since the first use of a handle from an id."""
@@ -257,7 +257,7 @@ class Poller:
 
     def _blocked_until(self, now: float) -> float:
         """Before this the server wants no poll: of this job, or of any."""
-        return max(self.not_before, self.session.polls_blocked_until(now))
+        return max(self._not_before, self.session.polls_blocked_until(now))
 
     def _stalled_at(self) -> float:
         """Return when a wait gives up on a job that shows nothing new, if a poll finds it so."""

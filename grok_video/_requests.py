@@ -82,7 +82,9 @@ def require_positive(name: str, value: float, limit: str = "must be a number abo
 def require_path(name: str, value: object) -> None:
     """Refuse what no file can be named by."""
     kinds: tuple[type, ...] = (str, os.PathLike)
-    if not isinstance(value, kinds) or value == "":
+    # The length of a text alone: another kind may raise where it is compared.
+    empty = isinstance(value, str) and not value
+    if empty or not isinstance(value, kinds):
         raise refuse(name, value, "must be a path (a str or os.PathLike) that is not empty")
 
 

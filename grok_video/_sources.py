@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterable, Iterable
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import anyio
 from attrs import frozen
@@ -28,8 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from anyio.abc import TaskGroup
+    from anyio.streams.memory import MemoryObjectSendStream
 
 __all__ = ["Aside", "End", "Nothing", "Source", "source_of"]
+
+#: Whatever a caller has put into a manifest: `_manifest` tells what it is.
+Item: TypeAlias = Any
 
 #: Items of an asynchronous iterable that are read before there is a place for them: each may hold
 #: a picture, and one look into the ledger should serve several.
@@ -53,21 +57,21 @@ class End(Exception):
 class Aside:
     """A source that, if it is a plain iterable, is to be read in a thread of its own."""
 
-    requests: Any
+    requests: Item
 
 
 class Source(ABC):
     """Items, one at a time."""
 
     @abstractmethod
-    async def receive(self, most: int) -> Any:  # noqa: ANN401 - whatever is in a manifest
+    async def receive(self, most: int) -> Item:
         """Return the next item once it has come; from now on so many, it included, are wanted.
 
         Raises `End`, or what the iterable itself raised.
         """
 
     @abstractmethod
-    def receive_nowait(self) -> Any:  # noqa: ANN401
+    def receive_nowait(self) -> Item:
         """Return the next item if it has come. Raises `Nothing`, and what `receive` raises."""
 
     def close(self) -> None:  # noqa: B027 - most have nothing to close
@@ -75,7 +79,7 @@ class Source(ABC):
 
 
 def source_of(
-    requests: Iterable[Any] | AsyncIterable[Any], tasks: TaskGroup, *, aside: bool
+    requests: Iterable[Item] | AsyncIterable[Item], tasks: TaskGroup, *, aside: bool
 ) -> Source:
     """Return what reads the iterable; an asynchronous one is read by a task of its own."""
     if isinstance(requests, AsyncIterable):
@@ -88,19 +92,19 @@ def source_of(
 class _InLoop(Source):
     """A plain iterable, read in the thread of the event loop."""
 
-    def __init__(self, requests: Iterable[Any]) -> None:
+    def __init__(self, requests: Iterable[Item]) -> None:
         self._requests = requests
-        self._iterator: Iterator[Any] | None = None
+        self._iterator: Iterator[Item] | None = None
         #: Seconds that the loop is to have before the next item.
         self._owed = 0.0
 
-    async def receive(self, most: int) -> Any:  # noqa: ANN401
+    async def receive(self, most: int) -> Item:
         del most
         await anyio.sleep(self._owed)
         self._owed = 0.0
         return self.receive_nowait()
 
-    def receive_nowait(self) -> Any:  # noqa: ANN401
+    def receive_nowait(self) -> Item:
         began = time.perf_counter()
         if self._iterator is None:
             self._iterator = iter(self._requests)
@@ -121,19 +125,19 @@ class _InTask(Source):
     to.
     """
 
-    def __init__(self, requests: AsyncIterable[Any], tasks: TaskGroup) -> None:
-        send, self._receive = anyio.create_memory_object_stream[Any](_AHEAD)
+    def __init__(self, requests: AsyncIterable[Item], tasks: TaskGroup) -> None:
+        send, self._receive = anyio.create_memory_object_stream[Item](_AHEAD)
         self._failure: Exception | None = None
         tasks.start_soon(self._pump, requests, send)
 
-    async def receive(self, most: int) -> Any:  # noqa: ANN401
+    async def receive(self, most: int) -> Item:
         del most
         try:
             return await self._receive.receive()
         except anyio.EndOfStream:
             raise (self._failure or End()) from None
 
-    def receive_nowait(self) -> Any:  # noqa: ANN401
+    def receive_nowait(self) -> Item:
         try:
             return self._receive.receive_nowait()
         except anyio.WouldBlock:
@@ -144,7 +148,9 @@ class _InTask(Source):
     def close(self) -> None:
         self._receive.close()
 
-    async def _pump(self, requests: AsyncIterable[Any], send: Any) -> None:  # noqa: ANN401
+    async def _pump(
+        self, requests: AsyncIterable[Item], send: MemoryObjectSendStream[Item]
+    ) -> None:
         with send:
             try:
                 async for one in requests:
@@ -163,10 +169,10 @@ class _InThread(Source):
     ends waits for it.
     """
 
-    def __init__(self, requests: Iterable[Any]) -> None:
+    def __init__(self, requests: Iterable[Item]) -> None:
         #: Handed to the thread, which is the last that holds them: it also ends a generator.
-        self._requests: list[Iterable[Any]] = [requests]
-        self._items: deque[Any] = deque()
+        self._requests: list[Iterable[Item]] = [requests]
+        self._items: deque[Item] = deque()
         self._bell = Bell()
         #: How many items were read, were given, and may be read.
         self._read = self._given = self._wanted = 0
@@ -175,7 +181,7 @@ class _InThread(Source):
         self._is_over = False
         self._is_closed = False
 
-    async def receive(self, most: int) -> Any:  # noqa: ANN401
+    async def receive(self, most: int) -> Item:
         self._wanted = self._given + most
         self._more_wanted.set()
         if self._requests:
@@ -184,7 +190,7 @@ class _InThread(Source):
             await self._bell.wait_until(math.inf)
         return self.receive_nowait()
 
-    def receive_nowait(self) -> Any:  # noqa: ANN401
+    def receive_nowait(self) -> Item:
         is_over = self._is_over  # asked first: the last item comes before it
         if self._items:
             self._given += 1
@@ -215,7 +221,7 @@ class _InThread(Source):
 
     # --- in the thread ---------------------------------------------------------------------------
 
-    def _run(self, requests: Iterable[Any]) -> None:
+    def _run(self, requests: Iterable[Item]) -> None:
         try:
             iterator = iter(requests)
             while self._may_read():

@@ -499,6 +499,7 @@ def run(arguments: Sequence[str] | None) -> int:
                 if getattr(parameter, "hidden", False)
                 for option in parameter.opts
             }
+            # click's, which only some of its errors have.
             error.possibilities = [one for one in possibilities if one not in hidden]  # type: ignore[attr-defined]
         _tell_usage(name, message(), as_json="--json" in arguments)
         return 2

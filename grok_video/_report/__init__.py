@@ -128,7 +128,7 @@ def _files(contents: Contents) -> Iterator[str]:
     """Give the files that the ledger names."""
     for item in contents.items:
         for name in (item["image"], item["path"]):
-            if name is not None and os.path.isabs(name) and "\0" not in name:  # noqa: PTH117
+            if name is not None and os.path.isabs(name) and "\0" not in name:  # noqa: PTH117 - text
                 yield name
 
 

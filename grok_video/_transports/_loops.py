@@ -41,8 +41,8 @@ def caller_of_this_loop() -> Callable[..., object]:
     """Return what runs a function in the running event loop, called from another thread."""
     loop = running_loop()
     if running_library() == "trio":
-        return loop.run_sync_soon  # type: ignore[no-any-return]
-    return loop.call_soon_threadsafe  # type: ignore[no-any-return]
+        return loop.run_sync_soon  # type: ignore[no-any-return]  # trio has no types here
+    return loop.call_soon_threadsafe  # type: ignore[no-any-return]  # of either library
 
 
 def current_time() -> float:

@@ -28,7 +28,7 @@ def emulator(grok_emulator_factory: Callable[..., Emulator]) -> Emulator:
 
 async def has_begun(part: Path) -> None:
     there = anyio.Path(part)
-    while not (await there.exists() and (await there.stat()).st_size):  # noqa: ASYNC110
+    while not (await there.exists() and (await there.stat()).st_size):  # noqa: ASYNC110 - a file tells no one
         await anyio.sleep(0.01)
 
 
@@ -94,7 +94,7 @@ async def test_a_download_that_waits_for_its_turn_ends_with_the_id(
             before = len(emulator.requests)
             tasks.start_soon(two)
             # Until the job's own poll was answered: then only the turn is missing.
-            while call == "generate" and len(emulator.requests) < before + 2:  # noqa: ASYNC110
+            while call == "generate" and len(emulator.requests) < before + 2:  # noqa: ASYNC110 - it tells no one
                 await anyio.sleep(0.01)
             for _ in range(50):
                 await anyio.lowlevel.checkpoint()
