@@ -8,14 +8,12 @@ in a task group: the tasks live from `async with` to its end, and outcomes come 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self, cast
+from typing import TYPE_CHECKING, Final, Self
 
 import anyio
 from anyio import to_thread
-from attrs import frozen
 
 from grok_video._budget import Budget
 from grok_video._errors import (
@@ -27,7 +25,6 @@ from grok_video._errors import (
     LedgerError,
     resume_hint,
 )
-from grok_video._filenames import check_template
 from grok_video._gate import Gate
 from grok_video._item import Course, ItemRun
 from grok_video._ledger import Entry, Journal, Ledger
@@ -36,123 +33,25 @@ from grok_video._manifest import Line, Manifest, Unusable
 from grok_video._models import Video
 from grok_video._outcomes import BatchItem, BatchSummary, Outcome, OutcomeState, Tally
 from grok_video._public import publish
-from grok_video._requests import refuse, require_flags, require_path, require_positive
+from grok_video._requests import refuse
 from grok_video._session import logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Mapping
     from types import TracebackType
 
     from anyio.abc import TaskGroup
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+    from grok_video._batchsettings import Settings
     from grok_video._manifest import BatchSource
     from grok_video._session import Session
 
-__all__ = ["AsyncBatch", "Settings", "run_through"]
+__all__ = ["AsyncBatch", "run_through"]
 
 
 #: States in which an item may still take an id that a person found.
 _FINDABLE: Final = frozenset({State.IN_DOUBT, State.PENDING})
-
-
-@frozen
-class Settings:
-    """How a batch is run, checked; `AsyncClient.batch` says what each of them means."""
-
-    out: Path | None
-    ledger: Path | None
-    max_in_flight: int
-    max_cost_usd: Decimal | None
-    retry_failed: bool
-    resubmit_in_doubt: bool
-    found_ids: Mapping[str, str]
-    name: str
-    overwrite: bool
-    sha256: bool
-    timeout: float | None
-
-    @classmethod
-    def checked(
-        cls,
-        *,
-        out: str | os.PathLike[str] | None,
-        ledger: str | os.PathLike[str] | None,
-        max_in_flight: int,
-        max_cost_usd: Decimal | float | None,
-        retry_failed: bool,
-        resubmit_in_doubt: bool,
-        found_ids: Mapping[str, str] | None,
-        name: str,
-        overwrite: bool,
-        sha256: bool,
-        timeout: float | None,
-    ) -> Self:
-        """Return the settings. Raises `InvalidRequest` naming the first one that cannot be."""
-        if isinstance(max_in_flight, bool) or not isinstance(max_in_flight, int):
-            raise refuse("max_in_flight", max_in_flight, "must be a whole number, 1 or more")
-        if max_in_flight < 1:
-            raise refuse("max_in_flight", max_in_flight, "must be a whole number, 1 or more")
-        if timeout is not None:
-            require_positive("timeout", timeout, "must be a number of seconds above 0, or None")
-        require_flags(
-            retry_failed=retry_failed,
-            resubmit_in_doubt=resubmit_in_doubt,
-            overwrite=overwrite,
-            sha256=sha256,
-        )
-        for field, path in (("out", out), ("ledger", ledger)):
-            if path is not None:
-                require_path(field, path)
-        # Absolute: the working directory may change, and the ledger is read from anywhere.
-        return cls(
-            Path(out).absolute() if out is not None else None,
-            Path(ledger).absolute() if ledger is not None else None,
-            max_in_flight,
-            _money(max_cost_usd),
-            retry_failed,
-            resubmit_in_doubt,
-            _ids(found_ids, ledger),
-            check_template(name),
-            overwrite,
-            sha256,
-            timeout,
-        )
-
-
-def _ids(
-    found_ids: Mapping[str, str] | None, ledger: str | os.PathLike[str] | None
-) -> dict[str, str]:
-    """Return the found ids by key, as far as they can be checked without the ledger."""
-    if found_ids is None:
-        return {}
-    if not isinstance(found_ids, Mapping):
-        raise refuse("found_ids", found_ids, "must be a mapping of keys to request_ids")
-    owners: dict[str, str] = {}
-    for key, found in cast("Mapping[object, object]", found_ids).items():
-        if not isinstance(key, str):
-            raise refuse("found_ids", {key: found}, "must have keys of items, each a str")
-        if not isinstance(found, str) or not found.strip() or found in (".", ".."):
-            limit = f"must give {key!r} a request_id, a str that is not blank"
-            raise refuse("found_ids", {key: found}, limit)
-        if found in owners:
-            limit = f"must give each id once, and {owners[found]!r} has this one too"
-            raise refuse("found_ids", {key: found}, limit)
-        owners[found] = key
-    if owners and ledger is None:
-        limit = "must come with the ledger that has their items in doubt"
-        raise refuse("found_ids", dict(found_ids), limit)
-    return dict(found_ids)
-
-
-def _money(value: Decimal | float | None) -> Decimal | None:
-    if value is None:
-        return None
-    is_number = isinstance(value, Decimal | int | float) and not isinstance(value, bool)
-    money = Decimal(str(value)) if is_number else Decimal(-1)
-    if not money.is_finite() or money < 0:
-        raise refuse("max_cost_usd", value, "must be US dollars, 0 or more, or None")
-    return money
 
 
 class AsyncBatch:

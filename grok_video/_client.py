@@ -330,7 +330,8 @@ class AsyncClient:
         `LedgerError` if the ledger cannot be used.
         """
         # Imported here: SQLite and the rest of it are for those who run batches.
-        from grok_video._batch import AsyncBatch, Settings
+        from grok_video._batch import AsyncBatch
+        from grok_video._batchsettings import Settings
 
         settings = Settings.checked(
             out=out,

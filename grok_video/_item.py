@@ -7,7 +7,6 @@ have had one, and an item that ends without an outcome.
 
 from __future__ import annotations
 
-import errno
 import math
 import time
 from decimal import Decimal
@@ -23,19 +22,14 @@ from grok_video._errors import (
     APIError,
     AuthenticationError,
     BadRequest,
-    ConfigurationError,
     CreateOutcomeUnknown,
-    DownloadError,
     GrokVideoError,
-    InvalidRequest,
     JobError,
     JobExpired,
     JobFailed,
-    JobTimeout,
     LedgerError,
     ModerationRefused,
     NotFound,
-    resume_hint,
 )
 from grok_video._filenames import file_name
 from grok_video._gate import (
@@ -44,7 +38,6 @@ from grok_video._gate import (
     Gate,
     NotYet,
     Turn,
-    is_of_the_account,
     is_passing,
 )
 from grok_video._job import save
@@ -54,6 +47,7 @@ from grok_video._outcomes import Outcome, OutcomeState
 from grok_video._policies import NO_END, Deadline
 from grok_video._poller import Poller
 from grok_video._session import Session
+from grok_video._verdicts import is_full, meaning, unproven
 from grok_video._wire import shows_a_job
 
 if TYPE_CHECKING:
@@ -417,7 +411,7 @@ class ItemRun:
                     poller.video()  # raises
                 await poller.step(deadline)
         except (NotFound, BadRequest, JobError) as error:
-            raise _unproven(found_id, entry, error) from error
+            raise unproven(found_id, entry, error) from error
         entry.request_id = found_id
         entry.fail(None)
         self._journal.note(entry, Event.ID_FOUND)
@@ -464,7 +458,7 @@ class ItemRun:
         if isinstance(failure, JobFailed) and failure.snapshot is not None:
             reason = failure.snapshot.error
             self._note_cost(reason.cost_usd if reason is not None else None)
-        if isinstance(failure, AuthenticationError) or _is_full(failure):
+        if isinstance(failure, AuthenticationError) or is_full(failure):
             self._course.stop(str(failure), failure if isinstance(failure, APIError) else None)
         if isinstance(failure, LedgerError):
             self._course.fail(failure)
@@ -473,7 +467,7 @@ class ItemRun:
             return
         entry.fail(failure)
         entry.seconds = anyio.current_time() - self._began if entry.request_id else None
-        for event in _meaning(failure, entry.state, lost=self._lost):
+        for event in meaning(failure, entry.state, lost=self._lost):
             await self._write_down(event)
 
     # --- money -----------------------------------------------------------------------------------
@@ -502,69 +496,3 @@ class ItemRun:
 
 
 _NOTHING: Final = Decimal(0)
-
-
-def _meaning(failure: Exception, state: State, *, lost: bool) -> tuple[Event, ...]:
-    """Return what a failure in this state makes of the item; nothing where it can go on later."""
-    match state:
-        case State.PLANNED:
-            passing = isinstance(failure, ConfigurationError)
-            return () if passing else (Event.REFUSED,)
-        case State.SUBMITTING:
-            return (Event.ANSWER_LOST if lost else _meaning_of_create(failure),)
-        case State.PENDING | State.READY:
-            return _ending(failure)
-        case State.FETCHING:
-            if isinstance(failure, JobExpired):
-                return (Event.LAPSED,)
-            return (Event.FETCHING_BROKE, *_ending(failure))
-        case _:
-            return ()
-
-
-def _meaning_of_create(failure: Exception) -> Event:
-    if isinstance(failure, InvalidRequest):
-        return Event.REFUSED  # the picture changed while it was sent: the server never had it all
-    if isinstance(failure, APIError) and failure.refused:
-        # Refused because of the account, the item itself may be sent again when that is mended.
-        return Event.NOT_TAKEN if is_of_the_account(failure) else Event.REFUSED
-    return Event.ANSWER_LOST
-
-
-def _ending(failure: Exception) -> tuple[Event, ...]:
-    if isinstance(failure, JobFailed):
-        return (Event.ENDED_WITHOUT_VIDEO,)
-    return (Event.LAPSED,) if isinstance(failure, JobExpired) else ()
-
-
-def _unproven(
-    found_id: str, entry: Entry, error: NotFound | BadRequest | JobError
-) -> CreateOutcomeUnknown:
-    """Return the error of a found id that the API did not show to know; nothing came of it."""
-    # A wait that ended says of a job that it goes on, and here it is not known to be one.
-    last = error.__cause__ if isinstance(error, JobTimeout) else error
-    unknown = isinstance(last, NotFound | BadRequest)
-    reason = "no answer came in time"
-    if isinstance(last, GrokVideoError):
-        reason = last.message.replace(resume_hint(found_id), "").strip().rstrip(".")
-    problem = "does not know" if unknown else "did not say that it knows"
-    kept = f"the item keeps the id {entry.request_id!r}"
-    if entry.request_id is None:
-        kept = "the create is in doubt as before, and may have been accepted and billed"
-    return CreateOutcomeUnknown(
-        f"the API {problem} the job {found_id!r}, which found_ids gives for this item: {reason}. "
-        f"Nothing was sent, and {kept}. Look at the account's usage for its request_id, and give "
-        "that with found_ids.",
-        fingerprint=entry.fingerprint,
-        sent_at=entry.sent_at or 0.0,
-        phase="awaiting the answer",
-    )
-
-
-def _is_full(failure: Exception) -> bool:
-    """Return whether no video at all can be saved any more."""
-    if not isinstance(failure, DownloadError):
-        return False
-    cause = failure.__cause__
-    full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-    return full or "the disk is full" in failure.message

@@ -1,0 +1,96 @@
+"""What a failure means for one item of a batch: events for the ledger, and words for a person.
+
+No clock, no I/O and no state: a failure and what the ledger has go in, an answer comes out.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from grok_video._errors import (
+    APIError,
+    BadRequest,
+    ConfigurationError,
+    CreateOutcomeUnknown,
+    DownloadError,
+    GrokVideoError,
+    InvalidRequest,
+    JobError,
+    JobExpired,
+    JobFailed,
+    JobTimeout,
+    NotFound,
+    resume_hint,
+)
+from grok_video._gate import is_of_the_account
+from grok_video._lifecycle import Event, State
+
+if TYPE_CHECKING:
+    from grok_video._ledger import Entry
+
+
+def meaning(failure: Exception, state: State, *, lost: bool) -> tuple[Event, ...]:
+    """Return what a failure in this state makes of the item; nothing where it can go on later."""
+    match state:
+        case State.PLANNED:
+            passing = isinstance(failure, ConfigurationError)
+            return () if passing else (Event.REFUSED,)
+        case State.SUBMITTING:
+            return (Event.ANSWER_LOST if lost else _meaning_of_create(failure),)
+        case State.PENDING | State.READY:
+            return _ending(failure)
+        case State.FETCHING:
+            if isinstance(failure, JobExpired):
+                return (Event.LAPSED,)
+            return (Event.FETCHING_BROKE, *_ending(failure))
+        case _:
+            return ()
+
+
+def _meaning_of_create(failure: Exception) -> Event:
+    if isinstance(failure, InvalidRequest):
+        return Event.REFUSED  # the picture changed while it was sent: the server never had it all
+    if isinstance(failure, APIError) and failure.refused:
+        # Refused because of the account, the item itself may be sent again when that is mended.
+        return Event.NOT_TAKEN if is_of_the_account(failure) else Event.REFUSED
+    return Event.ANSWER_LOST
+
+
+def _ending(failure: Exception) -> tuple[Event, ...]:
+    if isinstance(failure, JobFailed):
+        return (Event.ENDED_WITHOUT_VIDEO,)
+    return (Event.LAPSED,) if isinstance(failure, JobExpired) else ()
+
+
+def unproven(
+    found_id: str, entry: Entry, error: NotFound | BadRequest | JobError
+) -> CreateOutcomeUnknown:
+    """Return the error of a found id that the API did not show to know; nothing came of it."""
+    # A wait that ended says of a job that it goes on, and here it is not known to be one.
+    last = error.__cause__ if isinstance(error, JobTimeout) else error
+    unknown = isinstance(last, NotFound | BadRequest)
+    reason = "no answer came in time"
+    if isinstance(last, GrokVideoError):
+        reason = last.message.replace(resume_hint(found_id), "").strip().rstrip(".")
+    problem = "does not know" if unknown else "did not say that it knows"
+    kept = f"the item keeps the id {entry.request_id!r}"
+    if entry.request_id is None:
+        kept = "the create is in doubt as before, and may have been accepted and billed"
+    return CreateOutcomeUnknown(
+        f"the API {problem} the job {found_id!r}, which found_ids gives for this item: {reason}. "
+        f"Nothing was sent, and {kept}. Look at the account's usage for its request_id, and give "
+        "that with found_ids.",
+        fingerprint=entry.fingerprint,
+        sent_at=entry.sent_at or 0.0,
+        phase="awaiting the answer",
+    )
+
+
+def is_full(failure: Exception) -> bool:
+    """Return whether no video at all can be saved any more."""
+    if not isinstance(failure, DownloadError):
+        return False
+    cause = failure.__cause__
+    full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return full or "the disk is full" in failure.message
