@@ -217,7 +217,7 @@ class AsyncClient:
         user: str | None = None,
         save_to: str | os.PathLike[str] | None = None,
         overwrite: bool = False,
-        sha256: bool = True,
+        sha256: bool = False,
         timeout: float | None = DEFAULT_TIMEOUT,
         on_submitted: Callable[[AsyncJob], Awaitable[None] | None] | None = None,
         **unknown: Never,
@@ -225,9 +225,9 @@ class AsyncClient:
         """Return a finished video: submit, wait and, with `save_to`, download.
 
         `timeout` is seconds for all of it, None for no end. `save_to` is checked before anything is
-        paid for; `overwrite` lets it replace a file, and `sha256` says whether it is hashed. Raises
-        what `submit`, `AsyncJob.result` and `AsyncJob.download` raise; every error after the create
-        has the request_id. If the call is cancelled, the id is logged where there is no
+        paid for; `overwrite` lets it replace a file, and with `sha256` it is hashed as it arrives.
+        Raises what `submit`, `AsyncJob.result` and `AsyncJob.download` raise; every error after the
+        create has the request_id. If the call is cancelled, the id is logged where there is no
         `on_submitted`.
         """
         image = veil(image)
@@ -323,11 +323,11 @@ class AsyncClient:
         content moderation or the server itself refused. Another request needs another key.
         Items in doubt are told as such and sent again only with `resubmit_in_doubt`. `found_ids`
         gives, by key, the request_id that a person found for an item in doubt; it is taken once
-        the API has shown that it knows the job. Files are hashed as they arrive unless `sha256` is
-        False. `timeout` is seconds for the wait of each job, None for no end; no create is sent
-        whose job the server would not let be polled in that time. Raises `InvalidRequest` if a
-        setting cannot be; entering raises it for a found id that the ledger shows to be wrong, and
-        `LedgerError` if the ledger cannot be used.
+        the API has shown that it knows the job. Files are hashed as they arrive, so that the ledger
+        says what was delivered, unless `sha256` is False. `timeout` is seconds for the wait of each
+        job, None for no end; no create is sent whose job the server would not let be polled in that
+        time. Raises `InvalidRequest` if a setting cannot be; entering raises it for a found id that
+        the ledger shows to be wrong, and `LedgerError` if the ledger cannot be used.
         """
         # Imported here: SQLite and the rest of it are for those who run batches.
         from grok_video._batch import AsyncBatch

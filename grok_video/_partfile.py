@@ -324,7 +324,8 @@ class PartFile:
         try:
             line, _, seal = self._place.record.read_bytes().partition(b"\n")
             record = json.loads(line)
-            sealed_size, self._sealed = json.loads(seal) if seal else (size, None)
+            written = os.fstat(self._descriptor).st_mtime_ns
+            sealed_size, sealed_at, digest = json.loads(seal) if seal else (size, written, None)
         except FileNotFoundError:
             # The record is written before the first byte, so a part without one is not ours.
             problem = f"{self._place.part.name} is not a file of ours; move it away"
@@ -334,10 +335,13 @@ class PartFile:
         version = _read_record(record, self._request_id)
         if sealed_size != size or version is None:
             return
+        # A hash knows more than the time of the last write, where this try makes one, too.
+        if sealed_at != written and (digest is None or self._hash is None):
+            return
         if version.total is None or size <= version.total:
             # Unsealed while it is held: after a kill what is there is relied on.
             os.truncate(self._place.record, len(line))
-            self.size, self.version = size, version
+            self.size, self.version, self._sealed = size, version, digest
 
     def _seal(self) -> None:
         """Add to the record what is kept, so that the next try knows if somebody changed it.
@@ -346,9 +350,10 @@ class PartFile:
         """
         # What the last try said still holds unless something was added.
         digest = self._sealed or (self.sha256 if self.is_hashed else None)
+        written = self._place.part.stat().st_mtime_ns
         with self._place.record.open("r+b", buffering=0) as record:
             record.seek(0, os.SEEK_END)
-            record.write(b"\n" + json.dumps([self.size, digest]).encode())
+            record.write(b"\n" + json.dumps([self.size, written, digest]).encode())
 
     def _store(self, batch: Batch) -> None:
         try:

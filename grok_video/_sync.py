@@ -185,7 +185,7 @@ class Client(ClientTwin):
         user: str | None = None,
         save_to: str | os.PathLike[str] | None = None,
         overwrite: bool = False,
-        sha256: bool = True,
+        sha256: bool = False,
         timeout: float | None = DEFAULT_TIMEOUT,
         on_submitted: Callable[[Job], None] | None = None,
         **unknown: Never,
@@ -193,9 +193,9 @@ class Client(ClientTwin):
         """Return a finished video: submit, wait and, with `save_to`, download.
 
         `timeout` is seconds for all of it, None for no end. `save_to` is checked before anything is
-        paid for; `overwrite` lets it replace a file, and `sha256` says whether it is hashed. Raises
-        what `submit`, `Job.result` and `Job.download` raise; every error after the create
-        has the request_id. If the call is cancelled, the id is logged where there is no
+        paid for; `overwrite` lets it replace a file, and with `sha256` it is hashed as it arrives.
+        Raises what `submit`, `Job.result` and `Job.download` raise; every error after the
+        create has the request_id. If the call is cancelled, the id is logged where there is no
         `on_submitted`.
         """
         image = veil(image)
@@ -268,11 +268,11 @@ class Client(ClientTwin):
         content moderation or the server itself refused. Another request needs another key.
         Items in doubt are told as such and sent again only with `resubmit_in_doubt`. `found_ids`
         gives, by key, the request_id that a person found for an item in doubt; it is taken once
-        the API has shown that it knows the job. Files are hashed as they arrive unless `sha256` is
-        False. `timeout` is seconds for the wait of each job, None for no end; no create is sent
-        whose job the server would not let be polled in that time. Raises `InvalidRequest` if a
-        setting cannot be; entering raises it for a found id that the ledger shows to be wrong, and
-        `LedgerError` if the ledger cannot be used.
+        the API has shown that it knows the job. Files are hashed as they arrive, so that the ledger
+        says what was delivered, unless `sha256` is False. `timeout` is seconds for the wait of each
+        job, None for no end; no create is sent whose job the server would not let be polled in that
+        time. Raises `InvalidRequest` if a setting cannot be; entering raises it for a found id that
+        the ledger shows to be wrong, and `LedgerError` if the ledger cannot be used.
         """
         return Batch(
             self._core,
@@ -392,15 +392,16 @@ class Job(JobTwin):
         destination: str | os.PathLike[str],
         *,
         overwrite: bool = False,
-        sha256: bool = True,
+        sha256: bool = False,
         timeout: float | None = None,
     ) -> Video:
         """Return the video with its file saved whole at `destination`.
 
         Waits for the job first. The file appears under its name only when it is complete: it is
         written beside it as NAME.part, which is kept after a failure and continued by the next
-        try. An existing file is replaced only with `overwrite`. `sha256` says whether the file is
-        hashed as it arrives; without, `Video.sha256` is None and a download takes 0.6 of the CPU.
+        try. An existing file is replaced only with `overwrite`. With `sha256` the file is hashed as
+        it arrives and `Video.sha256` says the hash. Without, it is None: the API states no hash to
+        compare it with, and it would be 0.4 of the CPU of a large download.
         `timeout` is seconds for waiting and fetching together, None for none over the transfer.
         Raises `DestinationError` if the place cannot be written (told before anything is fetched),
         `LinkExpired`, `Truncated`, `NotAVideo`, and what `result` raises.

@@ -44,7 +44,7 @@ async def main() -> None:
             async for snapshot in job.updates():
                 print(f"  {snapshot.status.value:<10} {snapshot.progress or 0:3.0f} %")
             done("wait")
-            video = await job.download(RESULT, overwrite=True)
+            video = await job.download(RESULT, overwrite=True, sha256=True)
             done("download")
 
     with av.open(str(video.path)) as file:

@@ -74,6 +74,7 @@ def generate(
                         request,
                         save_to=out,
                         overwrite=overwrite,
+                        sha256=True,
                         timeout=timeout,
                         on_submitted=steps.created,
                     )
@@ -151,7 +152,7 @@ def wait(
     async def fetch(job: AsyncJob) -> Video:
         if out is None:
             return await job.result(timeout)
-        return await job.download(out, overwrite=overwrite, timeout=timeout)
+        return await job.download(out, overwrite=overwrite, sha256=True, timeout=timeout)
 
     async def go() -> int:
         if out is not None:

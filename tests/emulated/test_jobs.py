@@ -80,16 +80,18 @@ async def test_a_picture_becomes_a_file(
     assert [create.fields["duration"] for create in grok_emulator.creates] == [1]
 
 
-async def test_a_file_is_hashed_unless_that_is_declined(
+async def test_a_file_is_hashed_where_that_is_asked_for(
     client: AsyncClient, tmp_path: Path
 ) -> None:
-    made = await client.generate("drift", duration=1, save_to=tmp_path / "made.mp4")
-    assert made.path is not None
-    assert made.sha256 == hashlib.sha256(made.path.read_bytes()).hexdigest()
-    plain = await client.generate("drift", duration=1, save_to=tmp_path / "b.mp4", sha256=False)
-    again = await client.job(plain.request_id).download(tmp_path / "c.mp4", sha256=False)
-    assert (plain.sha256, again.sha256) == (None, None)
-    assert (tmp_path / "b.mp4").read_bytes() == (tmp_path / "c.mp4").read_bytes()
+    made = await client.generate("drift", duration=1, save_to=tmp_path / "a.mp4", sha256=True)
+    job = client.job(made.request_id)
+    again = await job.download(tmp_path / "b.mp4", sha256=True)
+    whole = (tmp_path / "a.mp4").read_bytes()
+    assert made.sha256 == again.sha256 == hashlib.sha256(whole).hexdigest()
+    plain = await client.generate("drift", duration=1, save_to=tmp_path / "c.mp4")
+    fetched = await job.download(tmp_path / "d.mp4")
+    assert (plain.sha256, fetched.sha256) == (None, None)
+    assert (tmp_path / "d.mp4").read_bytes() == whole
 
 
 async def test_ids_and_signed_links_that_look_like_pictures_stay_as_they_are(

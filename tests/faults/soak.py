@@ -212,7 +212,11 @@ class Run:
         ending = "delivered"
         try:
             video = await client.generate(
-                prompt, save_to=file, timeout=120, on_submitted=lambda j: told.append(j.request_id)
+                prompt,
+                save_to=file,
+                sha256=True,
+                timeout=120,
+                on_submitted=lambda j: told.append(j.request_id),
             )
         except CreateOutcomeUnknown:
             return "unknown", told
@@ -226,7 +230,7 @@ class Run:
         tries = 0
         while video is None:
             try:
-                video = await client.job(told[0]).download(file, timeout=120)
+                video = await client.job(told[0]).download(file, sha256=True, timeout=120)
             except GrokVideoError as error:
                 tries += 1
                 if isinstance(error, JobFailed) or type(error).__name__ == "JobExpired":

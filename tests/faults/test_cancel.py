@@ -182,7 +182,12 @@ async def _cancel_and_look(
 
         async def generate() -> Video:
             return await client.generate(
-                "drift", image=PHOTO, save_to=file, timeout=30, on_submitted=write_down
+                "drift",
+                image=PHOTO,
+                save_to=file,
+                sha256=True,
+                timeout=30,
+                on_submitted=write_down,
             )
 
         alive = tasks_alive(loop)
@@ -209,7 +214,7 @@ async def _cancel_and_look(
         elif told:
             # The same client, with one slot for everything: what the cancelled call held is free.
             try:
-                saved = video or await client.job(told[0]).download(file, timeout=20)
+                saved = video or await client.job(told[0]).download(file, sha256=True, timeout=20)
             except GrokVideoError as error:
                 note(f"not resumed: {error}")
             else:

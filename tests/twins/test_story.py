@@ -52,7 +52,7 @@ async def the_story(client: Any, folder: Path, log: Log) -> None:
     tell("submitted", job.status, job.progress, job.snapshot, job.is_finished)
     video = await job.result(timeout=30)
     tell("done", video.duration, video.model, video.cost_usd, job.is_finished)
-    video = await job.download(folder / "first.mp4")
+    video = await job.download(folder / "first.mp4", sha256=True)
     tell("saved", video.sha256, video.size, video.path.name)
     size = 0
     async for chunk in job.stream():
@@ -66,7 +66,7 @@ async def the_story(client: Any, folder: Path, log: Log) -> None:
     snapshot = await client.job(job.request_id).refresh()
     tell("refreshed", snapshot.status, snapshot.progress)
     # All in one, through a server that is full at first.
-    video = await client.generate("drift", duration=2, save_to=folder / "second.mp4")
+    video = await client.generate("drift", duration=2, save_to=folder / "second.mp4", sha256=True)
     tell("generated", video.sha256, video.duration)
     # The ends that are no videos.
     for prompt in ("moderated", "failed", "expired"):
