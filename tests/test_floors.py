@@ -59,6 +59,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_slots",
             "_turns",
             "_transports._debuglog",
+            "_transports._aiohttperrors",
             "_transports._aiohttp",
             "_transports._httpxlines",
             "_transports._httpx",

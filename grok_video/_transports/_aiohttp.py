@@ -15,14 +15,15 @@ import math
 import socket
 import sys
 import weakref
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 import aiohttp
 import aiohttp.abc
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict
 from yarl import URL
 
 from grok_video._errors import GrokVideoError
+from grok_video._transports._aiohttperrors import failure_of, presentable
 from grok_video._transports._base import (
     ANSWER_LIMIT,
     CONNECT_TIMEOUT,
@@ -35,14 +36,10 @@ from grok_video._transports._base import (
     Proxies,
     Transport,
     TransportConfig,
-    Trouble,
-    causes,
     decode_body,
     public_addresses,
     read_bounded,
-    reason_of,
     refuse_private,
-    without_frames,
 )
 from grok_video._transports._debuglog import hide_written_bytes
 from grok_video._transports._loops import LoopLocal
@@ -51,7 +48,6 @@ from grok_video._urls import Origin
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from grok_video._errors import APIConnectionError
     from grok_video._transports._base import Body
 
 #: Bytes aiohttp buffers before it stops reading the socket, and so the usual size of a chunk: at
@@ -87,17 +83,17 @@ class AiohttpTransport(Transport):
                 # It stood in the connection before anything was asked: not the answer to this.
                 response.close()
                 raise aiohttp.ServerDisconnectedError  # noqa: TRY301 - as if it had been closed
-            return await _read(response)
+            return await sessions.read(response)
         except GrokVideoError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever broke, was the request sent?
-            raise _failure(error, url, outer, sent=payload.began) from _presentable(error, outer)
+            raise failure_of(error, url, outer, sent=payload.began) from presentable(error, outer)
         except BaseException as error:  # noqa: BLE001 - the frames hold the key
             if sessions.took_back(error):
-                raise _failure(
+                raise failure_of(
                     aiohttp.ClientConnectionError(), url, outer, sent=payload.began
                 ) from None
-            raise _presentable(error, outer)  # noqa: B904 - it is the same error
+            raise presentable(error, outer)  # noqa: B904 - it is the same error
 
     async def get(self, url: str) -> Answer:
         sessions = self._sessions.held() or await self._sessions.get()
@@ -109,15 +105,15 @@ class AiohttpTransport(Transport):
                 allow_redirects=False,
                 proxy=sessions.api_proxy,
             )
-            return await _read(response)
+            return await sessions.read(response)
         except GrokVideoError:
             raise
         except Exception as error:  # noqa: BLE001 - a poll fails with one kind of error
-            raise _failure(error, url, outer) from _presentable(error, outer)
+            raise failure_of(error, url, outer) from presentable(error, outer)
         except BaseException as error:  # noqa: BLE001 - the frames hold the key
             if sessions.took_back(error):
-                raise _failure(aiohttp.ClientConnectionError(), url, outer) from None
-            raise _presentable(error, outer)  # noqa: B904 - it is the same error
+                raise failure_of(aiohttp.ClientConnectionError(), url, outer) from None
+            raise presentable(error, outer)  # noqa: B904 - it is the same error
 
     def stream(self, url: str, headers: Mapping[str, str], *, public_only: bool) -> _Streaming:
         return _Streaming(self, url, headers, public_only=public_only)
@@ -136,11 +132,11 @@ class AiohttpTransport(Transport):
             refused = getattr(error, "os_error", error)
             if isinstance(refused, PrivateAddress):
                 raise PrivateAddress(str(refused)) from None
-            raise _failure(error, url, outer) from _presentable(error, outer)
+            raise failure_of(error, url, outer) from presentable(error, outer)
         except BaseException as error:  # noqa: BLE001 - the frames hold the key
             if sessions.took_back(error):
-                raise _failure(aiohttp.ClientConnectionError(), url, outer) from None
-            raise _presentable(error, outer)  # noqa: B904 - it is the same error
+                raise failure_of(aiohttp.ClientConnectionError(), url, outer) from None
+            raise presentable(error, outer)  # noqa: B904 - it is the same error
 
     async def aclose(self) -> None:
         await self._sessions.aclose()
@@ -186,8 +182,9 @@ class _Sessions:
         self._config = config
         self._origin = config.origin
         self._made: dict[str, aiohttp.ClientSession] = {}
-        #: Files that may still be read from.
-        self._files: weakref.WeakSet[aiohttp.ClientResponse] = weakref.WeakSet()
+        #: Answers that may still be read from.
+        self._open: weakref.WeakSet[aiohttp.ClientResponse] = weakref.WeakSet()
+        self._closed = False
         self._file_timeout = aiohttp.ClientTimeout(
             total=None,
             sock_connect=min(CONNECT_TIMEOUT, config.timeout),
@@ -240,10 +237,36 @@ class _Sessions:
             read_bufsize=_READ_BUFFER,
             timeout=self._file_timeout,
         )
-        self._files.add(response)
-        if session.closed:  # since the answer began: see `aclose`
-            response.close()
+        self._note(response)
         return response
+
+    async def read(self, response: aiohttp.ClientResponse) -> Answer:
+        """Return the whole answer of the API."""
+        headers = response.headers
+        if response.connection is not None:  # its end is still to come, which is seldom
+            self._note(response)
+        try:
+            length = response.content_length
+            if length is not None and length <= ANSWER_LIMIT:
+                body = await response.read()
+            else:
+                body = await read_bounded(
+                    response.status, headers.get("Content-Length"), response.content.iter_any()
+                )
+        finally:
+            # An exchange that came to its end has given the connection back already. What is left
+            # unread of an answer, or unsent of a body that was answered early, must not keep it.
+            if response.connection is not None:
+                response.close()
+        if "Content-Encoding" in headers:
+            encoding = {"content-encoding": headers["Content-Encoding"]}
+            body = decode_body(response.status, encoding, body)
+        return Answer(response.status, headers, body)
+
+    def _note(self, response: aiohttp.ClientResponse) -> None:
+        self._open.add(response)
+        if self._closed:  # since the exchange began
+            response.close()
 
     def _file_headers(self, origin: Origin, extra: Mapping[str, str]) -> CIMultiDict[str]:
         own = self.api_headers if origin == self._origin else self.file_headers
@@ -299,7 +322,8 @@ class _Sessions:
     async def aclose(self) -> None:
         # A session that closes drops its connections and wakes nobody who reads from one: neither
         # the end of the connection nor `sock_read` would be heard of any more. An answer tells.
-        for response in list(self._files):
+        self._closed = True
+        for response in list(self._open):
             response.close()
         for session in self._made.values():
             await session.close()
@@ -373,8 +397,8 @@ class _FileChunks:
             while ends_http_chunk and not chunk and not content.at_eof():
                 chunk, ends_http_chunk = await content.readchunk()
         except Exception as error:  # noqa: BLE001 - a download fails with one kind of error
-            failure = _failure(error, self._url, outer)
-            failure.__cause__ = _presentable(error, outer)
+            failure = failure_of(error, self._url, outer)
+            failure.__cause__ = presentable(error, outer)
             if rest := _unread(content):
                 self._failure = failure
                 return rest
@@ -430,72 +454,3 @@ def _parsed(url: str) -> URL:
     if not isinstance(parsed, URL):
         parsed = url.parsed = URL(url, encoded=True)
     return parsed
-
-
-async def _read(response: aiohttp.ClientResponse) -> Answer:
-    headers = response.headers
-    try:
-        length = response.content_length
-        if length is not None and length <= ANSWER_LIMIT:
-            body = await response.read()
-        else:
-            body = await read_bounded(
-                response.status, headers.get("Content-Length"), response.content.iter_any()
-            )
-    finally:
-        # An exchange that came to its end has given the connection back already. What is left
-        # unread of an answer, or unsent of a body that was answered early, must not keep it.
-        if response.connection is not None:
-            response.close()
-    if "Content-Encoding" in headers:
-        body = decode_body(response.status, {"content-encoding": headers["Content-Encoding"]}, body)
-    return Answer(response.status, headers, body)
-
-
-#: What aiohttp raises, and what it means; the first row that fits counts, so subclasses come first.
-_EXCEPTIONS: Final[list[tuple[type[BaseException], Trouble]]] = [
-    (aiohttp.InvalidURL, Trouble.NOT_A_URL),
-    (aiohttp.ClientConnectorDNSError, Trouble.UNRESOLVED),
-    (socket.gaierror, Trouble.UNRESOLVED),
-    (aiohttp.ClientConnectorCertificateError, Trouble.NO_TLS),
-    (aiohttp.ClientSSLError, Trouble.NO_TLS),
-    (aiohttp.ClientHttpProxyError, Trouble.PROXY_REFUSED),
-    (aiohttp.ClientProxyConnectionError, Trouble.NO_PROXY),
-    (aiohttp.ConnectionTimeoutError, Trouble.UNREACHABLE_IN_TIME),
-    (aiohttp.ClientConnectorError, Trouble.UNREACHABLE),
-    (TimeoutError, Trouble.SILENT),
-    (aiohttp.ClientPayloadError, Trouble.BROKE_OFF),
-    (aiohttp.ServerDisconnectedError, Trouble.CLOSED),
-    (aiohttp.ClientResponseError, Trouble.NOT_HTTP),
-    (OSError, Trouble.BROKE),
-    (ValueError, Trouble.REFUSED_HERE),
-    (Exception, Trouble.BROKE),
-]
-
-
-def _presentable(error: BaseException, outer: BaseException | None) -> BaseException:
-    """Return the error as it may be shown: without frames, headers, queries and proxy passwords."""
-    for link in causes(error, outer):
-        if isinstance(link, aiohttp.ClientResponseError):
-            # Its repr is that of the whole request, the key among the headers.
-            info = link.request_info
-            url = info.real_url.with_user(None).with_query(None)
-            bare = CIMultiDictProxy(CIMultiDict[str]())
-            link.request_info = aiohttp.RequestInfo(url, info.method, bare, url)
-            link.history = ()
-            link.args = (link.request_info, ())
-        elif isinstance(link, aiohttp.ClientConnectorError):
-            link.args = (str(link),)
-    return without_frames(error, outer)
-
-
-def _failure(
-    error: Exception, url: str, outer: BaseException | None, *, sent: bool = True
-) -> APIConnectionError:
-    """Translate an exception of aiohttp; for a GET it has no consequence whether it was sent."""
-    trouble = next(trouble for kind, trouble in _EXCEPTIONS if isinstance(error, kind))
-    if trouble is Trouble.PROXY_REFUSED:
-        reason = f"HTTP {getattr(error, 'status', '?')}"
-    else:
-        reason = reason_of(error, outer)
-    return trouble.as_error(url, reason, may_have_been_sent=sent)

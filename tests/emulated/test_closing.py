@@ -9,7 +9,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from grok_video import AsyncClient, DownloadError, Limits
+from grok_video import AsyncClient, ConfigurationError, DownloadError, Limits
 from grok_video.emulator import Emulator, faults
 
 MIB = 2**20
@@ -117,3 +117,31 @@ async def test_a_stream_under_way_ends(
             await client.aclose()
     assert received
     assert CLIP.startswith(received)
+
+
+@pytest.mark.parametrize("after", [None, 40, 200], ids=["no answer", "in the head", "in the body"])
+async def test_a_wait_under_way_ends_with_the_id(
+    after: int | None,
+    new_client: Callable[..., AsyncClient],
+    grok_emulator: Emulator,
+) -> None:
+    """Wherever the answer of its poll has come to a standstill."""
+    grok_emulator.script("poll", [faults.Stall(60, after=after)])
+    client = new_client(grok_emulator)
+    job = await client.submit("drift")
+    told: list[ConfigurationError] = []
+
+    async def wait() -> None:
+        with pytest.raises(ConfigurationError, match="this client is closed") as caught:
+            await job
+        told.append(caught.value)
+
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            while len(grok_emulator.requests) < 2:  # noqa: ASYNC110 - it tells no one
+                await anyio.sleep(0.01)
+            for _ in range(500):  # for what the emulator sends of the answer
+                await anyio.lowlevel.checkpoint()
+            await client.aclose()
+    assert told[0].request_id == job.request_id
