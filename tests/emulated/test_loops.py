@@ -252,14 +252,16 @@ async def test_a_client_may_be_closed_by_the_function_that_is_told_of_the_job(
         assert (await client.submit("drift", on_submitted=close)).request_id
 
 
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"])
 async def test_a_client_that_is_closed_does_not_wait_for_ever_for_a_create(
-    new_client: Callable[..., AsyncClient], monkeypatch: pytest.MonkeyPatch
+    said: bytes, new_client: Callable[..., AsyncClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_session, "CANCEL_GRACE", 0.05)
     taken = threading.Event()
 
     def never_answers(visit: Visit) -> None:
         visit.request()
+        visit.send(said)
         taken.set()
         visit.until_gone()
 
@@ -270,11 +272,13 @@ async def test_a_client_that_is_closed_does_not_wait_for_ever_for_a_create(
             with pytest.raises(CreateOutcomeUnknown):
                 await client.submit("drift")
 
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(submit)
-            while not taken.is_set():
-                await anyio.lowlevel.checkpoint()
-            await client.aclose()
+        # Before the server itself gives up.
+        with anyio.fail_after(0.9 * PATIENCE):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(submit)
+                while not taken.is_set():
+                    await anyio.lowlevel.checkpoint()
+                await client.aclose()
 
 
 @pytest.mark.parametrize("cancelled", [False, True], ids=["alone", "in the grace of a cancelled"])
