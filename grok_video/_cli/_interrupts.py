@@ -6,9 +6,12 @@ does not want to wait presses again. Either way the last words name the job.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
+import socket
+import sys
 import threading
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -35,17 +38,16 @@ def run(errand: Errand, work: Callable[[], Awaitable[T]]) -> T:
 
 async def _guarded(errand: Errand, work: Callable[[], Awaitable[T]]) -> T:
     received: list[int] = []
-    with anyio.CancelScope() as scope, _handlers(errand, scope, received):
+    loop = asyncio.get_running_loop()
+    with anyio.CancelScope() as scope, _handlers(loop, errand, scope, received):
         return await work()
     raise Interrupted(received[0])
 
 
 @contextlib.contextmanager
-def _handlers(errand: Errand, scope: anyio.CancelScope, received: list[int]) -> Generator[None]:
-    import asyncio
-
-    loop = asyncio.get_running_loop()
-
+def _handlers(
+    loop: asyncio.AbstractEventLoop, errand: Errand, scope: anyio.CancelScope, received: list[int]
+) -> Generator[None]:
     def cancel() -> None:
         scope.cancel()
         if errand.creating:
@@ -70,7 +72,31 @@ def _handlers(errand: Errand, scope: anyio.CancelScope, received: list[int]) -> 
     heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, note) for number in heard}
     try:
-        yield
+        with _woken_by_signals(loop):
+            yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Generator[None]:
+    """Let each signal end the wait of the loop, so that its handler runs now.
+
+    Without, one that comes between the last look at signals and the system call that waits would
+    be heard only when something else happens: a minute later, at the end of a silent create.
+    """
+    if sys.platform == "win32":  # that loop sees to it by itself
+        yield
+        return
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        loop.add_reader(ours, ours.recv, 4096)
+        before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            loop.remove_reader(ours)

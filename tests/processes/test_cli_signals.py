@@ -197,3 +197,36 @@ def test_a_command_started_with_ctrl_c_ignored_goes_on_ignoring_it(grok_emulator
     out, err, _ = interrupt(child)
     assert (child.returncode, err) == (0, "")
     assert out.strip() == grok_emulator.creates[0].request_id
+
+
+def test_a_signal_wakes_the_command_also_where_it_interrupts_no_system_call() -> None:
+    """As one does that comes just before the loop begins to wait: then only a byte can wake it."""
+    script = """
+import signal, sys, threading, time
+import anyio
+from grok_video._cli._console import Console
+from grok_video._cli._endings import Errand, Interrupted
+from grok_video._cli._interrupts import run
+
+main = threading.get_ident()
+
+def send():
+    while sys._current_frames()[main].f_code.co_name != "select":
+        pass
+    # To this thread, so that the main thread's system call goes on.
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+async def work():
+    threading.Thread(target=send).start()
+    await anyio.sleep(10)
+
+began = time.monotonic()
+try:
+    run(Errand(Console(json_lines=False)), work)
+except Interrupted as error:
+    print(error, time.monotonic() - began < 5, signal.set_wakeup_fd(-1))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr) == ("SIGINT True -1\n", "")
