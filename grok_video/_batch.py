@@ -391,7 +391,11 @@ def _check_ids(
 
 
 def _twice(key: str) -> InvalidRequest:
-    return refuse("key", key, "must be given once in a manifest; the first one with it counts")
+    limit = (
+        "must be given once in a manifest, and the first one with it counts (for several videos of "
+        "one request, give each a key of its own)"
+    )
+    return refuse("key", key, limit)
 
 
 def _doubt(entry: Entry) -> str:

@@ -14,7 +14,7 @@ from attrs import define
 if TYPE_CHECKING:
     from grok_video._requests import VideoRequest
 
-__all__ = ["Budget", "list_price"]
+__all__ = ["Budget", "dollars", "list_price"]
 
 #: US dollars for a second of video by resolution, and for the source picture (contract.md,
 #: section 5: the provider's list; CometAPI's own was not found).
@@ -28,6 +28,12 @@ _DEAREST: Final = _PRICES["grok-imagine-video-1.5"]
 #: ceiling has to hold in any case.
 _DEFAULT_RESOLUTION: Final = "720p"
 _DEFAULT_DURATION: Final = 8
+
+
+def dollars(amount: Decimal) -> str:
+    """Return an amount for a sentence: with two decimals, or as many as it has."""
+    exact = f"{amount.normalize():f}"
+    return f"{max(exact, f'{amount:.2f}', key=len)} USD"
 
 
 def list_price(request: VideoRequest) -> Decimal:

@@ -122,6 +122,11 @@ class GrokVideoError(Exception):
         self.message = message
         self.request_id = request_id
 
+    @property
+    def resume(self) -> str:
+        """The sentence that says how to go on with the job; empty where there is nothing to do."""
+        return resume_hint(self.request_id) if self.request_id is not None else ""
+
     def __str__(self) -> str:
         return self.message
 
@@ -288,8 +293,7 @@ class CreateOutcomeUnknown(GrokVideoError):
 class JobError(GrokVideoError):
     """Something about one accepted job; `request_id` is always known.
 
-    `snapshot` is the last one seen (None before the first poll), `resume` the sentence that says
-    how to go on.
+    `snapshot` is the last one seen (None before the first poll).
     """
 
     request_id: str
@@ -297,7 +301,6 @@ class JobError(GrokVideoError):
     def __init__(self, message: str, *, request_id: str, snapshot: Snapshot | None = None) -> None:
         super().__init__(message, request_id=request_id)
         self.snapshot = snapshot
-        self.resume: str = resume_hint(request_id)
 
 
 class JobFailed(JobError):
@@ -316,6 +319,11 @@ class JobFailed(JobError):
         self.code = code
         self.reason = reason
 
+    @property
+    def resume(self) -> str:
+        """Empty: there is nothing to go on with."""
+        return ""
+
 
 class ModerationRefused(JobFailed):
     """Content moderation kept the video back; the same input will be refused again.
@@ -326,6 +334,11 @@ class ModerationRefused(JobFailed):
 
 class JobExpired(JobError):
     """The provider dropped the job or its result before it was fetched."""
+
+    @property
+    def resume(self) -> str:
+        """Empty: there is nothing to go on with."""
+        return ""
 
 
 class JobTimeout(JobError, TimeoutError):
@@ -370,7 +383,6 @@ class DownloadError(GrokVideoError):
         self.url = url
         self.bytes_kept = bytes_kept
         self.part = part
-        self.resume: str = resume_hint(request_id) if request_id is not None else ""
 
 
 class LinkExpired(DownloadError):

@@ -17,7 +17,7 @@ import anyio
 from attrs import define, field
 
 from grok_video import _download
-from grok_video._budget import Budget, list_price
+from grok_video._budget import Budget, dollars, list_price
 from grok_video._errors import (
     APIError,
     AuthenticationError,
@@ -232,10 +232,11 @@ class ItemRun:
             if budget.may_still_fit:
                 await course.news()
                 continue
+            assert budget.ceiling is not None  # noqa: S101 - for the type checker: all fits without
             course.stop(
-                f"one more create (up to {self._price:f} USD) could lead beyond max_cost_usd "
-                f"({budget.ceiling:f} USD): {budget.spent:f} USD are spent, and up to "
-                f"{budget.open:f} USD more may be billed"
+                f"one more create (up to {dollars(self._price)}) could lead beyond max_cost_usd "
+                f"({dollars(budget.ceiling)}): {dollars(budget.spent)} are spent, and up to "
+                f"{dollars(budget.open)} more may be billed"
             )
         if self._gate.stopped is not None:
             raise Closed

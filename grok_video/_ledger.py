@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import queue
 import threading
 import time
@@ -27,11 +28,10 @@ from grok_video._redaction import redact
 from grok_video._transports._loops import Bell, caller_of_this_loop, finish
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Mapping, Sequence
 
     from grok_video._ledgerfile import Facts, Opened
-    from grok_video._requests import VideoRequest
+    from grok_video._requests import Image, VideoRequest
 
 __all__ = ["Entry", "Found", "Journal", "Ledger"]
 
@@ -87,7 +87,7 @@ class Entry:
             _plain(self.key),
             self.fingerprint,
             redact(request.prompt, limit=_LONGEST_PROMPT),
-            _plain(image.describe()) if image is not None else None,
+            _plain(_described(image)) if image is not None else None,
             request.model,
             request.duration,
             request.resolution,
@@ -478,6 +478,12 @@ def _was_found(events: Sequence[Event]) -> bool:
 
 def _unix(moment: str | None) -> float | None:
     return datetime.fromisoformat(moment).timestamp() if moment is not None else None
+
+
+def _described(image: Image) -> str:
+    """Return what stands for a picture; a file by its whole name, to be found from any folder."""
+    name = image.describe()
+    return os.path.abspath(name) if image.kind == "path" else name  # noqa: PTH100 - as in _partfile
 
 
 def _plain(text: str) -> str:

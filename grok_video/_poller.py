@@ -19,13 +19,14 @@ from grok_video._errors import (
     JobFailed,
     JobTimeout,
     ModerationRefused,
+    NotFound,
     resume_hint,
 )
 from grok_video._lifecycle import Event, State, advance
 from grok_video._models import JobStatus, Snapshot, Video
 from grok_video._policies import NO_END
 from grok_video._polling import Watch
-from grok_video._session import TooLate, is_passing, logger
+from grok_video._session import TooLate, logger, passes_until
 from grok_video._transports._loops import Bell, current_time
 
 if TYPE_CHECKING:
@@ -179,20 +180,26 @@ class Poller:
                 error = self._timeout(deadline)
                 raise error from error.__cause__
             except GrokVideoError as error:
-                if not is_passing(error, self._age(current_time())):
-                    error.request_id = self.request_id  # a closed client's has none
+                now, passes = current_time(), passes_until(error)
+                if self._age(now) < passes:
+                    self._bear(error, now, passes)
+                    continue
+                error.request_id = self.request_id  # a closed client's has none
+                if self.made_here or not isinstance(error, NotFound):  # else it is a wrong id
                     error.message = f"{error.message} {resume_hint(self.request_id)}"
                     error.args = (error.message,)
-                    raise
-                self._bear(error)
+                raise
 
-    def _bear(self, error: GrokVideoError) -> None:
-        """Take a failed poll that says nothing about the job as one more reason to wait."""
-        now = current_time()
+    def _bear(self, error: GrokVideoError, now: float, passes: float) -> None:
+        """Take a failed poll that says nothing about the job as one more reason to wait.
+
+        At the age `passes` it would say something, and one is due then.
+        """
         self._failures += 1
         # Without its frames, which hold this.
         self._passing_error = error.with_traceback(None)
-        self._due = now + self.session.retry.poll_delay(error, self._failures, self.session.random)
+        delay = self.session.retry.poll_delay(error, self._failures, self.session.random)
+        self._due = now + min(delay, passes - self._age(now))
         if isinstance(error, APIError) and error.retry_after is not None:
             self._not_before = now + error.retry_after
         logger.info("poll of job %s failed in passing: %s", self.request_id, error)

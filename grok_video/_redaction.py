@@ -108,8 +108,10 @@ def lift(value: T) -> T:
 def redact(text: str, *, limit: int = BODY_LIMIT) -> str:
     """Return `text` without data URIs, keys and signed query strings, at most `limit` long."""
     # The cut comes twice: the patterns must not run over megabytes that nobody will read.
-    text = _hide(text[:_SCAN_LIMIT])
-    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
+    shown = _hide(text[:_SCAN_LIMIT])
+    if len(shown) <= limit and len(text) <= _SCAN_LIMIT:
+        return shown
+    return f"{shown[:limit]}... ({len(text)} characters)"
 
 
 def redact_url(url: str) -> str:

@@ -417,21 +417,23 @@ def _too_long(delay: float, attempts: int) -> RateLimited:
 _NOT_EXIST_GRACE: Final = 30.0
 
 
-def is_passing(error: GrokVideoError, age: float) -> bool:
-    """Return whether a failed poll says nothing about the job, so that it is polled again.
+def passes_until(error: GrokVideoError) -> float:
+    """Return the age of a job at which the failure of a poll says something about it.
 
-    `age` is seconds since the create, or since the handle was made.
+    Before, it passes, and the job is polled again. The age is seconds since the create, or since
+    the handle was made.
     """
     match error:
         case APIConnectionError() | RateLimited() | ServerError():
-            return True
+            passes = True
         case NotFound(code="task_not_exist"):
-            return age < _NOT_EXIST_GRACE
+            return _NOT_EXIST_GRACE
         case UnexpectedResponse():
             # A broken document passes, and so does a 5xx too large to read; a redirect or a wrong
             # path stays what it is.
-            return 200 <= error.status < 300 or error.status >= 500
+            passes = 200 <= error.status < 300 or error.status >= 500
         case NotFound():
-            return error.status >= 500  # no channel at this moment
+            passes = error.status >= 500  # no channel at this moment
         case _:
-            return False
+            passes = False
+    return math.inf if passes else 0.0

@@ -30,7 +30,7 @@ def find_key(api_key: str | None) -> tuple[Secret, str]:
     if value is None:
         message = (
             f"no API key: pass api_key= or set {KEY_VARIABLE}. Nothing was sent. To try without a "
-            "key, use the emulator (grok-video generate --emulator)."
+            "key, use the emulator (grok-video generate --emulator; grok_video.emulator.Emulator)."
         )
         raise ConfigurationError(message)
     if not isinstance(value, str):

@@ -44,6 +44,7 @@ STILL_RUNNING: Final = 4
 #: What the library's sentences call by its Python name, and how a shell spells it.
 _SPELLINGS: Final = (
     ("pass overwrite=True", "pass --overwrite"),
+    ("and resolution ('720p')", "and --resolution (720p)"),
     ("pass api_key= or set", "pass --api-key-file or set"),
     ("seconds above 0, or None", "seconds above 0"),
     ("dollars, 0 or more, or None", "dollars, 0 or more"),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from grok_video import _download
+from grok_video._budget import dollars
 from grok_video._cli._connect import Connection, reach
 from grok_video._cli._console import Console
 from grok_video._cli._endings import DONE, Errand, finish
@@ -329,7 +330,7 @@ def tell(console: Console, video: Video, seconds: Mapping[str, float | None]) ->
     known = [
         f"{video.duration:g} s of video" if video.duration is not None else "",
         f"{video.size:,} bytes" if video.size is not None else "",
-        f"{video.cost_usd.normalize():f} USD" if video.cost_usd is not None else "",
+        dollars(video.cost_usd) if video.cost_usd is not None else "",
         *(f"{step} {taken:.1f} s" for step, taken in seconds.items() if taken is not None),
     ]
     console.status(f"job {video.request_id} done: {', '.join(filter(None, known))}")

@@ -178,7 +178,7 @@ class Rows:
         item: BatchItem | None = None
         try:
             item = BatchItem(key, request)
-            seen.add(item.key, line)
+            seen.add(item.key, line, own="key" in row)
         except InvalidRequest as error:
             found.append(error)
         if request.image is not None and request.image.kind == "path":
@@ -331,12 +331,15 @@ class _Seen:
         # One transaction for all: it is never committed, and goes with the file.
         self._file.execute("BEGIN")
 
-    def add(self, key: str, line: int) -> None:
-        """Remember a key. Raises `InvalidRequest` if it was there before."""
+    def add(self, key: str, line: int, *, own: bool) -> None:
+        """Remember a key, the line's own or made of it. Raises `InvalidRequest` if it is known."""
         cursor = self._file.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (key, line))
         if not cursor.rowcount:
             [(first,)] = self._file.execute("SELECT line FROM seen WHERE key = ?", (key,))
-            raise refuse("key", key, f"must be given once, and line {first} has it")
+            limit = f"must be given once, and line {first} has it"
+            if not own:
+                limit += " (for several videos of one request, add a column 'key')"
+            raise refuse("key", key, limit)
 
     def has(self, key: str) -> bool:
         """Return whether the key was there."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any, Final
 
+from grok_video._budget import dollars
 from grok_video._cli._console import one_line
 from grok_video._cli._endings import (
     DONE,
@@ -87,9 +88,9 @@ def headline(summary: BatchSummary) -> str:
         for state in OutcomeState
         if (count := counts.get(state, 0))
     ]
-    cost = f"{summary.cost_usd.normalize():f} USD"
+    cost = dollars(summary.cost_usd)
     if summary.open_usd:
-        cost += f", and up to {summary.open_usd.normalize():f} USD more may be billed"
+        cost += f", and up to {dollars(summary.open_usd)} more may be billed"
     return f"{', '.join(words) or 'nothing ended'}; cost {cost}"
 
 

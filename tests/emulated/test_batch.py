@@ -358,6 +358,12 @@ async def test_a_file_of_somebody_else_is_never_replaced_and_nothing_is_paid(
     assert grok_emulator.accepted == 1
 
 
+async def test_a_request_that_comes_twice_is_told_that_it_needs_a_key(client: AsyncClient) -> None:
+    summary = await client.run_batch([VideoRequest("drift", duration=1)] * 2)
+    [failed] = summary.failed
+    assert "give each a key of its own" in str(failed)
+
+
 async def test_a_key_that_comes_twice_is_refused_the_second_time(
     client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
 ) -> None:

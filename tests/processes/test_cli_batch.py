@@ -228,6 +228,18 @@ def test_pictures_that_are_not_there_stop_a_batch_before_it_begins(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_line_that_comes_twice_without_a_key_is_told_to_have_one(
+    tmp_path: Path, grok_emulator: Emulator
+) -> None:
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("prompt,duration\ndrift,1\ndrift,1\n")
+    done = run("batch", str(manifest), "-o", str(tmp_path / "out"), env=environment(grok_emulator))
+    assert done.returncode == 2
+    assert ":3: key must be given once, and line 2 has it (for several videos of one" in done.stderr
+    assert "add a column 'key')" in done.stderr
+    assert grok_emulator.requests == ()
+
+
 def test_what_was_sent_is_fetched_also_without_its_picture(
     tmp_path: Path, grok_emulator: Emulator
 ) -> None:

@@ -27,7 +27,7 @@ from grok_video import (
     Retry,
     VideoRequest,
 )
-from grok_video._budget import Budget, list_price
+from grok_video._budget import Budget, dollars, list_price
 from grok_video._filenames import check_template, file_name
 from grok_video._gate import MOST_LOST, PATIENCE, Closed, Gate, NotYet
 from grok_video._outcomes import NAMED, Tally
@@ -283,3 +283,17 @@ def test_an_item_is_checked_when_it_is_made() -> None:
         BatchItem("", VideoRequest("drift"))
     with pytest.raises(InvalidRequest):
         BatchItem("a", "drift")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("amount", "told"),
+    [
+        ("0.8700000000", "0.87"),
+        ("8.7", "8.70"),
+        ("0", "0.00"),
+        ("1E+1", "10.00"),
+        ("0.0125", "0.0125"),
+    ],
+)
+def test_an_amount_is_told_with_the_decimals_that_it_has(amount: str, told: str) -> None:
+    assert dollars(Decimal(amount)) == f"{told} USD"

@@ -150,11 +150,16 @@ def test_other_peoples_text_stays_on_one_line_and_moves_no_cursor() -> None:
 
 def test_the_librarys_sentences_are_spelled_for_a_shell() -> None:
     # Should the library change its words, these spellings would silently stop to apply.
+    from grok_video._requests import refuse_unknown
     from grok_video._settings import find_key
 
     with pytest.raises(ConfigurationError) as caught:
         find_key(None)
     assert "--api-key-file" in _endings.in_shell_words(caught.value.message)
+    with pytest.raises(InvalidRequest) as refused:
+        refuse_unknown(find_key, {"size": "720p"})
+    said = _endings.in_shell_words(refused.value.message)
+    assert "use --aspect-ratio (such as '16:9') and --resolution (720p)" in said
 
 
 def test_names_of_arguments_become_options_and_paths_stay_paths() -> None:

@@ -105,6 +105,14 @@ def test_an_illegal_event_is_one_of_ours() -> None:
     assert issubclass(IllegalEvent, grok_video.GrokVideoError)
 
 
+def test_every_error_says_how_to_go_on_with_its_job_if_there_is_a_way() -> None:
+    refused = grok_video.AuthenticationError("no", status=401, request_id="j")
+    assert "grok-video wait j" in refused.resume
+    assert grok_video.GrokVideoError("no").resume == ""
+    for over in (grok_video.JobFailed, grok_video.ModerationRefused, grok_video.JobExpired):
+        assert over("over", request_id="j").resume == ""
+
+
 def test_the_resume_hint_is_safe_to_paste() -> None:
     error = grok_video.JobTimeout("late.", request_id="a b; rm -rf ~")
     assert "grok-video wait 'a b; rm -rf ~'" in error.resume

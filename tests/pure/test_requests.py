@@ -177,6 +177,14 @@ def test_a_picture_never_shows_in_a_repr() -> None:
     assert "secret" not in repr(VideoRequest("drift", "https://host/a.jpg?sig=secret"))
 
 
+@pytest.mark.parametrize("length", [300, 80_000])
+def test_base64_in_place_of_a_picture_is_told_by_its_length(length: int) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        VideoRequest("drift", "A" * length)
+    assert "AAAA" not in str(caught.value)
+    assert str(length) in str(caught.value) or str(length + 2) in str(caught.value)  # with quotes
+
+
 def test_the_fingerprint_is_the_same_for_the_same_request() -> None:
     def fingerprint(**words: Any) -> str:
         return VideoRequest(**({"prompt": "drift", "image": JPEG} | words)).fingerprint()

@@ -381,10 +381,27 @@ def test_task_not_exist_is_final_after_half_a_minute() -> None:
         began = anyio.current_time()
         with pytest.raises(NotFound) as caught:
             await job.result()
-        assert 30 <= anyio.current_time() - began < 65
+        assert 30 <= anyio.current_time() - began < 31
         assert caught.value.request_id == job.request_id
+        assert f"client.job({job.request_id!r})" in str(caught.value)
 
     run(main, provider, retry=Retry(base=1))
+
+
+def test_an_id_that_is_never_known_is_told_after_half_a_minute_without_a_way_on() -> None:
+    provider = Provider()
+    unknown = answer(400, {"code": "task_not_exist", "message": "task_not_exist", "data": None})
+    provider.failing = [unknown] * 1000
+
+    async def main(client: AsyncClient) -> None:
+        began = anyio.current_time()
+        with pytest.raises(NotFound, match="Check the id") as caught:
+            await client.job("mistyped")
+        assert 30 <= anyio.current_time() - began < 31
+        assert caught.value.request_id == "mistyped"
+        assert "Resume" not in str(caught.value)
+
+    run(main, provider)
 
 
 def test_a_refused_key_ends_a_wait_at_once() -> None:
