@@ -24,6 +24,7 @@ from grok_video._errors import (
     name_job,
     names_job,
     resume_hint,
+    reword,
 )
 from grok_video._lifecycle import Event
 from grok_video._transports._loops import current_time, finish
@@ -99,8 +100,7 @@ class AttemptOutcome:
         elif attempts > 1:
             more = f" It was tried {attempts} times and never taken; nothing was created."
         if more:
-            failure.message = f"{failure.message.rstrip('.')}.{more}"
-            failure.args = (failure.message,)
+            reword(failure, f"{failure.message.rstrip('.')}.{more}")
         return failure
 
 

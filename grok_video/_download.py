@@ -13,7 +13,7 @@ import anyio
 from attrs import evolve
 
 from grok_video import _partfile
-from grok_video._errors import DownloadError, resume_hint
+from grok_video._errors import DownloadError, resume_hint, reword
 from grok_video._partfile import Batch, PartFile, kept_words
 from grok_video._policies import NO_END
 from grok_video._ranges import Version
@@ -158,9 +158,8 @@ def _require_link(transfer: Transfer, video: Video) -> None:
 def _with_kept(error: DownloadError, kept: int, part: PartFile) -> DownloadError:
     """Return the error with what is kept, in its facts and in its words."""
     if kept:
-        start = error.message.removesuffix(error.resume)
-        error.message = f"{start}{kept_words(kept, part.part)} {error.resume}"
-        error.args = (error.message,)
+        start = error.message.removesuffix(error.resume).rstrip()
+        reword(error, f"{start} {kept_words(kept, part.part)} {error.resume}")
     error.bytes_kept = kept
     error.part = part.part if kept else None
     return error

@@ -18,7 +18,7 @@
     |  |- ServerError
     |  `- UnexpectedResponse                    HTML, a wrong path, an unreadable document
     |- CreateOutcomeUnknown                     may be accepted and billed; nothing was resent
-    |- JobError                                 has the request_id and says how to go on
+    |- JobError                                 about one accepted job; has the request_id
     |  |- JobFailed
     |  |  `- ModerationRefused
     |  |- JobExpired
@@ -76,7 +76,7 @@ __all__ = [
 
 
 def resume_hint(request_id: str) -> str:
-    """Return the sentence that every error after a create ends with."""
+    """Return the sentence that says how to go on with a job."""
     return f"Resume with client.job({request_id!r}) or: grok-video wait {shlex.quote(request_id)}"
 
 
@@ -110,12 +110,21 @@ def add_note(error: BaseException, note: str) -> bool:
     return True
 
 
+def reword(error: GrokVideoError, message: str) -> None:
+    """The error has this message, where more is known than when it was made."""
+    error.message = message.strip()
+    error.args = (error.message,)
+
+
 class GrokVideoError(Exception):
     """The root: `except GrokVideoError` catches everything this package raises on purpose.
 
     `message` is the whole sentence. `request_id` is the job's id where there is one, on every
     error, so that a handler never has to ask for the type before it saves the id.
     """
+
+    #: The caller's own words for `resume`, or "" where the job is over.
+    _resume: str | None = None
 
     def __init__(self, message: str, *, request_id: str | None = None) -> None:
         super().__init__(message)
@@ -125,7 +134,13 @@ class GrokVideoError(Exception):
     @property
     def resume(self) -> str:
         """The sentence that says how to go on with the job; empty where there is nothing to do."""
-        return resume_hint(self.request_id) if self.request_id is not None else ""
+        if self._resume is not None or self.request_id is None:
+            return self._resume or ""
+        return resume_hint(self.request_id)
+
+    @resume.setter
+    def resume(self, words: str) -> None:
+        self._resume = words
 
     def __str__(self) -> str:
         return self.message
@@ -306,6 +321,8 @@ class JobError(GrokVideoError):
 class JobFailed(JobError):
     """The provider ended the job without a video; `code` and `reason` are its own words."""
 
+    _resume = ""
+
     def __init__(
         self,
         message: str,
@@ -319,11 +336,6 @@ class JobFailed(JobError):
         self.code = code
         self.reason = reason
 
-    @property
-    def resume(self) -> str:
-        """Empty: there is nothing to go on with."""
-        return ""
-
 
 class ModerationRefused(JobFailed):
     """Content moderation kept the video back; the same input will be refused again.
@@ -335,10 +347,7 @@ class ModerationRefused(JobFailed):
 class JobExpired(JobError):
     """The provider dropped the job or its result before it was fetched."""
 
-    @property
-    def resume(self) -> str:
-        """Empty: there is nothing to go on with."""
-        return ""
+    _resume = ""
 
 
 class JobTimeout(JobError, TimeoutError):

@@ -30,6 +30,7 @@ from grok_video._errors import (
     LedgerError,
     ModerationRefused,
     NotFound,
+    reword,
 )
 from grok_video._filenames import file_name
 from grok_video._gate import (
@@ -393,11 +394,11 @@ class ItemRun:
             await self._finish()
         except GrokVideoError as error:
             size = f" ({entry.size} bytes)" if entry.size is not None else ""
-            error.message = (
+            reword(
+                error,
                 f"the file that an earlier run saved as {entry.path}{size} is not there any more "
-                f"as it was, and was not fetched again: {error.message}"
+                f"as it was, and was not fetched again: {error.message}",
             )
-            error.args = (error.message,)
             raise
 
     async def _take_id(self, found_id: str, poller: Poller, deadline: Deadline) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import queue
 import threading
 import time
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from functools import reduce
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from attrs import define, field, frozen
@@ -28,6 +28,7 @@ from grok_video._redaction import redact
 from grok_video._transports._loops import Bell, caller_of_this_loop, finish
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable, Mapping, Sequence
 
     from grok_video._ledgerfile import Facts, Opened
@@ -483,7 +484,12 @@ def _unix(moment: str | None) -> float | None:
 def _described(image: Image) -> str:
     """Return what stands for a picture; a file by its whole name, to be found from any folder."""
     name = image.describe()
-    return os.path.abspath(name) if image.kind == "path" else name  # noqa: PTH100 - as in _partfile
+    if image.kind != "path":
+        return name
+    try:
+        return str(Path(name).absolute())
+    except OSError:  # the working folder is gone
+        return name
 
 
 def _plain(text: str) -> str:

@@ -67,10 +67,11 @@ class Video(Value):
     respect_moderation: bool | None = None
     #: What the provider charges, in US dollars; CometAPI's own price may differ.
     cost_usd: Decimal | None = None
-    #: Where the file was saved, and its length in bytes; None before a download.
+    #: Where the file was saved; None before a download.
     path: Path | None = None
     #: The hash of the file in hexadecimal, where the download was asked for it.
     sha256: str | None = None
+    #: Bytes of the file; None before a download.
     size: int | None = None
 
     def __repr__(self) -> str:

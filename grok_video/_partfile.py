@@ -13,13 +13,16 @@ import os
 import stat
 import threading
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from attrs import define, field
 
 from grok_video import _disk
 from grok_video._errors import DestinationError, resume_hint
 from grok_video._ranges import Version
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Batch", "PartFile", "check", "kept_words", "refusal"]
 
@@ -136,11 +139,14 @@ class PartFile:
         self._mutex = threading.Lock()
         self._descriptor = -1
         self._closed = False
-        #: None where nobody wants it: it costs about as much as all the rest of a download.
+        self._wants_hash = sha256
+        #: None where nothing is to be hashed: it costs about as much as all the rest of a download.
         self._hash = hashlib.sha256() if sha256 else None
         self._hashed = 0
         #: The hash of what was kept, as the record has it; None where it has none.
         self._sealed: str | None = None
+        #: Where the seal begins in the record; None where it has none.
+        self._seal_at: int | None = None
         #: Bytes on disk, and which.
         self.size = 0
         self.version = Version()
@@ -154,7 +160,7 @@ class PartFile:
     @property
     def sha256(self) -> str | None:
         """The hash of the bytes written, in hexadecimal; None where it was not asked for."""
-        return self._hash.hexdigest() if self._hash is not None else None
+        return self._hash.hexdigest() if self._wants_hash and self._hash is not None else None
 
     def open(self) -> None:
         """Hold the part: what an earlier try of the same job kept is found again.
@@ -180,29 +186,28 @@ class PartFile:
 
     @property
     def is_hashed(self) -> bool:
-        """True if the hash covers what is on disk, or there is none."""
+        """True if the hash covers what is on disk, or none is needed."""
         return self._hash is None or self._hashed == self.size
 
     def rehash(self) -> None:
-        """Hash the next stretch of what was kept."""
+        """Hash the next stretch of what was kept, and forget it if it is not what was kept."""
         with self._mutex:
-            if self._closed:
+            if self._closed or self._hash is None:
                 return
             end = min(self.size, self._hashed + _STRETCH)
             try:
-                os.lseek(self._descriptor, self._hashed, os.SEEK_SET)
-                while self._hashed < end:
-                    block = os.read(self._descriptor, min(_BLOCK, end - self._hashed))
-                    if not block:  # somebody cut the file: go on from what is there
-                        self.size = end = self._hashed
-                        break
-                    self._digest(block)
+                self._hashed = self._feed(self._hash.update, self._hashed, end)
             except OSError as error:
                 raise self._refuse(_disk.words(error)) from error
-            if self.is_hashed and self._sealed not in (None, self.sha256):
-                # Not the bytes that were kept: begin anew.
+            if self._hashed < end:  # somebody cut the file: go on from what is there
+                self.size = self._hashed
+            if not self.is_hashed:
+                return
+            if self._sealed not in (None, self._hash.hexdigest()):
                 self.size = self._hashed = 0
                 self.version = Version()
+            if not self._wants_hash:
+                self._hash = None
 
     def store(self, batch: Batch) -> None:
         """The batch is written (not yet synced) and empty. Raises `DestinationError` if not."""
@@ -266,16 +271,16 @@ class PartFile:
             with contextlib.suppress(DestinationError, OSError):
                 self._store(batch)
             kept = self.size if self.version.is_provable else 0
-            if os.name == "nt":  # an open file cannot be removed there
-                self._release()
-            if not kept:
+            if kept:
+                with contextlib.suppress(OSError):
+                    self._seal()
+            else:
+                if os.name == "nt":  # an open file cannot be removed there
+                    self._release()
                 with contextlib.suppress(OSError):
                     self._place.part.unlink(missing_ok=True)
                 with contextlib.suppress(OSError):
                     self._place.record.unlink(missing_ok=True)
-            else:
-                with contextlib.suppress(OSError):
-                    self._seal()
             self._release()
             return kept
 
@@ -324,8 +329,7 @@ class PartFile:
         try:
             line, _, seal = self._place.record.read_bytes().partition(b"\n")
             record = json.loads(line)
-            written = os.fstat(self._descriptor).st_mtime_ns
-            sealed_size, sealed_at, digest = json.loads(seal) if seal else (size, written, None)
+            sealed_size, digest = json.loads(seal) if seal else (size, None)
         except FileNotFoundError:
             # The record is written before the first byte, so a part without one is not ours.
             problem = f"{self._place.part.name} is not a file of ours; move it away"
@@ -333,27 +337,42 @@ class PartFile:
         except (TypeError, ValueError):
             return
         version = _read_record(record, self._request_id)
-        if sealed_size != size or version is None:
-            return
-        # A hash knows more than the time of the last write, where this try makes one, too.
-        if sealed_at != written and (digest is None or self._hash is None):
+        if sealed_size != size or version is None or (seal and not isinstance(digest, str)):
             return
         if version.total is None or size <= version.total:
-            # Unsealed while it is held: after a kill what is there is relied on.
-            os.truncate(self._place.record, len(line))
             self.size, self.version, self._sealed = size, version, digest
+            self._seal_at = len(line) if seal else None
+            if digest is not None and self._hash is None:
+                self._hash = hashlib.sha256()  # to be compared, and then no more
 
     def _seal(self) -> None:
         """Add to the record what is kept, so that the next try knows if somebody changed it.
 
-        Added, and taken off again when the part is opened: the line of the version is never torn.
+        Added, and taken off again before anything is written: the line of the version is never
+        torn, what a killed process has written is relied on, and a try that wrote nothing vouches
+        for nothing.
         """
-        # What the last try said still holds unless something was added.
-        digest = self._sealed or (self.sha256 if self.is_hashed else None)
-        written = self._place.part.stat().st_mtime_ns
+        if self._seal_at is not None:
+            return
+        digest = self._hash if self._wants_hash and self.is_hashed else None
+        if digest is None:
+            digest = hashlib.sha256()
+            if self._feed(digest.update, 0, self.size) < self.size:
+                return
         with self._place.record.open("r+b", buffering=0) as record:
             record.seek(0, os.SEEK_END)
-            record.write(b"\n" + json.dumps([self.size, written, digest]).encode())
+            record.write(b"\n" + json.dumps([self.size, digest.hexdigest()]).encode())
+
+    def _feed(self, update: Callable[[bytes], None], start: int, end: int) -> int:
+        """Hash what is on disk from here to there. Return where that ended: the file may be cut."""
+        os.lseek(self._descriptor, start, os.SEEK_SET)
+        while start < end:
+            block = os.read(self._descriptor, min(_BLOCK, end - start))
+            if not block:
+                break
+            update(block)
+            start += len(block)
+        return start
 
     def _store(self, batch: Batch) -> None:
         try:
@@ -372,8 +391,9 @@ class PartFile:
             raise self._refuse(problem)
         os.ftruncate(self._descriptor, 0)
         self.size = self._hashed = 0
-        self._hash = hashlib.sha256() if self._hash is not None else None
+        self._hash = hashlib.sha256() if self._wants_hash else None
         self.version = version
+        self._seal_at = None
         self._place.record.write_text(
             json.dumps(
                 {
@@ -391,7 +411,9 @@ class PartFile:
     def _append(self, batch: Batch) -> None:
         chunks = batch.chunks
         if chunks:
-            self._sealed = None
+            if self._seal_at is not None:
+                os.truncate(self._place.record, self._seal_at)
+                self._seal_at = None
             os.lseek(self._descriptor, self.size, os.SEEK_SET)
         while chunks:
             written = _disk.write(self._descriptor, chunks[:_MOST_BUFFERS])

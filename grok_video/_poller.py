@@ -19,14 +19,14 @@ from grok_video._errors import (
     JobFailed,
     JobTimeout,
     ModerationRefused,
-    NotFound,
     resume_hint,
+    reword,
 )
 from grok_video._lifecycle import Event, State, advance
 from grok_video._models import JobStatus, Snapshot, Video
 from grok_video._policies import NO_END
 from grok_video._polling import Watch
-from grok_video._session import TooLate, logger, passes_until
+from grok_video._session import TooLate, is_unknown, logger, passes_until
 from grok_video._transports._loops import Bell, current_time
 
 if TYPE_CHECKING:
@@ -185,9 +185,10 @@ class Poller:
                     self._bear(error, now, passes)
                     continue
                 error.request_id = self.request_id  # a closed client's has none
-                if self.made_here or not isinstance(error, NotFound):  # else it is a wrong id
-                    error.message = f"{error.message} {resume_hint(self.request_id)}"
-                    error.args = (error.message,)
+                if self._may_be_mistyped and is_unknown(error):
+                    error.resume = ""
+                else:
+                    reword(error, f"{error.message} {error.resume}")
                 raise
 
     def _bear(self, error: GrokVideoError, now: float, passes: float) -> None:
@@ -284,6 +285,11 @@ class Poller:
         error.__cause__ = self._passing_error
         return error
 
+    @property
+    def _may_be_mistyped(self) -> bool:
+        """True as long as nothing has shown that there is such a job."""
+        return not self.made_here and self.snapshot is None
+
     def _words(self) -> str:
         """Return the state and the progress for a sentence."""
         if self.snapshot is None:
@@ -294,14 +300,19 @@ class Poller:
 
     def _timeout(self, deadline: Deadline, *, wish: float | None = None) -> JobTimeout:
         after = f"after {deadline.timeout:g} s" if deadline.timeout is not None else ""
-        why = ""
+        said = f"is still {self._words()} {after}; it goes on and may be billed."
+        failure = self._passing_error
         if wish is not None:
-            why = f" The server asks for no poll in the next {wish:.0f} s, which is past the end."
-        elif self._passing_error is not None:
-            why = f" The last poll failed: {self._passing_error.message.rstrip('.')}."
+            said += f" The server asks for no poll in the next {wish:.0f} s, which is past the end."
+        elif failure is not None and self._may_be_mistyped and is_unknown(failure):
+            said = (
+                f"is not known to the API {after}; check the id, or ask again, as a new job may "
+                "be unknown for half a minute."
+            )
+        elif failure is not None:
+            said += f" The last poll failed: {failure.message.rstrip('.')}."
         error = JobTimeout(
-            f"job {self.request_id} is still {self._words()} {after}; it goes on and may be "
-            f"billed.{why} {resume_hint(self.request_id)}",
+            f"job {self.request_id} {said} {resume_hint(self.request_id)}",
             request_id=self.request_id,
             snapshot=self.snapshot,
         )

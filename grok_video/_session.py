@@ -29,6 +29,7 @@ from grok_video._errors import (
     RateLimited,
     ServerError,
     UnexpectedResponse,
+    reword,
 )
 from grok_video._images import create_body
 from grok_video._lifecycle import Event, State, advance
@@ -140,7 +141,7 @@ class Session:
 
     def _require_open(self) -> None:
         if self._closed:
-            message = "this client is closed; make a new one"
+            message = "this client is closed; make a new one."
             raise ConfigurationError(message)
 
     def _make_transport(self, kind: str) -> Transport:
@@ -346,8 +347,7 @@ class Session:
             if isinstance(error, RateLimited):
                 self._polls.pacer.throttled(current_time(), error.retry_after)
             error.request_id = request_id
-            error.message = f"job {request_id}: {error.message}"
-            error.args = (error.message,)
+            reword(error, f"job {request_id}: {error.message}")
             # Without its frames, which hold what the server said before it was redacted.
             raise error.with_traceback(None)  # noqa: B904 - it is the same error
         hint = None
@@ -423,17 +423,22 @@ def passes_until(error: GrokVideoError) -> float:
     Before, it passes, and the job is polled again. The age is seconds since the create, or since
     the handle was made.
     """
+    if is_unknown(error):
+        return _NOT_EXIST_GRACE
     match error:
         case APIConnectionError() | RateLimited() | ServerError():
-            passes = True
-        case NotFound(code="task_not_exist"):
-            return _NOT_EXIST_GRACE
+            is_passing = True
         case UnexpectedResponse():
             # A broken document passes, and so does a 5xx too large to read; a redirect or a wrong
             # path stays what it is.
-            passes = 200 <= error.status < 300 or error.status >= 500
+            is_passing = 200 <= error.status < 300 or error.status >= 500
         case NotFound():
-            passes = error.status >= 500  # no channel at this moment
+            is_passing = error.status >= 500  # no channel at this moment
         case _:
-            passes = False
-    return math.inf if passes else 0.0
+            is_passing = False
+    return math.inf if is_passing else 0.0
+
+
+def is_unknown(error: GrokVideoError) -> bool:
+    """Return whether the API says that it knows no such job."""
+    return isinstance(error, NotFound) and error.code == "task_not_exist"

@@ -23,7 +23,7 @@ from grok_video._errors import (
     RateLimited,
     ServerError,
     Truncated,
-    resume_hint,
+    reword,
 )
 from grok_video._ranges import (
     Boxes,
@@ -280,9 +280,8 @@ class Transfer:
         except (APIConnectionError, RateLimited, ServerError) as error:
             failure = error
         except GrokVideoError as error:
-            raise self.error(
-                LinkExpired, f"{words}, and the job gives no other: {error.message.rstrip('.')}"
-            ) from error
+            why = f"{words}, and the job gives no other: {error.message.rstrip('.')}"
+            raise self.error(LinkExpired, why, is_over=not error.resume) from error
         else:
             if not fresh.url:
                 raise self.error(LinkExpired, f"{words}, and the job gives no other")
@@ -316,15 +315,23 @@ class Transfer:
         await anyio.sleep(delay)
 
     def error(
-        self, kind: type[DownloadError], problem: str, *, url: str | None = None
+        self,
+        kind: type[DownloadError],
+        problem: str,
+        *,
+        url: str | None = None,
+        is_over: bool = False,
     ) -> DownloadError:
         """Return an error of this kind; what is kept is added by whoever keeps it."""
-        return kind(
-            f"the video of job {self.request_id} could not be fetched: {problem}. "
-            f"{resume_hint(self.request_id)}",
+        error = kind(
+            f"the video of job {self.request_id} could not be fetched: {problem}.",
             request_id=self.request_id,
             url=redact_url(url or self.url),
         )
+        if is_over:
+            error.resume = ""
+        reword(error, f"{error.message} {error.resume}")
+        return error
 
     def too_late(self) -> DownloadError:
         """Return the error of a deadline that passed."""

@@ -23,8 +23,6 @@ from grok_video._errors import (
     DestinationError,
     GrokVideoError,
     InvalidRequest,
-    JobExpired,
-    JobFailed,
     JobTimeout,
     NotFound,
     resume_hint,
@@ -170,7 +168,7 @@ class Errand:
 
     def _is_final(self, error: BaseException) -> bool:
         """Return whether the same words again would only end in the same way."""
-        if isinstance(error, JobFailed | JobExpired):
+        if isinstance(error, GrokVideoError) and error.request_id and not error.resume:
             return True  # what ended without a video has nothing to resume
         if not self._is_given:
             return False

@@ -98,5 +98,7 @@ def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Generator[None]:
         try:
             yield
         finally:
-            signal.set_wakeup_fd(before)
             loop.remove_reader(ours)
+            signal.set_wakeup_fd(-1)
+            with contextlib.suppress(OSError, ValueError):  # closed since by whoever had set it
+                signal.set_wakeup_fd(before)

@@ -178,7 +178,7 @@ class Rows:
         item: BatchItem | None = None
         try:
             item = BatchItem(key, request)
-            seen.add(item.key, line, own="key" in row)
+            seen.add(item.key, line, own=row.get("key") not in (None, ""))
         except InvalidRequest as error:
             found.append(error)
         if request.image is not None and request.image.kind == "path":
@@ -338,7 +338,7 @@ class _Seen:
             [(first,)] = self._file.execute("SELECT line FROM seen WHERE key = ?", (key,))
             limit = f"must be given once, and line {first} has it"
             if not own:
-                limit += " (for several videos of one request, add a column 'key')"
+                limit += " (for several videos of one request, give each a key)"
             raise refuse("key", key, limit)
 
     def has(self, key: str) -> bool:

@@ -265,7 +265,7 @@ class _Sessions:
 
     def _note(self, response: aiohttp.ClientResponse) -> None:
         self._open.add(response)
-        if self._closed:  # since the exchange began
+        if self._closed and response.connection is not None:  # since the exchange began
             response.close()
 
     def _file_headers(self, origin: Origin, extra: Mapping[str, str]) -> CIMultiDict[str]:
@@ -324,7 +324,8 @@ class _Sessions:
         # the end of the connection nor `sock_read` would be heard of any more. An answer tells.
         self._closed = True
         for response in list(self._open):
-            response.close()
+            if response.connection is not None:  # else it is all here, and is only to be read
+                response.close()
         for session in self._made.values():
             await session.close()
 

@@ -61,6 +61,8 @@ async def test_a_job_that_has_expired_meanwhile_ends_it(
     error = await downloads.refused(LinkExpired, tmp_path / "cat.mp4")
     assert isinstance(error.__cause__, JobExpired)
     assert error.bytes_kept == 100_000
+    assert error.resume == "", "no poll gives a link any more"
+    assert "Resume" not in str(error)
     assert downloads.job.polls == 1
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from grok_video import LinkExpired, Truncated, _disk, _partfile
+from grok_video._partfile import Batch, PartFile
 
 from .fileserver import MEDIUM, MIB, SMALL, Change, Cut, IgnoreRange, Say, Unframed, clip
-from .harness import Downloads, is_whole, names
+from .harness import ID, Downloads, is_whole, names
 
 CUTS = random.Random(20261124).sample(range(20 * MIB), 200)
 ALL_CUTS = os.environ.get("GROK_VIDEO_ALL_CUTS") == "1"
@@ -245,16 +246,14 @@ async def test_a_part_that_somebody_changed_between_two_tries_is_not_continued(
     tries: tuple[bool, bool],
     change: Callable[[Path], None],
 ) -> None:
-    """Known by its hash where both tries have one, by the time of its last write otherwise."""
+    """Known by its hash, also where the video itself is not to be hashed."""
     path, part = tmp_path / "cat.mp4", tmp_path / "cat.mp4.part"
     downloads.server.script.extend([Cut(100_000), *[Say(404)] * 5])
     error = await downloads.refused(LinkExpired, path, sha256=tries[0])
     assert error.bytes_kept == 100_000
     written = part.stat().st_mtime_ns
     change(part)
-    # The clock of files ticks every few milliseconds: it shows only what was written later. A hash
-    # shows all of it.
-    os.utime(part, ns=(written, written + (0 if all(tries) else 10**9)))
+    os.utime(part, ns=(written, written))
     await downloads.save(path, sha256=tries[1])
     assert path.read_bytes() == SMALL
     assert downloads.server.ranges[-1] is None
@@ -277,6 +276,39 @@ async def test_a_part_is_known_again_after_any_number_of_tries(
         assert len(record.read_bytes().splitlines()) == 2
     flip(part)
     assert is_whole(await downloads.save(path), path, SMALL)
+    assert downloads.server.ranges[-1] is None
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_a_part_that_was_only_touched_or_copied_is_continued(
+    downloads: Downloads, tmp_path: Path, wanted: bool
+) -> None:
+    path, part = tmp_path / "cat.mp4", tmp_path / "cat.mp4.part"
+    downloads.server.script.extend([Cut(100_000), *[Say(404)] * 5])
+    await downloads.refused(LinkExpired, path, sha256=wanted)
+    os.utime(part, (0, 0))
+    await downloads.save(path, sha256=wanted)
+    assert path.read_bytes() == SMALL
+    assert downloads.server.ranges[-1] == "bytes=100000-"
+
+
+@pytest.mark.parametrize("end", ["closed", "killed"])
+@pytest.mark.parametrize("tries", [(True, True), (True, False), (False, True), (False, False)])
+async def test_a_try_that_ends_before_it_has_looked_at_the_part_vouches_for_nothing(
+    downloads: Downloads, tmp_path: Path, end: str, tries: tuple[bool, bool]
+) -> None:
+    path, part = tmp_path / "cat.mp4", tmp_path / "cat.mp4.part"
+    downloads.server.script.extend([Cut(100_000), *[Say(404)] * 5])
+    await downloads.refused(LinkExpired, path)
+    flip(part)
+    between = PartFile(path, overwrite=False, sha256=tries[0], request_id=ID)
+    between.open()
+    if end == "closed":
+        assert between.close(Batch()) == 100_000
+    else:
+        os.close(between._descriptor)
+    await downloads.save(path, sha256=tries[1])
+    assert path.read_bytes() == SMALL
     assert downloads.server.ranges[-1] is None
 
 

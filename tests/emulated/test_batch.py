@@ -358,6 +358,22 @@ async def test_a_file_of_somebody_else_is_never_replaced_and_nothing_is_paid(
     assert grok_emulator.accepted == 1
 
 
+async def test_a_batch_outlives_the_folder_that_it_works_in(
+    client: AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    items = [
+        BatchItem("lost", VideoRequest("drift", image=Path("cat.jpg"), duration=1)),
+        BatchItem("other", VideoRequest("drift", duration=1)),
+    ]
+    out = tmp_path / "out"
+    summary = await client.run_batch(items, out=out, ledger=tmp_path / "a.sqlite")
+    assert (summary.counts[OutcomeState.FAILED], summary.counts[OutcomeState.SAVED]) == (1, 1)
+
+
 async def test_a_request_that_comes_twice_is_told_that_it_needs_a_key(client: AsyncClient) -> None:
     summary = await client.run_batch([VideoRequest("drift", duration=1)] * 2)
     [failed] = summary.failed

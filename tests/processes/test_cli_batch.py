@@ -232,11 +232,11 @@ def test_a_line_that_comes_twice_without_a_key_is_told_to_have_one(
     tmp_path: Path, grok_emulator: Emulator
 ) -> None:
     manifest = tmp_path / "m.csv"
-    manifest.write_text("prompt,duration\ndrift,1\ndrift,1\n")
+    manifest.write_text("key,prompt,duration\n,drift,1\n,drift,1\n")
     done = run("batch", str(manifest), "-o", str(tmp_path / "out"), env=environment(grok_emulator))
     assert done.returncode == 2
     assert ":3: key must be given once, and line 2 has it (for several videos of one" in done.stderr
-    assert "add a column 'key')" in done.stderr
+    assert "give each a key)" in done.stderr
     assert grok_emulator.requests == ()
 
 

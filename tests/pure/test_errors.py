@@ -111,6 +111,19 @@ def test_every_error_says_how_to_go_on_with_its_job_if_there_is_a_way() -> None:
     assert grok_video.GrokVideoError("no").resume == ""
     for over in (grok_video.JobFailed, grok_video.ModerationRefused, grok_video.JobExpired):
         assert over("over", request_id="j").resume == ""
+        assert pickle.loads(pickle.dumps(over("over", request_id="j"))).resume == ""
+
+
+class Ours(grok_video.GrokVideoError):
+    """An error of a user's own."""
+
+    def __init__(self) -> None:
+        super().__init__("no", request_id="j")
+        self.resume = "Ask our queue."
+
+
+def test_who_knows_better_says_how_to_go_on() -> None:
+    assert pickle.loads(pickle.dumps(Ours())).resume == "Ask our queue."
 
 
 def test_the_resume_hint_is_safe_to_paste() -> None:

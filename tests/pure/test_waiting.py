@@ -400,8 +400,37 @@ def test_an_id_that_is_never_known_is_told_after_half_a_minute_without_a_way_on(
         assert 30 <= anyio.current_time() - began < 31
         assert caught.value.request_id == "mistyped"
         assert "Resume" not in str(caught.value)
+        assert caught.value.resume == ""
 
     run(main, provider)
+
+
+def test_a_wait_that_ends_before_says_that_the_id_is_not_known() -> None:
+    provider = Provider()
+    unknown = answer(400, {"code": "task_not_exist", "message": "task_not_exist", "data": None})
+    provider.failing = [unknown] * 1000
+
+    async def main(client: AsyncClient) -> None:
+        with pytest.raises(JobTimeout) as caught:
+            await client.job("mistyped").result(timeout=10)
+        assert "is not known to the API after 10 s; check the id, or ask again" in str(caught.value)
+        assert "billed" not in str(caught.value)
+
+    run(main, provider)
+
+
+def test_a_job_that_was_known_and_is_no_more_can_be_asked_about_again() -> None:
+    provider = Provider(seconds=1e9)
+    unknown = answer(400, {"code": "task_not_exist", "message": "task_not_exist", "data": None})
+    provider.failing = [PENDING, PENDING, *[unknown] * 1000]
+
+    async def main(client: AsyncClient) -> None:
+        with pytest.raises(NotFound) as caught:
+            await client.job("job-0")
+        assert caught.value.resume in str(caught.value)
+        assert "client.job('job-0')" in caught.value.resume
+
+    run(main, provider, polling=Polling.fixed(20))
 
 
 def test_a_refused_key_ends_a_wait_at_once() -> None:

@@ -14,6 +14,7 @@ import pytest
 import trio
 from conftest import (
     GIVEN,
+    LANES,
     OWN,
     Bytes,
     Lane,
@@ -145,6 +146,48 @@ async def test_a_connection_closed_while_idle_fails_nothing(scene: SceneMaker, m
         await anyio.wait_all_tasks_blocked()  # asyncio hears of the end in its next turn
         assert await send() == 200
     assert len(play.server.requests) == 2
+
+
+@lanes(LANES[0])
+@pytest.mark.parametrize("method", ["post", "get"])
+async def test_an_answer_that_is_all_here_when_the_transport_is_closed_is_read(
+    scene: SceneMaker, method: str
+):
+    """It may have the id of a job that is paid for."""
+    taken = threading.Event()
+    rest = threading.Event()
+
+    def answers_in_two_parts(visit: Visit) -> None:
+        visit.request()
+        visit.send(b"HTTP/1.1 200 OK\r\nContent-Length: 22\r\n\r\n")
+        taken.set()
+        assert rest.wait(5)
+        visit.send(b'{"request_id":"job-1"}')
+        visit.until_gone()
+
+    async with scene(answers_in_two_parts) as play:
+        bodies: list[bytes] = []
+
+        async def send() -> None:
+            if method == "post":
+                bodies.append((await play.transport.post(play.create_url, Bytes())).body)
+            else:
+                bodies.append((await play.transport.get(play.poll_url)).body)
+
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(send)
+                await anyio.to_thread.run_sync(taken.wait)
+                sessions = play.transport._sessions.held()
+                while not sessions._open:  # noqa: ASYNC110 - it tells no one
+                    await asyncio.sleep(0)
+                [response] = sessions._open
+                rest.set()
+                # Each turn of the loop, so that this one is the next after the last byte.
+                while not response.content.is_eof():  # noqa: ASYNC110 - an event comes a turn later
+                    await asyncio.sleep(0)
+                await play.transport.aclose()
+        assert bodies == [b'{"request_id":"job-1"}']
 
 
 def closes_with_the_next_request(visit: Visit) -> None:
