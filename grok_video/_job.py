@@ -6,15 +6,13 @@ own, so that any number of handles, waiters and processes may share one job.
 
 from __future__ import annotations
 
-import sys
-from importlib import import_module
 from typing import TYPE_CHECKING, Final, Self
 
 from grok_video._models import JobStatus, Snapshot, Video
 from grok_video._policies import Deadline
 from grok_video._poller import Poller
 from grok_video._requests import refuse, require_flags, require_path
-from grok_video._threads import CHECKS
+from grok_video._threads import load
 from grok_video._transports._loops import current_time
 
 if TYPE_CHECKING:
@@ -191,12 +189,8 @@ class _Updates:
 
 
 async def load_downloads() -> None:
-    """Return when the module of downloads can be imported without holding the event loop.
-
-    It is a sixth of what importing the package costs, and those who only submit never need it.
-    """
-    if "grok_video._download" not in sys.modules:
-        await CHECKS.run(import_module, "grok_video._download")
+    """Load what downloads need: a sixth of the package, and those who only submit never do."""
+    await load("grok_video._download")
 
 
 async def fetch(

@@ -18,7 +18,7 @@ T = TypeVar("T")
 BODY_LIMIT: Final = 2000
 _SCAN_LIMIT: Final = 2**16
 
-# Not compiled here, all but one: `re` keeps what it compiled, and most processes redact little.
+# Not compiled here: `re` keeps what it compiled, and most processes redact little.
 
 # A data URI's payload may be megabytes: the type and the length are the only useful facts.
 # A "/" may come as JSON's "\/" and as a URL's "%2F".
@@ -30,7 +30,8 @@ _DATA_URI: Final = (
 # Tried only where a run begins: from each of its characters, a document would take quadratic time.
 _BASE64_RUN: Final = r"(?<![A-Za-z0-9+/])(?:[A-Za-z0-9+/]|\\/|%2[BbFf]){200,}+={0,2}"
 # Whether the above is worth asking: a tenth of its price.
-_LONG_RUN = re.compile(rb"(?<![A-Za-z0-9+/\\%])[A-Za-z0-9+/\\%]{200}")
+_SHORTEST_RUN: Final = 200
+_LONG_RUN: Final = rb"(?<![A-Za-z0-9+/\\%%])[A-Za-z0-9+/\\%%]{%d}" % _SHORTEST_RUN
 # Eight characters and more: "invalid bearer token" is a sentence, not a credential.
 _BEARER: Final = r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"
 _KEY_LIKE: Final = r"\b(sk|xai|comet)-[A-Za-z0-9_\-*.]{6,}"
@@ -146,7 +147,9 @@ def _hide(text: str) -> str:
 
 def may_hold_pictures(body: bytes) -> bool:
     """Return whether a look for pictures in an answer is worth its price: it hardly ever is."""
-    return b"data:" in body or _LONG_RUN.search(body) is not None
+    if b"data:" in body:
+        return True
+    return len(body) >= _SHORTEST_RUN and re.search(_LONG_RUN, body) is not None
 
 
 def hide_pictures(body: bytes) -> bytes:
