@@ -66,7 +66,10 @@ def run(tiny: bool) -> dict:
         pin(0)
         cpu = asyncio.run(compare(port, Path(folder), ways, rounds))
         fresh = {
-            way: [in_a_process(way, port, Path(folder)) for _ in range(1 if tiny else 3)]
+            way: [
+                in_a_process(way, port, Path(folder))
+                for _ in range(7 if way in (OURS, HASHED) and not tiny else 1)
+            ]
             for way in ways
             if way != LIMIT
         }

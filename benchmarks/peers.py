@@ -25,10 +25,11 @@ INTERVALS = {200: 0.1, 1: 0.001}
 COUNTS = {200: 200, 1: 10}
 MORE = {200: 400, 1: 50}
 CHEAP = (_peers.RAW, _peers.OURS, _peers.XAI)
-#: A job of theirs costs some ten of a loop by hand. They have half as many at once, in every second
+#: A job of theirs costs some ten of a loop by hand. They have half as many at once, in every third
 #: round, or the run would take five minutes; that is kind to them, as their pools search all that
 #: wait in them.
 SLOW = ("replicate", "fal-client", "runwayml", "openai")
+EVERY = 3
 MOST = 1.0
 
 
@@ -41,7 +42,7 @@ def run(tiny: bool) -> dict:
         "installed": {way: _peers.WAYS[way].version() for way in ways},
         "how": {way: _peers.WAYS[way].note for way in ways},
         "missing": _peers.missing(),
-        "half as many at once, in every second round": [way for way in ways if way in SLOW],
+        "half as many at once, in every third round": [way for way in ways if way in SLOW],
         "bars": [],
     }
     with serving() as place, workers(ways, place) as clients:
@@ -51,7 +52,7 @@ def run(tiny: bool) -> dict:
             seen: dict[str, list[float]] = {way: [] for way in ways}
             for number in range(rounds):
                 for way in ways if number % 2 else reversed(ways):
-                    if way in SLOW and number % 2:
+                    if way in SLOW and number % EVERY:
                         continue
                     count, crowd = MORE[at_once] if way in CHEAP else jobs_of_round, at_once
                     if way in SLOW and at_once > 1:
@@ -66,7 +67,7 @@ def run(tiny: bool) -> dict:
             found[name] = {
                 "ms": {way: spread(costs) for way, costs in seen.items()},
                 "over raw": {
-                    way: paired(costs, seen[_peers.RAW][:: 2 if way in SLOW else 1])
+                    way: paired(costs, seen[_peers.RAW][:: EVERY if way in SLOW else 1])
                     for way, costs in seen.items()
                     if way != _peers.RAW
                 },
