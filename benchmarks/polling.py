@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import multiprocessing
 import os
 import random
 import statistics
@@ -273,7 +274,8 @@ def run(tiny: bool) -> dict:
     policy = Polling()
     cases = CASES[:1] if tiny else CASES
     # On all processors: each question throws its own dice, and answers the same wherever it runs.
-    with ProcessPoolExecutor(os.cpu_count(), initializer=_on_any_processor) as pool:
+    spawn = multiprocessing.get_context("spawn")  # whoever calls this may have threads
+    with ProcessPoolExecutor(os.cpu_count(), spawn, _on_any_processor) as pool:
         fan_out = pool.submit(ask_fan_out, tiny, policy)
         recorded = pool.submit(ask_recorded, tiny, policy)
         asked = [pool.submit(ask_case, case, tiny, policy) for case in cases]

@@ -20,6 +20,7 @@ from grok_video._errors import GrokVideoError, JobTimeout, resume_hint
 from grok_video._job import AsyncJob, poller_of
 from grok_video._policies import Deadline
 from grok_video._requests import refuse, require_positive
+from grok_video._transports._loops import Bell
 
 
 class Completion:
@@ -78,7 +79,9 @@ class _Pump:
                 self._plan(number, job)
         self._in_flight = 0
         self._timed_out = False
-        self._news = anyio.Event()
+        self._news = Bell()
+        #: Of the clients that the jobs belong to: hardly ever more than one.
+        self._lifetimes = list({poller_of(job).session.lifetime for job in jobs})
 
     @property
     def is_open(self) -> bool:
@@ -96,17 +99,23 @@ class _Pump:
     async def _run_until_one_finishes(self) -> None:
         async with anyio.create_task_group() as tasks:
             while not self._finished and not self._timed_out:
-                now = anyio.current_time()
+                # A closed client's jobs have no poll to wait for: each says so when it is asked.
+                closed = any(lifetime.is_over for lifetime in self._lifetimes)
+                now = math.inf if closed else anyio.current_time()
                 while self._waiting and self._waiting[0][0] <= now:
                     _, number, job = heapq.heappop(self._waiting)
                     self._in_flight += 1
                     tasks.start_soon(self._step, number, job)
-                if not self._waiting and not self._in_flight:
+                if self._timed_out or self._finished or not (self._waiting or self._in_flight):
                     return
                 due = self._waiting[0][0] if self._waiting else math.inf
-                self._news = anyio.Event()
-                with anyio.move_on_after(due - now):
-                    await self._news.wait()
+                for lifetime in self._lifetimes:
+                    lifetime.watch(self._news)
+                try:
+                    await self._news.wait_until(due)
+                finally:
+                    for lifetime in self._lifetimes:
+                        lifetime.forget(self._news)
             # Polls in flight are let finish: cut off, each would cost its connection.
 
     async def _step(self, number: int, job: AsyncJob) -> None:
@@ -128,7 +137,7 @@ class _Pump:
                 self._plan(number, job)
         finally:
             self._in_flight -= 1
-            self._news.set()
+            self._news.ring()
 
     def _plan(self, number: int, job: AsyncJob) -> None:
         heapq.heappush(self._waiting, (poller_of(job).due_within(self._deadline), number, job))

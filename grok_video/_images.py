@@ -23,7 +23,7 @@ from grok_video._errors import APITimeoutError, InvalidRequest
 from grok_video._policies import NO_END
 from grok_video._requests import refuse
 from grok_video._threads import Threads, load
-from grok_video._transports._loops import caller_of_this_loop, current_time
+from grok_video._transports._loops import caller_of, current_time, running_loop
 from grok_video._wire import write_create
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ async def _in_daemon(work: Callable[[], T]) -> T:
     """
     results: list[T] = []
     failures: list[BaseException] = []
-    done, call_soon = anyio.Event(), caller_of_this_loop()
+    done, call_soon = anyio.Event(), caller_of(running_loop())
 
     def run() -> None:
         try:

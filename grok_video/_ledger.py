@@ -25,7 +25,7 @@ from grok_video._errors import LedgerError
 from grok_video._ledgerfile import LedgerFile, iso
 from grok_video._lifecycle import Event, State, advance
 from grok_video._redaction import redact
-from grok_video._transports._loops import Bell, caller_of_this_loop, finish
+from grok_video._transports._loops import Bell, caller_of, finish, running_loop
 
 if TYPE_CHECKING:
     import os
@@ -212,7 +212,7 @@ class Ledger(Journal):
         self._failure: LedgerError | None = None
         self._is_open = False
         self._next_item = 1
-        self._call_soon = caller_of_this_loop()
+        self._call_soon = caller_of(running_loop())
 
     @classmethod
     async def open(cls, path: str | os.PathLike[str]) -> Ledger:

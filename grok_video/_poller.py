@@ -171,8 +171,8 @@ class Poller:
             if self._polled_at >= last:
                 raise self._timeout(deadline)
             due = max(min(self._due, last, stalled_at), blocked_until)
-            if now < due:
-                await self._news.wait_until(due)
+            if now < due and not session.lifetime.is_over:
+                await session.lifetime.sleep_until(due, self._news)
                 continue
             try:
                 await self._poll(now, deadline)

@@ -33,6 +33,7 @@ from grok_video._errors import (
 )
 from grok_video._images import create_body
 from grok_video._lifecycle import Event, State, advance
+from grok_video._lifetime import Lifetime
 from grok_video._models import JobStatus, Snapshot
 from grok_video._policies import NO_END
 from grok_video._polling import Experience
@@ -87,8 +88,10 @@ class Session:
         # Turns stand before the transports, so that waiting for a connection is neither waiting for
         # the server nor the beginning of a create.
         creates = limits.creates_per_minute
-        self._creates = Turns(creates / 60 if creates is not None else None, limits.connections)
-        self._polls = Turns(limits.polls_per_second, limits.connections)
+        per_second = creates / 60 if creates is not None else None
+        self.lifetime: Lifetime = Lifetime()
+        self._creates = Turns(per_second, limits.connections, self.lifetime)
+        self._polls = Turns(limits.polls_per_second, limits.connections, self.lifetime)
         self._wanted = transport
         #: Asked for each request; whether something is of an abstract class is a slow question.
         self._given = transport if isinstance(transport, Transport) else None
@@ -98,7 +101,6 @@ class Session:
         )
         self._http_client = http_client
         self._transports: dict[str, Transport] = {}
-        self._closed = False
         if self._given is None and transport != "httpx" and http_client is None:
             # Imported here and not at the first request: inside a coroutine it would hold the
             # event loop for a fifth of a second.
@@ -123,7 +125,7 @@ class Session:
             transport=self._wanted,
             http_client=None,
         )
-        new._closed = self._closed
+        new.lifetime.is_over = self.lifetime.is_over
         return new
 
     # --- connections -----------------------------------------------------------------------------
@@ -131,18 +133,13 @@ class Session:
     @property
     def transport(self) -> Transport:
         """The transport for the running event loop. Raises `ConfigurationError` if closed."""
-        self._require_open()
+        self.lifetime.require()
         if self._given is not None:
             return self._given
         kind = "httpx" if self._wanted == "httpx" or self._http_client is not None else ""
         if not kind:
             kind = "httpx" if running_library() == "trio" else "aiohttp"
         return self._transports.get(kind) or self._make_transport(kind)
-
-    def _require_open(self) -> None:
-        if self._closed:
-            message = "this client is closed; make a new one."
-            raise ConfigurationError(message)
 
     def _make_transport(self, kind: str) -> Transport:
         made: Transport
@@ -164,8 +161,9 @@ class Session:
         """Close the connections of the running event loop; the client is closed for good.
 
         Creates that are on their way have their answer first, or `CANCEL_GRACE` seconds for it.
+        Who waits for a turn or for the next poll hears of it now.
         """
-        self._closed = True
+        self.lifetime.end()
         try:
             over = current_time() + CANCEL_GRACE
             await finish(lambda: self._creates.until_idle(over))
@@ -236,7 +234,8 @@ class Session:
                 logger.info("create not taken (%s); sent again in %.1f s", failure, delay)
                 if state is State.IN_DOUBT:
                     state = advance(state, Event.RELEASED)  # the caller said so in `Retry`
-                await anyio.sleep(delay)
+                # It may be closed meanwhile: then there is no turn.
+                await self.lifetime.sleep_until(current_time() + delay)
 
     async def _post(self, transport: Transport, body: CreateBody, slot: Taken) -> str:
         try:
@@ -279,7 +278,7 @@ class Session:
         from anyio.lowlevel import checkpoint_if_cancelled
 
         await checkpoint_if_cancelled()
-        self._require_open()
+        self.lifetime.require()
         if current_time() >= until.at:
             raise _not_in_time("the create could not be sent", until, attempts)
 
@@ -316,11 +315,12 @@ class Session:
                 slots = await self._polls.take(until.at)
             except NoTurn as no:
                 if no.delay is not None:
-                    await anyio.sleep(until.remaining(now))
+                    await self.lifetime.sleep_until(now + until.remaining(now))
+                    self.lifetime.require()
                 raise TooLate from None
             now = current_time()
             try:
-                self._require_open()
+                self.lifetime.require()
                 if until.at == math.inf or current_time() + self._exchange_ends < until.at:
                     answer = await transport.get(url)
                 else:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import anyio
 from attrs import frozen
 
-from grok_video._transports._loops import Bell, caller_of_this_loop
+from grok_video._transports._loops import Bell, caller_of, running_loop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -206,7 +206,7 @@ class _InThread(Source):
         self._more_wanted.set()
 
     def _start(self) -> None:
-        self._call_soon = caller_of_this_loop()
+        self._call_soon = caller_of(running_loop())
         # A generator sees the caller's context, as it would in the loop, but no loop.
         context = copy_context()
         sniffio = sys.modules.get("sniffio")

@@ -7,12 +7,14 @@ and what is told to a caller who cannot have a turn, is decided in `_session`.
 from __future__ import annotations
 
 import math
-
-import anyio
+from typing import TYPE_CHECKING
 
 from grok_video._policies import Pacer
 from grok_video._slots import Slots, slots_of_each_loop
 from grok_video._transports._loops import current_time
+
+if TYPE_CHECKING:
+    from grok_video._lifetime import Lifetime
 
 __all__ = ["NoTurn", "Turns"]
 
@@ -28,17 +30,19 @@ class NoTurn(Exception):
 class Turns:
     """At most `rate` requests a second, as the server allows, and `at_once` at the same time."""
 
-    __slots__ = ("_slots", "pacer")
+    __slots__ = ("_lifetime", "_slots", "pacer")
 
-    def __init__(self, rate: float | None, at_once: int) -> None:
+    def __init__(self, rate: float | None, at_once: int, lifetime: Lifetime) -> None:
         self.pacer = Pacer(rate)
+        self._lifetime = lifetime
         self._slots = slots_of_each_loop(at_once)
 
     async def take(self, until: float, patience: float = math.inf) -> Slots:
         """Return the slots of which one is taken, to be released after the request.
 
         Raises `NoTurn`: at once if its place comes after `until`, or the server asked for more than
-        `patience` seconds, and at `until` if no connection became free.
+        `patience` seconds, and at `until` if no connection became free; and `ConfigurationError`
+        if the client is closed while it waits for its place.
         """
         slots = self._slots.held() or await self._slots.get()
         pacer = self.pacer
@@ -54,7 +58,7 @@ class Turns:
             if delay > 0 or not slots.take_at_once():
                 try:
                     if delay > 0:
-                        await anyio.sleep(delay)
+                        await self._sleep_until(now + delay)
                     taken = await slots.take(until)
                 except BaseException:
                     pacer.give_back()
@@ -82,10 +86,14 @@ class Turns:
         if now + delay > until:
             raise NoTurn(delay)
         try:
-            await anyio.sleep(delay)
+            await self._sleep_until(now + delay)
         except BaseException:
             self.pacer.stay()
             raise
+
+    async def _sleep_until(self, when: float) -> None:
+        await self._lifetime.sleep_until(when)
+        self._lifetime.require()
 
     async def until_idle(self, until: float) -> None:
         """Return when no request of the running event loop has a slot, `until` at the latest."""

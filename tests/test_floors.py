@@ -54,6 +54,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_transports._base",
             "_transports._loops",
             "_threads",
+            "_lifetime",
             "_sources",
             "_manifest",
             "_slots",

@@ -37,12 +37,14 @@ def running_loop() -> Any:  # noqa: ANN401 - an asyncio loop or a trio token
     return asyncio.get_running_loop()
 
 
-def caller_of_this_loop() -> Callable[..., object]:
-    """Return what runs a function in the running event loop, called from another thread."""
-    loop = running_loop()
-    if running_library() == "trio":
-        return loop.run_sync_soon  # type: ignore[no-any-return]  # trio has no types here
-    return loop.call_soon_threadsafe  # type: ignore[no-any-return]  # of either library
+def caller_of(loop: Any) -> Callable[..., object]:  # noqa: ANN401 - as `running_loop` returns it
+    """Return what runs a function in an event loop, called from another thread.
+
+    What it returns raises a `RuntimeError` where the loop is over.
+    """
+    if isinstance(loop, asyncio.AbstractEventLoop):
+        return loop.call_soon_threadsafe
+    return loop.run_sync_soon  # type: ignore[no-any-return]  # trio has no types here
 
 
 def current_time() -> float:
@@ -99,6 +101,13 @@ class Bell:
                 self._others.remove(future)
             if timer is not None:
                 timer.cancel()
+
+    @property
+    def is_awaited(self) -> bool:
+        """True if someone waits now."""
+        if self._event is not None and self._event.statistics().tasks_waiting:
+            return True
+        return self._future is not None or bool(self._others)
 
     def ring(self) -> None:
         """Wake everyone who waits now."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import heapq
-import importlib.util
 import math
 import pickle
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -15,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import grok_video
+from benchmarks import polling
 from grok_video import _polling
 from grok_video._experience import KINDS, typical_seconds
 from grok_video._kinds import KEPT, Kind, narrow, truncated
 from grok_video._polling import LONGEST, SHORTEST, Experience, Polling, Watch
 from grok_video._schedule import inspect
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 OLDER = "grok-imagine-video"
 
 
@@ -517,14 +515,9 @@ def test_clocks_that_jump_do_no_harm(elapsed: list[float], seconds: float):
 
 
 def test_the_benchmark_still_runs():
-    spec = importlib.util.spec_from_file_location("polling_bench", BENCHMARKS / "polling.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    result = module.run(tiny=True)
+    result = polling.run(tiny=True)
     assert {"cases", "recorded", "fan_out", "microseconds", "verdicts"} <= result.keys()
-    assert module.table(result)
+    assert polling.table(result)
     # a check that can be fooled is worse than none: every figure made bad is reported as a miss
     for row in [*result["cases"], result["recorded"]]:
         for of in row["modes"].values():
@@ -532,6 +525,6 @@ def test_the_benchmark_still_runs():
                 figure["median"] = 9.0
     for row in result["fan_out"]:
         row["to alone"]["median"] = 9.0
-    verdicts = module.judge(result)
+    verdicts = polling.judge(result)
     assert len(verdicts) == len(result["verdicts"]) > 45
     assert not [one for one in verdicts if one["holds"]]

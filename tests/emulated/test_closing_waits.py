@@ -1,0 +1,180 @@
+"""A client that is closed is heard of at once, wherever somebody waits; nobody sleeps it out."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+import trio
+
+from grok_video import (
+    AsyncClient,
+    AsyncJob,
+    ConfigurationError,
+    Limits,
+    Polling,
+    RateLimited,
+    Retry,
+)
+from grok_video.emulator import Emulator, faults
+
+from ..conftest import NO_LIMITS
+from ..transports.rawserver import PATIENCE
+
+#: Seconds between polls, longer than any test may take.
+RARE = Polling.fixed(600.0)
+
+
+class Told:
+    """What each of those who waited was told."""
+
+    def __init__(self) -> None:
+        self.errors: list[ConfigurationError] = []
+
+    async def by(self, waiting: Callable[[], Awaitable[object]]) -> None:
+        with pytest.raises(ConfigurationError, match="this client is closed") as caught:
+            await waiting()
+        self.errors.append(caught.value)
+
+
+@asynccontextmanager
+async def all_asleep(*waiting: Callable[[], Awaitable[object]]) -> AsyncIterator[Told]:
+    """Let them wait, and begin when each of them sleeps; at the end all have been told."""
+    told = Told()
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            for one in waiting:
+                tasks.start_soon(told.by, one)
+            await anyio.wait_all_tasks_blocked()
+            assert not told.errors
+            yield told
+    assert len(told.errors) == len(waiting)
+
+
+async def test_who_waits_for_the_next_poll_is_told_with_the_way_on(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    client = new_client(grok_emulator, polling=RARE)
+    jobs = [await client.submit("drift") for _ in range(3)]
+    async with all_asleep(*(job.result for job in jobs)) as told:
+        await client.aclose()
+    assert {error.request_id for error in told.errors} == {job.request_id for job in jobs}
+    for error in told.errors:
+        assert f"grok-video wait {error.request_id}" in str(error)
+    assert grok_emulator.polls == 0
+
+
+async def test_each_of_those_who_wait_for_one_job_is_told(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    client = new_client(grok_emulator, polling=RARE)
+    job = await client.submit("drift")
+    scope = anyio.CancelScope()
+
+    async def leaves() -> None:
+        with scope:
+            await job.result()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(leaves)
+        await anyio.wait_all_tasks_blocked()
+        async with all_asleep(job.result, job.result):
+            scope.cancel()
+            await anyio.wait_all_tasks_blocked()
+            await client.aclose()
+
+
+async def test_as_completed_gives_the_jobs_that_nobody_can_follow_any_more(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    client = new_client(grok_emulator, polling=RARE)
+    jobs = [await client.submit("drift") for _ in range(3)]
+
+    async def follow() -> None:
+        given: list[AsyncJob] = [job async for job in client.as_completed(jobs)]
+        assert set(given) == set(jobs)
+        await given[0].result()
+
+    async with all_asleep(follow):
+        await client.aclose()
+
+
+async def test_as_completed_goes_on_with_the_jobs_of_another_client(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    closing = new_client(grok_emulator, polling=RARE)
+    other = new_client(grok_emulator, polling=Polling.fixed(0.2))
+    closed, open_ = await closing.submit("drift"), await other.submit("drift", duration=1)
+    given: list[AsyncJob] = []
+
+    async def follow() -> None:
+        given.extend([job async for job in other.as_completed([closed, open_])])
+
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(follow)
+            await anyio.wait_all_tasks_blocked()
+            await closing.aclose()
+    assert set(given) == {closed, open_}
+    assert open_.is_finished
+    assert not closed.is_finished
+    await other.aclose()
+
+
+async def test_a_create_in_line_for_its_minute_is_told_and_not_sent(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    client = new_client(grok_emulator, limits=Limits(creates_per_minute=0.1))
+    await client.submit("first")
+    async with all_asleep(
+        lambda: client.submit("second"),
+        lambda: client.submit("third"),
+    ):
+        await client.aclose()
+    assert grok_emulator.accepted == 1
+
+
+async def test_a_create_that_waits_to_be_sent_again_is_told_and_not_sent(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("create", [faults.rate_limited(300)])
+    client = new_client(grok_emulator, retry=Retry(patience=600), limits=NO_LIMITS)
+    async with all_asleep(lambda: client.submit("drift")) as told:
+        await client.aclose()
+    assert isinstance(told.errors[0].__cause__, RateLimited)
+    assert grok_emulator.accepted == 0
+
+
+async def test_a_poll_in_line_is_told_and_not_sent(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    client = new_client(grok_emulator, limits=Limits(polls_per_second=0.01))
+    jobs = [client.job(f"job-{number}") for number in range(20)]
+    async with all_asleep(*(lambda job=job: job.result(timeout=None) for job in jobs)):
+        polls = grok_emulator.polls
+        await client.aclose()
+    assert grok_emulator.polls == polls
+
+
+@pytest.mark.parametrize("closing_in", ["asyncio", "trio"])
+async def test_who_waits_in_another_event_loop_is_told_as_well(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator, closing_in: str
+) -> None:
+    client = new_client(grok_emulator, polling=RARE)
+    job = await client.submit("drift")
+
+    def close() -> None:
+        if closing_in == "asyncio":
+            asyncio.run(client.aclose())
+        else:
+            trio.run(client.aclose)
+
+    async with all_asleep(job.result):
+        thread = threading.Thread(target=close)
+        thread.start()
+    await anyio.to_thread.run_sync(thread.join)
+    await client.aclose()
