@@ -147,11 +147,15 @@ class AsyncJob:
         await load_downloads()
         from grok_video import _download
 
-        session = self._poller.session
-        video = await self._poller.wait(Deadline.after(current_time(), DEFAULT_TIMEOUT))
+        poller = self._poller
+        session = poller.session
+        if poller.is_finished:
+            video = poller.video()
+        else:
+            video = await poller.wait(Deadline.after(current_time(), DEFAULT_TIMEOUT))
         chunks = _download.stream(
             lambda: session.transport,
-            self._poller,
+            poller,
             video,
             retry=session.retry,
             api_origin=session.config.origin,

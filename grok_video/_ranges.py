@@ -165,8 +165,9 @@ def refused_link(url: str, *, public_only: bool, came_from: str | None = None) -
 
 def is_framed(headers: Mapping[str, str]) -> bool:
     """Return whether HTTP itself can tell a whole answer from one that broke off."""
-    chunked = "chunked" in headers.get("transfer-encoding", "").lower()
-    return chunked or _length(headers) is not None
+    return _length(headers) is not None or (
+        "chunked" in headers.get("transfer-encoding", "").lower()
+    )
 
 
 def _length(headers: Mapping[str, str]) -> int | None:

@@ -106,7 +106,7 @@ class StreamedAnswer(Protocol):
 class TransportConfig:
     """What every transport needs to know; made once by the client."""
 
-    __slots__ = ("api_key", "base_url", "headers", "proxy", "ssl_context", "timeout")
+    __slots__ = ("api_key", "base_url", "headers", "origin", "proxy", "ssl_context", "timeout")
 
     def __init__(
         self,
@@ -118,6 +118,8 @@ class TransportConfig:
         headers: Mapping[str, str],
     ) -> None:
         self.base_url: str = base_url
+        #: The one origin the key may be sent to.
+        self.origin: Origin = Origin.of(base_url)
         self.api_key: Secret = api_key
         #: Seconds for one whole exchange of a create or a poll, and for the longest silence while
         #: a download streams (which has no total: a large file on a slow line is not an error).
@@ -126,11 +128,6 @@ class TransportConfig:
         self.ssl_context: object | None = ssl_context
         #: The caller's own headers: for the API only, as they may be secrets of a gateway.
         self.headers: Mapping[str, str] = headers
-
-    @property
-    def origin(self) -> Origin:
-        """The one origin the key may be sent to."""
-        return Origin.of(self.base_url)
 
 
 class Transport(abc.ABC):
