@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 Lenient = NewType("Lenient", str)
 Number = NewType("Number", float)
 Flag = NewType("Flag", bool)
+#: `usage.cost_in_usd_ticks`: the one thing that is read of `usage`, which has no class of its own.
+Ticks = NewType("Ticks", float)
 
 
 @define(eq=False, repr=False)
@@ -36,11 +38,6 @@ class VideoDocument:
     url: str | None = None
     duration: Number | None = None
     respect_moderation: Flag | None = None
-
-
-@define(eq=False, repr=False)
-class UsageDocument:
-    cost_in_usd_ticks: Number | None = None
 
 
 @define(eq=False, repr=False)
@@ -59,7 +56,7 @@ class Document:
     taskId: Lenient | None = None  # noqa: N815 - the wire's spelling
     progress: Number | None = None
     model: Lenient | None = None
-    usage: UsageDocument | None = None
+    usage: Ticks | None = None
     video: VideoDocument | None = None
     error: ErrorDocument | None = None
     code: Lenient | None = None
@@ -100,6 +97,11 @@ def _number(value: Any, _: Any) -> float | None:  # noqa: ANN401
     return value if isinstance(value, float) and math.isfinite(value) else None
 
 
+def _ticks(value: Any, _: Any) -> float | None:  # noqa: ANN401
+    # A price that cannot be read must not cost a video.
+    return _number(value.get("cost_in_usd_ticks"), float) if is_object(value) else None
+
+
 def _flag(value: Any, _: Any) -> bool | None:  # noqa: ANN401
     return value if isinstance(value, bool) else None
 
@@ -126,16 +128,12 @@ def _make_converter() -> cattrs.Converter:
     register(Lenient, _lenient)
     register(Number, _number)
     register(Flag, _flag)
+    register(Ticks, _ticks)
     read_video = converter.get_structure_hook(VideoDocument)
-    read_usage = converter.get_structure_hook(UsageDocument)
     read_error = converter.get_structure_hook(ErrorDocument)
 
     def video(value: Any, _: Any) -> Any:  # noqa: ANN401
         return None if value is None else read_video(_an_object(value), VideoDocument)
-
-    def usage(value: Any, _: Any) -> Any:  # noqa: ANN401
-        # A price that cannot be read must not cost a video.
-        return read_usage(value, UsageDocument) if isinstance(value, dict) else None
 
     def error(value: Any, _: Any) -> Any:  # noqa: ANN401
         if isinstance(value, dict):
@@ -143,7 +141,6 @@ def _make_converter() -> cattrs.Converter:
         return ErrorDocument(message=Lenient(_lenient(value, str) or "")) if value else None
 
     register(VideoDocument, video)
-    register(UsageDocument, usage)
     register(ErrorDocument, error)
 
     def document(value: Any, _: Any) -> Any:  # noqa: ANN401

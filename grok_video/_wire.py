@@ -299,9 +299,8 @@ def _video(levels: list[Document], request_id: str, url: str | None) -> Video:
 
 def _cost(levels: list[Document]) -> Decimal | None:
     for level in reversed(levels):
-        ticks = level.usage.cost_in_usd_ticks if level.usage is not None else None
-        if ticks is not None and ticks >= 0:
-            return Decimal(int(ticks)) * USD_PER_TICK
+        if level.usage is not None and level.usage >= 0:
+            return Decimal(int(level.usage)) * USD_PER_TICK
     return None
 
 
