@@ -7,6 +7,7 @@ in a task group: the tasks live from `async with` to its end, and outcomes come 
 
 from __future__ import annotations
 
+import math
 import os
 from decimal import Decimal
 from pathlib import Path
@@ -137,6 +138,7 @@ class AsyncBatch:
             await self.__aexit__(type(error), error, error.__traceback__)
             raise
         tasks.start_soon(self._feed, self._course, tasks)
+        tasks.start_soon(self._stop_when_closed, self._course)
         return self
 
     async def __aexit__(
@@ -225,6 +227,14 @@ class AsyncBatch:
                 )
         self._all_taken = True
         self._end_if_over()
+
+    async def _stop_when_closed(self, course: Course) -> None:
+        lifetime = course.session.lifetime
+        await lifetime.sleep_until(math.inf)
+        try:
+            lifetime.require()
+        except ConfigurationError as error:
+            course.stop(error.message, error)
 
     async def _free_places(self, course: Course) -> int:
         while (free := self._settings.max_in_flight - len(self._keys)) < 1:

@@ -80,8 +80,8 @@ class _Pump:
         self._in_flight = 0
         self._timed_out = False
         self._news = Bell()
-        #: Of the clients that the jobs belong to: hardly ever more than one.
-        self._lifetimes = list({poller_of(job).session.lifetime for job in jobs})
+        #: Of the clients whose jobs are waited for, as long as they are open.
+        self._open = {poller_of(job).session.lifetime for _, _, job in self._waiting}
 
     @property
     def is_open(self) -> bool:
@@ -99,24 +99,35 @@ class _Pump:
     async def _run_until_one_finishes(self) -> None:
         async with anyio.create_task_group() as tasks:
             while not self._finished and not self._timed_out:
-                # A closed client's jobs have no poll to wait for: each says so when it is asked.
-                closed = any(lifetime.is_over for lifetime in self._lifetimes)
-                now = math.inf if closed else anyio.current_time()
+                self._heed_closing()
+                now = anyio.current_time()
                 while self._waiting and self._waiting[0][0] <= now:
                     _, number, job = heapq.heappop(self._waiting)
                     self._in_flight += 1
                     tasks.start_soon(self._step, number, job)
                 if self._timed_out or self._finished or not (self._waiting or self._in_flight):
                     return
-                due = self._waiting[0][0] if self._waiting else math.inf
-                for lifetime in self._lifetimes:
-                    lifetime.watch(self._news)
-                try:
-                    await self._news.wait_until(due)
-                finally:
-                    for lifetime in self._lifetimes:
-                        lifetime.forget(self._news)
+                await self._sleep_until(self._waiting[0][0] if self._waiting else math.inf)
             # Polls in flight are let finish: cut off, each would cost its connection.
+
+    def _heed_closing(self) -> None:
+        """Plan the jobs of a client that was closed meanwhile for now: each will say so."""
+        over = {lifetime for lifetime in self._open if lifetime.is_over}
+        if over:
+            self._open -= over
+            entries, self._waiting = self._waiting, []
+            for _, number, job in entries:
+                self._plan(number, job)
+
+    async def _sleep_until(self, due: float) -> None:
+        watches = [(lifetime, lifetime.watch(self._news)) for lifetime in self._open]
+        try:
+            # Asked after the bell was handed in: neither can miss the other.
+            if not any(lifetime.is_over for lifetime in self._open):
+                await self._news.wait_until(due)
+        finally:
+            for lifetime, watch in watches:
+                lifetime.forget(watch)
 
     async def _step(self, number: int, job: AsyncJob) -> None:
         try:

@@ -25,7 +25,7 @@ from grok_video._transports._loops import finish
 if TYPE_CHECKING:
     import os
     import random as random_module
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from grok_video._models import Video
     from grok_video._policies import Deadline, Retry
@@ -70,14 +70,15 @@ async def save(
     retry: Retry,
     api_origin: Origin,
     random: random_module.Random,
+    sleep_until: Callable[[float], Awaitable[None]] = anyio.sleep_until,
     on_bytes: Callable[[int, int | None], None] | None = None,
 ) -> Video:
     """Return the video with `path`, `size` and, if asked for, `sha256`: whole, synced and named.
 
     What an earlier try kept in `NAME.part` is continued. `transport` is asked for each request, so
-    that none is sent once the client is closed. `on_bytes` is told the bytes here and the
-    bytes in all (None where the server does not say). Raises `DownloadError`, which says what is
-    kept for the next try.
+    that none is sent once the client is closed, and `sleep_until` is how it waits between two of
+    them. `on_bytes` is told the bytes here and the bytes in all (None where the server does not
+    say). Raises `DownloadError`, which says what is kept for the next try.
     """
     transfer = Transfer(
         transport,
@@ -87,6 +88,7 @@ async def save(
         retry=retry,
         api_origin=api_origin,
         random=random,
+        sleep_until=sleep_until,
     )
     part = PartFile(destination, overwrite=overwrite, sha256=sha256, request_id=video.request_id)
     batch = Batch()
@@ -173,6 +175,7 @@ def stream(
     retry: Retry,
     api_origin: Origin,
     random: random_module.Random,
+    sleep_until: Callable[[float], Awaitable[None]] = anyio.sleep_until,
 ) -> AsyncGenerator[bytes, None]:
     """Return the video's bytes as they arrive, each once and in order, over breaks and dead links.
 
@@ -186,6 +189,7 @@ def stream(
         retry=retry,
         api_origin=api_origin,
         random=random,
+        sleep_until=sleep_until,
     )
     transfer.restartable = False
     _require_link(transfer, video)

@@ -19,10 +19,23 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import anyio
 
 from grok_video._base64 import codec_is_known, encoded_size
-from grok_video._errors import APITimeoutError, InvalidRequest
+from grok_video._errors import (
+    APITimeoutError,
+    InvalidRequest,
+)
+from grok_video._pictures import (
+    SMALL,
+    DataPicture,
+    FilePicture,
+    MemoryPicture,
+    PathPicture,
+    can_seek,
+    encode_pil,
+    read_to_end,
+)
 from grok_video._policies import NO_END
 from grok_video._requests import refuse
-from grok_video._threads import Threads, load
+from grok_video._threads import Threads
 from grok_video._transports._loops import caller_of, current_time, running_loop
 from grok_video._wire import write_create
 
@@ -248,19 +261,16 @@ async def _open_in_time(image: Image, until: Deadline) -> Picture:
 
 
 async def _open(image: Image) -> Picture:
-    await load("grok_video._pictures")  # of no use to those who give links
-    from grok_video import _pictures
-
     if image.kind == "bytes":
-        return _pictures.MemoryPicture(image.source, image)
+        return MemoryPicture(image.source, image)
     if image.kind == "data":
-        if len(image.source) <= _pictures.SMALL and codec_is_known():
-            return _pictures.DataPicture(image)
-        return await _THREADS.run(_pictures.DataPicture, image)
+        if len(image.source) <= SMALL and codec_is_known():
+            return DataPicture(image)
+        return await _THREADS.run(DataPicture, image)
     if image.kind == "path":
-        return await _THREADS.run(_pictures.PathPicture, image)
+        return await _THREADS.run(PathPicture, image)
     if image.kind == "pil":
-        return await _ENCODERS.run(_pictures.encode_pil, image, abandon=True)
+        return await _ENCODERS.run(encode_pil, image, abandon=True)
     return await _open_file(image)
 
 
@@ -271,12 +281,9 @@ async def _open_file(image: Image) -> Picture:
             image,
             "must be a file whose read() returns bytes; pass the plain file under it",
         )
-    from grok_video import _pictures
-
-    if await _THREADS.run(_pictures.can_seek, image):
-        return await _THREADS.run(_pictures.FilePicture, image)
-    read = partial(_pictures.read_to_end, image, LARGE_PIECE)
-    return _pictures.MemoryPicture(await _in_daemon(read), image)
+    if await _THREADS.run(can_seek, image):
+        return await _THREADS.run(FilePicture, image)
+    return MemoryPicture(await _in_daemon(partial(read_to_end, image, LARGE_PIECE)), image)
 
 
 async def _in_daemon(work: Callable[[], T]) -> T:

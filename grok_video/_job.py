@@ -6,13 +6,15 @@ own, so that any number of handles, waiters and processes may share one job.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Final, Self
 
+import grok_video
 from grok_video._models import JobStatus, Snapshot, Video
 from grok_video._policies import Deadline
 from grok_video._poller import Poller
 from grok_video._requests import refuse, require_flags, require_path
-from grok_video._threads import load
+from grok_video._threads import CHECKS
 from grok_video._transports._loops import current_time
 
 if TYPE_CHECKING:
@@ -160,6 +162,7 @@ class AsyncJob:
             retry=session.retry,
             api_origin=session.config.origin,
             random=session.random,
+            sleep_until=session.lifetime.sleep_until,
         )
         try:
             async for chunk in chunks:
@@ -193,8 +196,13 @@ class _Updates:
 
 
 async def load_downloads() -> None:
-    """Load what downloads need: a sixth of the package, and those who only submit never do."""
-    await load("grok_video._download")
+    """Return when the module of downloads can be imported without holding the event loop.
+
+    It is a sixth of what importing the package costs, and those who only submit never need it.
+    """
+    # Not whether it is in `sys.modules`, where it is while another thread still imports it.
+    if not hasattr(grok_video, "_download"):
+        await CHECKS.run(import_module, "grok_video._download")
 
 
 async def fetch(
@@ -250,6 +258,7 @@ async def save(
         retry=session.retry,
         api_origin=session.config.origin,
         random=session.random,
+        sleep_until=session.lifetime.sleep_until,
     )
 
 

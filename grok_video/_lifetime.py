@@ -6,11 +6,8 @@ closed meanwhile has to be heard of at once, in whichever event loop of whicheve
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any
-
 from grok_video._errors import ConfigurationError
-from grok_video._transports._loops import Bell, caller_of, running_loop
+from grok_video._transports._loops import Bell
 
 __all__ = ["Lifetime"]
 
@@ -18,12 +15,12 @@ __all__ = ["Lifetime"]
 class Lifetime:
     """The time from the making of a client to its closing."""
 
-    __slots__ = ("_sleeping", "is_over")
+    __slots__ = ("_watched", "is_over")
 
     def __init__(self, *, is_over: bool = False) -> None:
-        self.is_over = is_over
-        #: Bells that the end rings, each with the event loop in which it is waited for.
-        self._sleeping: dict[Bell, Any] = {}
+        self.is_over: bool = is_over
+        #: Bells that the end rings, once for each who waits: several may wait for one bell.
+        self._watched: dict[object, Bell] = {}
 
     def require(self) -> None:
         """Raise `ConfigurationError` if the client is closed."""
@@ -37,29 +34,30 @@ class Lifetime:
         At once if it has ended.
         """
         bell = bell or Bell()
-        self.watch(bell)
+        watch = self.watch(bell)
         try:
-            if not self.is_over:  # asked after the bell was handed in: neither can miss the other
+            # Asked after the bell was handed in: neither can miss the other.
+            if not self.is_over:
                 await bell.wait_until(when)
         finally:
-            self.forget(bell)
+            self.forget(watch)
 
-    def watch(self, bell: Bell) -> None:
-        """Have the bell rung at the end; it is waited for in the running event loop."""
-        self._sleeping[bell] = running_loop()
+    def watch(self, bell: Bell) -> object:
+        """Have the bell rung at the end; what is returned is to be given to `forget`.
 
-    def forget(self, bell: Bell) -> None:
-        """Ring it no more, unless another one still waits for it."""
-        if not bell.is_awaited:
-            self._sleeping.pop(bell, None)
+        `is_over` has to be asked between this and the wait.
+        """
+        watch = object()
+        self._watched[watch] = bell
+        return watch
+
+    def forget(self, watch: object) -> None:
+        """Ring that bell no more."""
+        self._watched.pop(watch, None)
 
     def end(self) -> None:
         """Close for good, and wake everyone who sleeps."""
         self.is_over = True
-        here = running_loop()
-        for bell, loop in list(self._sleeping.items()):
-            if loop is here:
-                bell.ring()
-            else:
-                with contextlib.suppress(RuntimeError):  # that loop is gone, and who slept in it
-                    caller_of(loop)(bell.ring)
+        # A copy in one step: other threads go on meanwhile.
+        for bell in self._watched.copy().values():
+            bell.ring()

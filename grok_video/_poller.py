@@ -141,7 +141,12 @@ class Poller:
         return self.video()
 
     def due_within(self, deadline: Deadline) -> float:
-        """Return when the next poll of a wait with this deadline starts, on the loop's clock."""
+        """Return when the next poll of a wait with this deadline starts, on the loop's clock.
+
+        That is long ago where the client is closed: there is nothing to wait for.
+        """
+        if self.session.lifetime.is_over:
+            return -math.inf
         last = deadline.last_poll_at(self.session.round_trip)
         blocked_until = self._blocked_until(current_time())
         return max(min(self._due, last, self._stalled_at()), blocked_until)

@@ -163,8 +163,8 @@ class Session:
         Creates that are on their way have their answer first, or `CANCEL_GRACE` seconds for it.
         Who waits for a turn or for the next poll hears of it now.
         """
-        self.lifetime.end()
         try:
+            self.lifetime.end()
             over = current_time() + CANCEL_GRACE
             await finish(lambda: self._creates.until_idle(over))
         finally:

@@ -6,8 +6,6 @@ would wait for that work, whatever its own deadline is.
 
 from __future__ import annotations
 
-import sys
-from importlib import import_module
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
 
 import anyio
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
 
     from anyio.lowlevel import RunVar
 
-__all__ = ["CHECKS", "FILES", "Threads", "load"]
+__all__ = ["CHECKS", "FILES", "Threads"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -67,13 +65,3 @@ FILES: Final = Threads(40, "files")
 #: For what only looks at a disk and may be left alone there: apart from the part files, so that
 #: looking at a disk that hangs keeps no download on another one from being closed.
 CHECKS: Final = Threads(8, "checks")
-
-
-async def load(module: str) -> None:
-    """Return when a module of this package can be imported without holding the event loop.
-
-    For what not every program needs, and never for what reads the answer of a create: an import
-    can fail, as where a process has no file descriptor left, and the id would be lost.
-    """
-    if module not in sys.modules:
-        await CHECKS.run(import_module, module)

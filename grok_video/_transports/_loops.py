@@ -66,20 +66,22 @@ class Bell:
     which counts where 10,000 jobs wait.
     """
 
-    __slots__ = ("_event", "_future", "_others")
+    __slots__ = ("_event", "_future", "_others", "_run")
 
     def __init__(self) -> None:
         # Most bells wake one: a list for each would be one object more where 10,000 jobs wait.
         self._future: asyncio.Future[None] | None = None
         self._others: list[asyncio.Future[None]] | None = None
-        self._event: Any = None  # trio's own, for the same reason
+        # trio's own, for the same reason, and the run of trio that it belongs to.
+        self._event: Any = None
+        self._run: Any = None
 
     async def wait_until(self, when: float) -> None:
         """Return at `when` on the loop's clock, or when the bell is rung."""
         if running_library() == "trio":
             trio = sys.modules["trio"]
             if self._event is None:
-                self._event = trio.Event()
+                self._event, self._run = trio.Event(), trio.lowlevel.current_trio_token()
             with trio.CancelScope(deadline=when):
                 await self._event.wait()
             return
@@ -102,27 +104,30 @@ class Bell:
             if timer is not None:
                 timer.cancel()
 
-    @property
-    def is_awaited(self) -> bool:
-        """True if someone waits now."""
-        if self._event is not None and self._event.statistics().tasks_waiting:
-            return True
-        return self._future is not None or bool(self._others)
-
     def ring(self) -> None:
-        """Wake everyone who waits now."""
-        if self._future is not None:
-            _wake(self._future)
-        for future in self._others or ():
-            _wake(future)
-        if self._event is not None:
-            self._event.set()
-            self._event = None
+        """Wake everyone who waits now, in whichever event loop; called inside any."""
+        here, future, others = running_loop(), self._future, self._others
+        if future is not None:
+            _in_loop(future.get_loop(), here, _wake, future)
+        for other in list(others) if others else ():
+            _in_loop(other.get_loop(), here, _wake, other)
+        event, self._event = self._event, None
+        if event is not None:
+            _in_loop(self._run, here, event.set)
 
 
 def _wake(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+def _in_loop(loop: Any, here: Any, function: Callable[..., object], *args: object) -> None:  # noqa: ANN401 - as `running_loop` returns them
+    """Call the function now if it belongs to the loop that runs here, else in its own."""
+    if loop is here:
+        function(*args)
+    else:
+        with contextlib.suppress(RuntimeError):  # that loop is over, and who waited in it
+            caller_of(loop)(function, *args)
 
 
 async def finish(work: Callable[[], Coroutine[Any, Any, T]], *, grace: float = math.inf) -> T:

@@ -6,19 +6,26 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 import trio
 
 from grok_video import (
     AsyncClient,
     AsyncJob,
+    BatchSummary,
     ConfigurationError,
+    DownloadError,
     Limits,
+    Outcome,
+    OutcomeState,
     Polling,
     RateLimited,
     Retry,
+    VideoRequest,
 )
 from grok_video.emulator import Emulator, faults
 
@@ -103,26 +110,50 @@ async def test_as_completed_gives_the_jobs_that_nobody_can_follow_any_more(
         await client.aclose()
 
 
-async def test_as_completed_goes_on_with_the_jobs_of_another_client(
-    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+async def test_as_completed_keeps_no_other_job_back_for_one_of_a_closed_client(
+    new_client: Callable[..., AsyncClient], grok_emulator_factory: Callable[..., Emulator]
 ) -> None:
-    closing = new_client(grok_emulator, polling=RARE)
-    other = new_client(grok_emulator, polling=Polling.fixed(0.2))
-    closed, open_ = await closing.submit("drift"), await other.submit("drift", duration=1)
+    slow = grok_emulator_factory(time_scale=1000.0)
+    closing, rare = new_client(slow, polling=RARE), new_client(slow, polling=RARE)
+    jobs = [await client.submit("drift") for client in (closing, rare)]
     given: list[AsyncJob] = []
 
     async def follow() -> None:
-        given.extend([job async for job in other.as_completed([closed, open_])])
+        async for job in rare.as_completed(jobs):
+            given.append(job)
+            break
+        async for job in rare.as_completed([*jobs, *jobs]):  # closed from the beginning
+            given.append(job)
+            break
 
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(follow)
             await anyio.wait_all_tasks_blocked()
             await closing.aclose()
-    assert set(given) == {closed, open_}
-    assert open_.is_finished
-    assert not closed.is_finished
-    await other.aclose()
+    assert given == [jobs[0]] * 2
+    await rare.aclose()
+
+
+async def test_a_finished_job_of_a_closed_client_delays_nothing(
+    new_client: Callable[..., AsyncClient], grok_emulator_factory: Callable[..., Emulator]
+) -> None:
+    slow, quick = grok_emulator_factory(time_scale=1000.0), grok_emulator_factory()
+    closing, rare, often = new_client(quick), new_client(slow, polling=RARE), new_client(quick)
+    finished, waits, renders = [
+        await client.submit("drift", duration=1) for client in (closing, rare, often)
+    ]
+    await finished.result()
+    await closing.aclose()
+    given: list[AsyncJob] = []
+    with anyio.fail_after(PATIENCE):
+        async for job in often.as_completed([finished, waits, renders]):
+            given.append(job)
+            if len(given) == 2:
+                break
+    assert given == [finished, renders]
+    await rare.aclose()
+    await often.aclose()
 
 
 async def test_a_create_in_line_for_its_minute_is_told_and_not_sent(
@@ -178,3 +209,94 @@ async def test_who_waits_in_another_event_loop_is_told_as_well(
         thread.start()
     await anyio.to_thread.run_sync(thread.join)
     await client.aclose()
+
+
+@pytest.mark.parametrize("lane", [("asyncio", "aiohttp")], indirect=True)
+def test_a_job_that_is_awaited_in_two_event_loops_tells_both(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    client = new_client(grok_emulator, polling=RARE)
+    jobs: list[AsyncJob] = []
+    told: list[BaseException] = []
+
+    async def submit() -> None:
+        jobs.append(await client.submit("drift"))
+
+    async def wait() -> None:
+        try:
+            with anyio.fail_after(PATIENCE):
+                await jobs[0].result()
+        except (ConfigurationError, TimeoutError) as error:
+            told.append(error)
+
+    async def close() -> None:
+        while len(client._session.lifetime._watched) < 2:  # noqa: ASYNC110 - it tells no one
+            await anyio.sleep(0.001)
+        await client.aclose()
+
+    asyncio.run(submit())
+    threads = [threading.Thread(target=lambda: asyncio.run(wait())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    asyncio.run(close())
+    for thread in threads:
+        thread.join()
+    assert [type(error) for error in told] == [ConfigurationError] * 2
+
+
+async def test_who_waited_and_left_is_forgotten(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    async with new_client(grok_emulator) as client:
+        for _ in range(3):
+            job = await client.submit("drift", duration=1)
+            async with anyio.create_task_group() as tasks:
+                for _ in range(5):
+                    tasks.start_soon(job.result)
+        assert not client._session.lifetime._watched
+
+
+async def test_a_batch_that_waits_for_the_service_ends(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("create", [faults.rate_limited(300)])
+    client = new_client(grok_emulator, retry=Retry(patience=1))
+    outcomes: list[Outcome] = []
+    summaries: list[BatchSummary] = []
+
+    async def run() -> None:
+        async with client.batch([VideoRequest(text) for text in "abc"]) as batch:
+            outcomes.extend([outcome async for outcome in batch])
+            summaries.append(batch.summary)
+
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+            while not grok_emulator.faults_consumed:
+                await anyio.lowlevel.checkpoint()
+            await anyio.wait_all_tasks_blocked()
+            await client.aclose()
+    assert [outcome.state for outcome in outcomes] == [OutcomeState.LEFT] * 3
+    assert "this client is closed" in str(summaries[0].stopped)
+    assert grok_emulator.accepted == 0
+
+
+async def test_a_download_that_waits_to_go_on_is_told(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    grok_emulator.script("download", [faults.rate_limited(100)])
+    client = new_client(grok_emulator)
+    job = await client.submit("drift", duration=1)
+
+    async def download() -> None:
+        with pytest.raises(DownloadError, match="this client is closed") as caught:
+            await job.download(tmp_path / "cat.mp4")
+        assert caught.value.request_id == job.request_id
+
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(download)
+            while not grok_emulator.faults_consumed:
+                await anyio.lowlevel.checkpoint()
+            await anyio.wait_all_tasks_blocked()
+            await client.aclose()
