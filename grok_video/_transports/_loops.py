@@ -105,13 +105,18 @@ class Bell:
                 timer.cancel()
 
     def ring(self) -> None:
-        """Wake everyone who waits now, in whichever event loop; called inside any."""
-        here, future, others = running_loop(), self._future, self._others
+        """Wake everyone who waits now, in whichever event loop."""
+        future, others = self._future, self._others
+        event, self._event = self._event, None
+        if future is None and not others and event is None:
+            return
+        here = None
+        with contextlib.suppress(RuntimeError):  # none runs where a coroutine is only collected
+            here = running_loop()
         if future is not None:
             _in_loop(future.get_loop(), here, _wake, future)
-        for other in list(others) if others else ():
+        for other in list(others or ()):
             _in_loop(other.get_loop(), here, _wake, other)
-        event, self._event = self._event, None
         if event is not None:
             _in_loop(self._run, here, event.set)
 

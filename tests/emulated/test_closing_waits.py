@@ -27,6 +27,7 @@ from grok_video import (
     Retry,
     VideoRequest,
 )
+from grok_video._transports._loops import Bell
 from grok_video.emulator import Emulator, faults
 
 from ..conftest import NO_LIMITS
@@ -242,6 +243,21 @@ def test_a_job_that_is_awaited_in_two_event_loops_tells_both(
     for thread in threads:
         thread.join()
     assert [type(error) for error in told] == [ConfigurationError] * 2
+
+
+@pytest.mark.parametrize("library", ["asyncio", "trio"])
+def test_a_bell_can_be_rung_where_no_event_loop_runs(library: str) -> None:
+    async def main() -> None:
+        bell = Bell()
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(3):
+                    tasks.start_soon(bell.wait_until, anyio.current_time() + 600)
+                await anyio.wait_all_tasks_blocked()
+                await anyio.to_thread.run_sync(bell.ring)
+        bell.ring()
+
+    anyio.run(main, backend=library)
 
 
 async def test_who_waited_and_left_is_forgotten(
