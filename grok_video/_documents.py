@@ -97,7 +97,7 @@ def _number(value: Any, _: Any) -> float | None:  # noqa: ANN401
     return value if isinstance(value, float) and math.isfinite(value) else None
 
 
-def _ticks(value: Any, _: Any) -> float | None:  # noqa: ANN401
+def _ticks(value: Any, _: Any) -> float | None:  # noqa: ANN401 - raw JSON
     # A price that cannot be read must not cost a video.
     return _number(value.get("cost_in_usd_ticks"), float) if is_object(value) else None
 

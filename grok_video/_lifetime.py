@@ -17,8 +17,8 @@ class Lifetime:
 
     __slots__ = ("_watched", "is_over")
 
-    def __init__(self, *, is_over: bool = False) -> None:
-        self.is_over: bool = is_over
+    def __init__(self) -> None:
+        self.is_over: bool = False
         #: Bells that the end rings, once for each who waits: several may wait for one bell.
         self._watched: dict[object, Bell] = {}
 

@@ -80,8 +80,9 @@ class Bell:
         """Return at `when` on the loop's clock, or when the bell is rung."""
         if running_library() == "trio":
             trio = sys.modules["trio"]
-            if self._event is None:
-                self._event, self._run = trio.Event(), trio.lowlevel.current_trio_token()
+            run = trio.lowlevel.current_trio_token()
+            if self._event is None or self._run is not run:  # one of a run that is over
+                self._event, self._run = trio.Event(), run
             with trio.CancelScope(deadline=when):
                 await self._event.wait()
             return

@@ -12,6 +12,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 import trio
+import trio.testing
 
 from grok_video import (
     AsyncClient,
@@ -260,6 +261,23 @@ def test_a_bell_can_be_rung_where_no_event_loop_runs(library: str) -> None:
     anyio.run(main, backend=library)
 
 
+def test_a_bell_that_an_earlier_run_of_trio_left_unrung_wakes_the_next_run() -> None:
+    bell = Bell()
+
+    async def leave() -> None:
+        await bell.wait_until(trio.current_time())
+
+    async def wait() -> None:
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(bell.wait_until, trio.current_time() + 600)
+                await trio.testing.wait_all_tasks_blocked()
+                bell.ring()
+
+    trio.run(leave)
+    trio.run(wait)
+
+
 async def test_who_waited_and_left_is_forgotten(
     new_client: Callable[..., AsyncClient], grok_emulator: Emulator
 ) -> None:
@@ -270,6 +288,19 @@ async def test_who_waited_and_left_is_forgotten(
                 for _ in range(5):
                     tasks.start_soon(job.result)
         assert not client._session.lifetime._watched
+
+
+async def close_once_told_to_wait(
+    client: AsyncClient, emulator: Emulator, work: Callable[[], Awaitable[None]]
+) -> None:
+    """Close the client when the scripted fault was met and the work sleeps; the work must end."""
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(work)
+            while not emulator.faults_consumed:
+                await anyio.lowlevel.checkpoint()
+            await anyio.wait_all_tasks_blocked()
+            await client.aclose()
 
 
 async def test_a_batch_that_waits_for_the_service_ends(
@@ -285,13 +316,7 @@ async def test_a_batch_that_waits_for_the_service_ends(
             outcomes.extend([outcome async for outcome in batch])
             summaries.append(batch.summary)
 
-    with anyio.fail_after(PATIENCE):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(run)
-            while not grok_emulator.faults_consumed:
-                await anyio.lowlevel.checkpoint()
-            await anyio.wait_all_tasks_blocked()
-            await client.aclose()
+    await close_once_told_to_wait(client, grok_emulator, run)
     assert [outcome.state for outcome in outcomes] == [OutcomeState.LEFT] * 3
     assert "this client is closed" in str(summaries[0].stopped)
     assert grok_emulator.accepted == 0
@@ -309,10 +334,4 @@ async def test_a_download_that_waits_to_go_on_is_told(
             await job.download(tmp_path / "cat.mp4")
         assert caught.value.request_id == job.request_id
 
-    with anyio.fail_after(PATIENCE):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(download)
-            while not grok_emulator.faults_consumed:
-                await anyio.lowlevel.checkpoint()
-            await anyio.wait_all_tasks_blocked()
-            await client.aclose()
+    await close_once_told_to_wait(client, grok_emulator, download)
