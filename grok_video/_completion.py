@@ -20,7 +20,7 @@ from grok_video._errors import GrokVideoError, JobTimeout, resume_hint
 from grok_video._job import AsyncJob, poller_of
 from grok_video._policies import Deadline
 from grok_video._requests import refuse, require_positive
-from grok_video._transports._loops import Bell
+from grok_video._transports._loops import Bell, current_time
 
 
 class Completion:
@@ -43,7 +43,7 @@ class Completion:
 
     async def __anext__(self) -> AsyncJob:
         if self._pump is None:
-            deadline = Deadline.after(anyio.current_time(), self._timeout)
+            deadline = Deadline.after(current_time(), self._timeout)
             self._pump = _Pump(self.jobs, deadline)
         if not self._ready:
             if not self._pump.is_open:
@@ -100,7 +100,7 @@ class _Pump:
         async with anyio.create_task_group() as tasks:
             while not self._finished and not self._timed_out:
                 self._heed_closing()
-                now = anyio.current_time()
+                now = current_time()
                 while self._waiting and self._waiting[0][0] <= now:
                     _, number, job = heapq.heappop(self._waiting)
                     self._in_flight += 1

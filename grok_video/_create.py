@@ -27,7 +27,7 @@ from grok_video._errors import (
     reword,
 )
 from grok_video._lifecycle import Event
-from grok_video._transports._loops import current_time, finish
+from grok_video._transports._loops import current_time, ends_at, finish
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -148,7 +148,7 @@ class Attempt:
             if current_time() + timeout < until.at:
                 await finish(self._exchange, grace=CANCEL_GRACE)
             else:
-                with anyio.CancelScope(deadline=until.at):
+                with ends_at(until.at):
                     await finish(self._exchange, grace=CANCEL_GRACE)
         except BaseException as error:
             failure, self._unrecorded = self._unrecorded, None

@@ -20,7 +20,7 @@ from grok_video._ranges import Version
 from grok_video._redaction import redact_url
 from grok_video._threads import CHECKS, FILES
 from grok_video._transfer import Source, Transfer, close
-from grok_video._transports._loops import finish
+from grok_video._transports._loops import ends_at, finish
 
 if TYPE_CHECKING:
     import os
@@ -50,7 +50,7 @@ async def check_destination(
     Leaves nothing behind. `request_id` is None before there is a job.
     """
     check = partial(_partfile.check, destination, overwrite=overwrite, request_id=request_id)
-    with anyio.CancelScope(deadline=until.at):
+    with ends_at(until.at):
         # Only looks, and a disk that hangs is not to make the call late.
         await CHECKS.run(check, abandon=True)
         return
@@ -70,13 +70,13 @@ async def save(
     retry: Retry,
     api_origin: Origin,
     random: random_module.Random,
-    sleep_until: Callable[[float], Awaitable[None]] = anyio.sleep_until,
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     on_bytes: Callable[[int, int | None], None] | None = None,
 ) -> Video:
     """Return the video with `path`, `size` and, if asked for, `sha256`: whole, synced and named.
 
     What an earlier try kept in `NAME.part` is continued. `transport` is asked for each request, so
-    that none is sent once the client is closed, and `sleep_until` is how it waits between two of
+    that none is sent once the client is closed, and `sleep` is how it waits between two of
     them. `on_bytes` is told the bytes here and the bytes in all (None where the server does not
     say). Raises `DownloadError`, which says what is kept for the next try.
     """
@@ -88,14 +88,14 @@ async def save(
         retry=retry,
         api_origin=api_origin,
         random=random,
-        sleep_until=sleep_until,
+        sleep=sleep,
     )
     part = PartFile(destination, overwrite=overwrite, sha256=sha256, request_id=video.request_id)
     batch = Batch()
     failure: DownloadError | None = None
     kept = 0
     try:
-        with anyio.CancelScope(deadline=deadline.at):
+        with ends_at(deadline.at):
             _require_link(transfer, video)
             await FILES.run(part.open)
             await _fill(transfer, part, batch, on_bytes)
@@ -175,7 +175,7 @@ def stream(
     retry: Retry,
     api_origin: Origin,
     random: random_module.Random,
-    sleep_until: Callable[[float], Awaitable[None]] = anyio.sleep_until,
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
 ) -> AsyncGenerator[bytes, None]:
     """Return the video's bytes as they arrive, each once and in order, over breaks and dead links.
 
@@ -189,7 +189,7 @@ def stream(
         retry=retry,
         api_origin=api_origin,
         random=random,
-        sleep_until=sleep_until,
+        sleep=sleep,
     )
     transfer.restartable = False
     _require_link(transfer, video)

@@ -25,6 +25,7 @@ from grok_video._errors import (
     ServerError,
     UnexpectedResponse,
 )
+from grok_video._transports._loops import current_time
 
 if TYPE_CHECKING:
     import random
@@ -87,7 +88,7 @@ class Gate:
         self.alone = anyio.Lock(fast_acquire=True)
         #: The creates that have not begun to send and may be called back.
         self.waiting: set[anyio.CancelScope] = set()
-        #: The loop's clock before which nothing is sent alone.
+        #: The time before which nothing is sent alone.
         self.not_before = -math.inf
         self._trouble_since: float | None = None
         self._troubles = 0
@@ -166,7 +167,7 @@ class Turn:
         with anyio.CancelScope() as scope:
             gate.waiting.add(scope)
             try:
-                await anyio.sleep_until(max(gate.not_before, anyio.current_time()))
+                await anyio.sleep(max(0.0, gate.not_before - current_time()))
             finally:
                 gate.waiting.discard(scope)
 
@@ -187,10 +188,10 @@ class Turn:
     def check(self, *, blocked_until: float = -math.inf) -> None:
         """Return if the create may be sent now. Raises `Closed` or `NotYet`; nothing was sent.
 
-        `blocked_until` is the loop's clock before which the server wants no create.
+        `blocked_until` is the time before which the server wants no create.
         """
         self._gate.require_running()
-        if blocked_until > anyio.current_time() or not (self.alone or self._gate.is_open):
+        if blocked_until > current_time() or not (self.alone or self._gate.is_open):
             raise NotYet
 
     def may_be_called_back(self, *, now: bool) -> None:

@@ -36,7 +36,7 @@ from grok_video._pictures import (
 from grok_video._policies import NO_END
 from grok_video._requests import refuse
 from grok_video._threads import Threads
-from grok_video._transports._loops import caller_of, current_time, running_loop
+from grok_video._transports._loops import caller_of, current_time, ends_at, running_loop
 from grok_video._wire import write_create
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ def _uploads() -> RunVar[Uploads | None]:
 
 
 async def _open_in_time(image: Image, until: Deadline) -> Picture:
-    with anyio.CancelScope(deadline=until.at):
+    with ends_at(until.at):
         picture = await _open(image)
         # Threads that may hold a file open are waited for, however long they take.
         if current_time() < until.at:

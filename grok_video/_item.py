@@ -48,6 +48,7 @@ from grok_video._outcomes import Outcome, OutcomeState
 from grok_video._policies import NO_END, Deadline
 from grok_video._poller import Poller
 from grok_video._session import Session
+from grok_video._transports._loops import current_time
 from grok_video._verdicts import is_full, meaning, unproven
 from grok_video._wire import shows_a_job
 
@@ -117,11 +118,11 @@ class Course:
         self._news.set()
         self._news = anyio.Event()
 
-    def unfollowed_until(self, now: float) -> float:
-        """Return the loop's clock before which the wait of a new job would see no poll in time."""
+    def unfollowed_until(self) -> float:
+        """Return the time before which the wait of a new job would see no poll in time."""
         if self.timeout is None:
             return -math.inf
-        blocked_until = self.session.polls_blocked_until(now)
+        blocked_until = self.session.polls_blocked_until()
         return blocked_until - self.timeout + min(_LEAST_WAIT, self.timeout / 2)
 
     async def news(self) -> None:
@@ -155,8 +156,8 @@ class ItemRun:
         #: True if its file is gone: it is fetched again, and stays saved whatever comes of that.
         self._is_lost = entry.state is State.SAVED
         self._polls_before = entry.polls
-        #: The loop's clock at the create.
-        self._began = anyio.current_time()
+        #: When the create was.
+        self._began = current_time()
         self._video: Video | None = None
         if not entry.item:
             entry.describe(item.request, self._price)
@@ -251,12 +252,12 @@ class ItemRun:
         """
         course = self._course
         while self._gate.stopped is None:
-            now = anyio.current_time()
-            delay = course.unfollowed_until(now) - now
+            now = current_time()
+            delay = course.unfollowed_until() - now
             if delay <= 0:
                 return
             if delay > PATIENCE:
-                asked = self._session.polls_blocked_until(now) - now
+                asked = self._session.polls_blocked_until() - now
                 course.stop(
                     f"the server asks for no poll in the next {asked:.0f} s: a job created now "
                     f"could not be followed within its timeout ({course.timeout:g} s)"
@@ -271,7 +272,7 @@ class ItemRun:
         try:
             await self._send(turn)
         except GrokVideoError as error:
-            self._gate.failed(error, anyio.current_time(), alone=turn.alone)
+            self._gate.failed(error, current_time(), alone=turn.alone)
             self._course.announce()  # the gate may have stopped
             if not (is_passing(error) and self._entry.state is State.PLANNED):
                 raise
@@ -297,7 +298,7 @@ class ItemRun:
             elif event is Event.ACCEPTED:
                 entry.request_id = request_id
                 entry.fail(None)
-                self._began = anyio.current_time()
+                self._began = current_time()
                 # Accepted; where it cannot be written down, it is fetched all the same.
                 await self._write_down(event)
                 if journal.is_low:
@@ -326,7 +327,7 @@ class ItemRun:
             turn.may_be_called_back(now=False)
             await journal.record(entry, *released, Event.SENDING_BEGAN)
             # News may have come while the disk was busy.
-            unfollowed = self._course.unfollowed_until(anyio.current_time())
+            unfollowed = self._course.unfollowed_until()
             turn.check(blocked_until=max(self._session.creates_blocked_until(), unfollowed))
         except (Closed, NotYet, LedgerError) as refusal:
             if isinstance(refusal, LedgerError):
@@ -366,14 +367,14 @@ class ItemRun:
             age = max(1e-3, time.time() - (began_at or entry.sent_at or math.inf))
             self._began -= age
         poller = Poller(self._session, request_id, self._item.request, age=age)
-        deadline = Deadline.after(anyio.current_time(), self._course.timeout)
+        deadline = Deadline.after(current_time(), self._course.timeout)
         try:
             if self._found_id is not None:
                 await self._take_id(self._found_id, poller, deadline)
             self._video = video = await poller.wait(deadline)
             self._note_cost(video.cost_usd)
             if not self._is_lost and (self._course.out is None or video.url is None):
-                entry.seconds = anyio.current_time() - self._began
+                entry.seconds = current_time() - self._began
                 entry.polls = self._polls_before + poller.polls
                 await self._write_down(Event.RENDERED)
             else:
@@ -438,7 +439,7 @@ class ItemRun:
         entry.path = str(video.path)
         entry.size, entry.sha256 = video.size, video.sha256
         if not self._is_lost:
-            entry.seconds = anyio.current_time() - self._began
+            entry.seconds = current_time() - self._began
         entry.polls = self._polls_before + poller.polls
         await self._write_down(Event.SAVED)
 
@@ -468,7 +469,7 @@ class ItemRun:
         if self._is_lost:
             return
         entry.fail(failure)
-        entry.seconds = anyio.current_time() - self._began if entry.request_id else None
+        entry.seconds = current_time() - self._began if entry.request_id else None
         for event in meaning(failure, entry.state, lost=self._lost):
             await self._write_down(event)
 

@@ -162,7 +162,7 @@ class AsyncJob:
             retry=session.retry,
             api_origin=session.config.origin,
             random=session.random,
-            sleep_until=session.lifetime.sleep_until,
+            sleep=session.lifetime.sleep,
         )
         try:
             async for chunk in chunks:
@@ -258,7 +258,7 @@ async def save(
         retry=session.retry,
         api_origin=session.config.origin,
         random=session.random,
-        sleep_until=session.lifetime.sleep_until,
+        sleep=session.lifetime.sleep,
     )
 
 

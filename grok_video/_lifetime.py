@@ -7,7 +7,7 @@ closed meanwhile has to be heard of at once, in whichever event loop of whicheve
 from __future__ import annotations
 
 from grok_video._errors import ConfigurationError
-from grok_video._transports._loops import Bell
+from grok_video._transports._loops import Bell, current_time
 
 __all__ = ["Lifetime"]
 
@@ -29,7 +29,7 @@ class Lifetime:
             raise ConfigurationError(message)
 
     async def sleep_until(self, when: float, bell: Bell | None = None) -> None:
-        """Return at `when` on the loop's clock, when the bell is rung, or when the client ends.
+        """Return at `when` (of `current_time`), when the bell is rung, or when the client ends.
 
         At once if it has ended.
         """
@@ -41,6 +41,10 @@ class Lifetime:
                 await bell.wait_until(when)
         finally:
             self.forget(watch)
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after so many seconds, or when the client ends."""
+        await self.sleep_until(current_time() + seconds)
 
     def watch(self, bell: Bell) -> object:
         """Have the bell rung at the end; what is returned is to be given to `forget`.

@@ -119,12 +119,12 @@ class Limits(Value):
 
 
 class Deadline:
-    """A point on the monotonic clock after which nobody waits any more."""
+    """A point in time after which nobody waits any more."""
 
     __slots__ = ("at", "timeout")
 
     def __init__(self, at: float, timeout: float | None) -> None:
-        #: Seconds on the event loop's clock; infinity for "no deadline".
+        #: Seconds, as the event loops' common clock tells them; infinity for "no deadline".
         self.at: float = at
         #: The timeout as the caller gave it, for messages.
         self.timeout: float | None = timeout
@@ -165,9 +165,6 @@ _NEWS_INTERVAL: Final = 1.0
 _BURST_SECONDS: Final = 1.0
 #: The slowest pace, in requests per second: below one in ten seconds nothing would be learned.
 _FLOOR: Final = 0.1
-#: Seconds by which a clock has to be behind to be another one, and not that of a thread which was
-#: held up between looking at it and telling: each run of trio begins its clock somewhere else.
-_ANOTHER_CLOCK: Final = 5.0
 
 
 class Pacer:
@@ -184,7 +181,8 @@ class Pacer:
         self._target = self._pace
         self._next = -math.inf
         self._next_departure = -math.inf
-        self._blocked_until = -math.inf
+        #: The time before which nothing starts: a Retry-After.
+        self.blocked_until: float = -math.inf
         self._slowed_at = -math.inf
         self._recovered_at = -math.inf
         self._seen = 0.0
@@ -195,12 +193,6 @@ class Pacer:
         """The requests per second of this moment; infinity where nothing limits them."""
         return self._pace
 
-    def blocked_until(self, now: float) -> float:
-        """Return the time before which nothing starts: a Retry-After of this clock."""
-        if now < self._seen_at - _ANOTHER_CLOCK:
-            self._forget_times()
-        return self._blocked_until
-
     def reserve(self, now: float, until: float = math.inf) -> float:
         """Return how many seconds the next request has to wait; the place is taken by the call.
 
@@ -210,8 +202,8 @@ class Pacer:
         if self._pace < self._target:
             self._recover(now)
         if self._pace == math.inf:
-            return max(0.0, self._blocked_until - now)
-        start = max(self._next, now - self._burst(), self._blocked_until)
+            return max(0.0, self.blocked_until - now)
+        start = max(self._next, now - self._burst(), self.blocked_until)
         if start <= max(now, until):
             self._next = start + 1.0 / self._pace
         return max(0.0, start - now)
@@ -242,7 +234,7 @@ class Pacer:
     def throttled(self, now: float, retry_after: float | None) -> None:
         """Slow down: the server said "too many". A Retry-After holds every request back."""
         if retry_after is not None:
-            self._blocked_until = max(self._blocked_until, now + retry_after)
+            self.blocked_until = max(self.blocked_until, now + retry_after)
         if now - self._slowed_at < _NEWS_INTERVAL:
             return
         known = self._pace if self._pace != math.inf else max(self._seen, 2 * _FLOOR)
@@ -253,23 +245,16 @@ class Pacer:
 
     def _observe(self, now: float) -> None:
         """Keep a running estimate of requests per second, for a pace that was never set."""
-        if now < self._seen_at - _ANOTHER_CLOCK:
-            self._forget_times()
         gap = max(0.0, now - self._seen_at)
         self._seen = self._seen * (math.exp(-gap) if gap < 50 else 0.0) + 1.0
         self._seen_at = max(self._seen_at, now)
-
-    def _forget_times(self) -> None:
-        """Begin anew in another event loop, whose clock is another: these times mean nothing."""
-        self._next = self._next_departure = self._blocked_until = self._seen_at = -math.inf
-        self._slowed_at = self._recovered_at = -math.inf
 
     def _burst(self) -> float:
         # After a quiet time some may start together, but never right after a slow-down.
         return 0.0 if self._pace < self._target else _BURST_SECONDS
 
     def _recover(self, now: float) -> None:
-        since = max(self._recovered_at, self._blocked_until)
+        since = max(self._recovered_at, self.blocked_until)
         if now <= since:
             return
         self._recovered_at = now

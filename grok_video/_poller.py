@@ -73,7 +73,7 @@ class Poller:
             model=request.model if request is not None else None,
             age_known=request is not None,
         )
-        #: The loop's clock at the create, or at the first use of a handle made from an id.
+        #: When the create was, or at the first use of a handle made from an id.
         self._since: float | None = None
         self._last_pending: float | None = None
         #: When the next poll is due, and before when the server wants none of this job.
@@ -129,7 +129,7 @@ class Poller:
         while self._asking:
             await self._news.wait_until(math.inf)
         now = current_time()
-        self._follow_clock(now)
+        self._begin(now)
         return await self._poll(now, NO_END)
 
     async def fresh_video(self) -> Video:
@@ -141,14 +141,14 @@ class Poller:
         return self.video()
 
     def due_within(self, deadline: Deadline) -> float:
-        """Return when the next poll of a wait with this deadline starts, on the loop's clock.
+        """Return when the next poll of a wait with this deadline starts.
 
         That is long ago where the client is closed: there is nothing to wait for.
         """
         if self.session.lifetime.is_over:
             return -math.inf
         last = deadline.last_poll_at(self.session.round_trip)
-        blocked_until = self._blocked_until(current_time())
+        blocked_until = self._blocked_until()
         return max(min(self._due, last, self._stalled_at()), blocked_until)
 
     async def step(self, deadline: Deadline, since: float = -math.inf) -> None:
@@ -160,8 +160,8 @@ class Poller:
         seen, session = self._polls, self.session
         while self._polls == seen:
             now = current_time()
-            self._follow_clock(now)
-            blocked_until = self._blocked_until(now)
+            self._begin(now)
+            blocked_until = self._blocked_until()
             if blocked_until > deadline.at:
                 raise self._timeout(deadline, wish=blocked_until - now)
             if now >= deadline.at:
@@ -258,19 +258,18 @@ class Poller:
             self._watch, elapsed, self.session.experience, self.session.random
         )
 
-    def _follow_clock(self, now: float) -> None:
-        """Start counting at the first use, and again in a loop whose clock is another one."""
-        if self._since is None or now < self._polled_at or now < self._since:
+    def _begin(self, now: float) -> None:
+        """Start counting at the first use."""
+        if self._since is None:
             self._since = self._changed_at = now
-            self._due = self._not_before = self._polled_at = -math.inf
 
     def _age(self, now: float) -> float:
         """Return the seconds since the create, or since the first use of a handle from an id."""
         return max(0.0, now - self._since) if self._since is not None else 0.0
 
-    def _blocked_until(self, now: float) -> float:
+    def _blocked_until(self) -> float:
         """Before this the server wants no poll: of this job, or of any."""
-        return max(self._not_before, self.session.polls_blocked_until(now))
+        return max(self._not_before, self.session.polls_blocked_until())
 
     def _stalled_at(self) -> float:
         """Return when a wait gives up on a job that shows nothing new, if a poll finds it so."""

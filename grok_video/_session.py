@@ -16,8 +16,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-import anyio
-
 from grok_video import _wire
 from grok_video._create import CANCEL_GRACE, Attempt
 from grok_video._errors import (
@@ -40,7 +38,7 @@ from grok_video._polling import Experience
 from grok_video._refusals import read_retry_after
 from grok_video._slots import Taken, slots_of_each_loop
 from grok_video._transports._base import Address, Transport
-from grok_video._transports._loops import current_time, finish, running_library
+from grok_video._transports._loops import current_time, ends_at, finish, running_library
 from grok_video._turns import NoTurn, Turns
 
 if TYPE_CHECKING:
@@ -235,7 +233,7 @@ class Session:
                 if state is State.IN_DOUBT:
                     state = advance(state, Event.RELEASED)  # the caller said so in `Retry`
                 # It may be closed meanwhile: then there is no turn.
-                await self.lifetime.sleep_until(current_time() + delay)
+                await self.lifetime.sleep(delay)
 
     async def _post(self, transport: Transport, body: CreateBody, slot: Taken) -> str:
         try:
@@ -283,8 +281,8 @@ class Session:
             raise _not_in_time("the create could not be sent", until, attempts)
 
     def creates_blocked_until(self) -> float:
-        """Return the time on the loop's clock before which the server wants no create."""
-        return self._creates.pacer.blocked_until(current_time())
+        """Return the time before which the server wants no create."""
+        return self._creates.pacer.blocked_until
 
     # --- poll ------------------------------------------------------------------------------------
 
@@ -305,7 +303,7 @@ class Session:
         """Return what the API says of one job, from exactly one GET, when it said so, and its hint.
 
         The hint is a Retry-After beside a good answer: seconds until it is worth asking again.
-        `heard` is what the last poll heard; `now` and the time returned are on the loop's clock.
+        `heard` is what the last poll heard; `now` and the time returned are of `current_time`.
         It waits for its place in the client's budget and for a connection. Raises `TooLate` if no
         answer is here `until` then, `APIError` or `APIConnectionError`, each with the `request_id`.
         """
@@ -355,9 +353,9 @@ class Session:
             hint = read_retry_after(answer.headers, now=time.time())
         return heard, ended, hint
 
-    def polls_blocked_until(self, now: float) -> float:
-        """Return the time on the loop's clock before which the server wants no poll."""
-        return self._polls.pacer.blocked_until(now)
+    def polls_blocked_until(self) -> float:
+        """Return the time before which the server wants no poll."""
+        return self._polls.pacer.blocked_until
 
     def without_key(self, answer: Answer) -> bytes:
         """Return the body without the key, should a server ever echo it."""
@@ -384,7 +382,7 @@ class TooLate(Exception):
 
 
 async def _in_time(asking: Awaitable[Answer], until: Deadline) -> Answer:
-    with anyio.CancelScope(deadline=until.at):
+    with ends_at(until.at):
         return await asking
     raise TooLate
 

@@ -33,7 +33,7 @@ class Slots:
         return True
 
     async def take(self, until: float) -> bool:
-        """Return True once one is taken, False if none became free until then (the loop's clock).
+        """Return True once one is taken, False if none became free until then.
 
         A caller that is cancelled has none.
         """
@@ -60,7 +60,7 @@ class Slots:
             self._all_free.ring()
 
     async def until_all_free(self, until: float) -> None:
-        """Return when none is taken, or at `until` on the loop's clock."""
+        """Return when none is taken, or at `until`."""
         while self._free < self._count and current_time() < until:
             if self._all_free is None:
                 self._all_free = Bell()

@@ -42,6 +42,7 @@ from grok_video._ranges import (
 )
 from grok_video._redaction import redact_url
 from grok_video._transports._base import NotRequestable, PrivateAddress
+from grok_video._transports._loops import current_time
 
 if TYPE_CHECKING:
     import random as random_module
@@ -96,14 +97,14 @@ class Transfer:
         retry: Retry,
         api_origin: Origin,
         random: random_module.Random,
-        sleep_until: Callable[[float], Awaitable[None]],
+        sleep: Callable[[float], Awaitable[None]],
     ) -> None:
         """See the class; `transport` is asked for each request, and refuses once it is closed.
 
-        `sleep_until` is how it waits between two of them; it may end early.
+        `sleep` is how it waits between two of them; it may end early.
         """
         self._transport = transport
-        self._sleep_until = sleep_until
+        self._sleep = sleep
         self._source = source
         self._deadline = deadline
         self._retry = retry
@@ -310,15 +311,14 @@ class Transfer:
         self.transport()  # what a closing client broke off is told now, not after a wait
         delay = self._retry.poll_delay(failure, failures, self._random)
         wish = failure.retry_after if isinstance(failure, APIError) else None
-        now = anyio.current_time()
-        left = self._deadline.remaining(now)
+        left = self._deadline.remaining(current_time())
         if delay >= left or (wish or 0.0) > self._retry.patience:
             asked = f", and asks to wait {wish:g} s" if wish is not None else ""
             why = f"{failure.message.rstrip('.')}{asked}"
             if delay >= left:
                 why += f"; the deadline of {self._deadline.timeout:g} s comes first"
             raise self.error(Truncated, why) from failure
-        await self._sleep_until(now + delay)
+        await self._sleep(delay)
 
     def error(
         self,

@@ -49,7 +49,7 @@ class Turns:
         while True:
             now = current_time()
             delay = pacer.reserve(now, until)
-            asked = pacer.blocked_until(now) - now
+            asked = pacer.blocked_until - now
             if delay > 0 and now + delay > until:
                 raise NoTurn(asked if asked > patience else delay)
             if asked > patience:
@@ -77,7 +77,7 @@ class Turns:
                     slots.release()
                     raise
                 now = current_time()
-            if pacer.blocked_until(now) <= now:
+            if pacer.blocked_until <= now:
                 return slots
             slots.release()
 

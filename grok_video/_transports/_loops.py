@@ -12,7 +12,10 @@ import asyncio
 import contextlib
 import math
 import sys
+import time
+import weakref
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 import anyio
 
@@ -37,103 +40,146 @@ def running_loop() -> Any:  # noqa: ANN401 - an asyncio loop or a trio token
     return asyncio.get_running_loop()
 
 
+def _is_of_asyncio(loop: Any) -> bool:  # noqa: ANN401 - as `running_loop` returns it
+    return isinstance(loop, asyncio.AbstractEventLoop)
+
+
 def caller_of(loop: Any) -> Callable[..., object]:  # noqa: ANN401 - as `running_loop` returns it
     """Return what runs a function in an event loop, called from another thread.
 
     What it returns raises a `RuntimeError` where the loop is over.
     """
-    if isinstance(loop, asyncio.AbstractEventLoop):
-        return loop.call_soon_threadsafe
+    if _is_of_asyncio(loop):
+        return loop.call_soon_threadsafe  # type: ignore[no-any-return]  # as below
     return loop.run_sync_soon  # type: ignore[no-any-return]  # trio has no types here
 
 
-def current_time() -> float:
-    """Return the running loop's clock, in seconds.
+#: For each event loop, what its clock is behind the one that all share.
+_offsets: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+#: The loop that asked last, held weakly, and its offset: most programs have one.
+_last: tuple[Callable[[], Any], float] = (lambda: None, 0.0)
+#: The latest time told in a loop whose clock is not the shared one: it may have run ahead of it.
+_latest = -math.inf
+#: Seconds that a loop which has Python's monotonic clock may be behind it: some look once a turn.
+_SAME_CLOCK: Final = 1.0
+#: Offsets are rounded up to whole ones, a microsecond each: sums of round numbers stay exact.
+_GRAIN: Final = 2.0**-20
 
-    What `anyio.current_time` says at a tenth of its price: it is asked several times for each
-    poll.
+
+def current_time() -> float:
+    """Return seconds on a clock that all event loops of this process share.
+
+    It is Python's monotonic clock, which is asyncio's own. Each run of trio begins its clock
+    somewhere else, and one that a test turns may jump: such a clock is read as so many seconds
+    since the loop's first look at this one. A loop that comes later is told no earlier time.
     """
+    global _latest  # noqa: PLW0603 - of the process, as the clock is
+    # Asked several times for each poll: everything is spelled out here.
     trio = sys.modules.get("trio")
     if trio is not None and trio.lowlevel.in_trio_task():
-        return trio.current_time()  # type: ignore[no-any-return]
-    return asyncio.get_running_loop().time()
+        loop, now = trio.lowlevel.current_trio_token(), trio.current_time()
+    else:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+    known, offset = _last
+    if known() is not loop:
+        offset = _offset_of(loop, now)
+    if offset:
+        now += offset
+        _latest = max(_latest, now)
+    return now  # type: ignore[no-any-return]  # trio has no types here
+
+
+def _offset_of(loop: Any, own: float) -> float:  # noqa: ANN401 - as `running_loop` returns it
+    """Return what is added to the clock of the running loop, which says `own` now."""
+    global _last  # noqa: PLW0603 - a memory of the last answer
+    offset = _offsets.get(loop)
+    if offset is None:
+        offset = max(time.monotonic(), _latest) - own
+        offset = 0.0 if abs(offset) < _SAME_CLOCK else (math.floor(offset / _GRAIN) + 2) * _GRAIN
+        _offsets[loop] = offset
+    _last = weakref.ref(loop), offset
+    return offset
+
+
+def _on_loop_clock(loop: Any, when: float) -> float:  # noqa: ANN401 - as `running_loop` returns it
+    """Return what the running loop's own clock says at `when`, or the next moment after it."""
+    known, offset = _last
+    if known() is not loop:
+        offset = _offset_of(loop, anyio.current_time())
+    if not offset or math.isinf(when):
+        return when
+    own = when - offset
+    if own + offset < when:
+        # Who is woken a hair too early, by a clock that then stands still, never gets on.
+        own += 2 * math.ulp(max(abs(own), abs(when)))
+    return own
+
+
+def ends_at(when: float) -> anyio.CancelScope:
+    """Return a scope that is cancelled at `when`, a time as `current_time` tells it."""
+    return anyio.CancelScope(deadline=_on_loop_clock(running_loop(), when))
 
 
 class Bell:
     """Wakes whoever waits for it: at a time, or when it is rung before.
 
-    An anyio event inside a cancel scope does the same and costs three times as much on asyncio,
-    which counts where 10,000 jobs wait.
+    Those who wait and those who ring may be in any event loop of any thread. An anyio event inside
+    a cancel scope knows one loop and costs three times as much on asyncio, which counts where
+    10,000 jobs wait.
     """
 
-    __slots__ = ("_event", "_future", "_others", "_run")
+    __slots__ = ("_waiting",)
 
     def __init__(self) -> None:
-        # Most bells wake one: a list for each would be one object more where 10,000 jobs wait.
-        self._future: asyncio.Future[None] | None = None
-        self._others: list[asyncio.Future[None]] | None = None
-        # trio's own, for the same reason, and the run of trio that it belongs to.
-        self._event: Any = None
-        self._run: Any = None
+        #: What wakes each who waits (a future of asyncio, an event of trio), and its event loop.
+        self._waiting: dict[Any, Any] = {}
 
     async def wait_until(self, when: float) -> None:
-        """Return at `when` on the loop's clock, or when the bell is rung."""
-        if running_library() == "trio":
+        """Return at `when`, a time as `current_time` tells it, or when the bell is rung."""
+        loop = running_loop()
+        own = _on_loop_clock(loop, when)
+        if not _is_of_asyncio(loop):
             trio = sys.modules["trio"]
-            run = trio.lowlevel.current_trio_token()
-            if self._event is None or self._run is not run:  # one of a run that is over
-                self._event, self._run = trio.Event(), run
-            with trio.CancelScope(deadline=when):
-                await self._event.wait()
+            event = trio.Event()
+            self._waiting[event] = loop
+            try:
+                with trio.CancelScope(deadline=own):
+                    await event.wait()
+            finally:
+                del self._waiting[event]
             return
-        loop = asyncio.get_running_loop()
         future = loop.create_future()
-        if self._future is None:
-            self._future = future
-        elif self._others is None:
-            self._others = [future]
-        else:
-            self._others.append(future)
-        timer = loop.call_at(when, _wake, future) if when < math.inf else None
+        self._waiting[future] = loop
+        timer = loop.call_at(own, _wake, future) if own < math.inf else None
         try:
             await future
         finally:
-            if self._future is future:
-                self._future = None
-            elif self._others is not None:
-                self._others.remove(future)
+            del self._waiting[future]
             if timer is not None:
                 timer.cancel()
 
     def ring(self) -> None:
         """Wake everyone who waits now, in whichever event loop."""
-        future, others = self._future, self._others
-        event, self._event = self._event, None
-        if future is None and not others and event is None:
+        if not self._waiting:
             return
         here = None
         with contextlib.suppress(RuntimeError):  # none runs where a coroutine is only collected
             here = running_loop()
-        if future is not None:
-            _in_loop(future.get_loop(), here, _wake, future)
-        for other in list(others or ()):
-            _in_loop(other.get_loop(), here, _wake, other)
-        if event is not None:
-            _in_loop(self._run, here, event.set)
+        # A copy in one step: other threads go on meanwhile.
+        for sleeper, loop in self._waiting.copy().items():
+            if loop is here:
+                _wake(sleeper)
+            else:
+                with contextlib.suppress(RuntimeError):  # that loop is over, and who waited in it
+                    caller_of(loop)(_wake, sleeper)
 
 
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _in_loop(loop: Any, here: Any, function: Callable[..., object], *args: object) -> None:  # noqa: ANN401 - as `running_loop` returns them
-    """Call the function now if it belongs to the loop that runs here, else in its own."""
-    if loop is here:
-        function(*args)
-    else:
-        with contextlib.suppress(RuntimeError):  # that loop is over, and who waited in it
-            caller_of(loop)(function, *args)
+def _wake(sleeper: Any) -> None:  # noqa: ANN401 - a future of asyncio or an event of trio
+    if not asyncio.isfuture(sleeper):
+        sleeper.set()
+    elif not sleeper.done():
+        sleeper.set_result(None)
 
 
 async def finish(work: Callable[[], Coroutine[Any, Any, T]], *, grace: float = math.inf) -> T:

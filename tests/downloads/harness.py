@@ -10,7 +10,6 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import pytest
 from attrs import define, field
 
@@ -19,6 +18,7 @@ from grok_video._models import Video
 from grok_video._policies import Deadline
 from grok_video._redaction import Secret
 from grok_video._transports._base import Transport, TransportConfig
+from grok_video._transports._loops import current_time
 from grok_video._urls import Origin
 
 from .fileserver import FileServer
@@ -59,7 +59,7 @@ class Downloads:
 
     def _words(self, timeout: float | None, retry: Retry, api: Origin) -> dict[str, Any]:
         return {
-            "deadline": Deadline.after(anyio.current_time(), timeout),
+            "deadline": Deadline.after(current_time(), timeout),
             "retry": retry,
             "api_origin": api,
             "random": random.Random(1),

@@ -8,13 +8,12 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import anyio
 import pytest
 from attrs import field, frozen
 
 from grok_video import DownloadError, NotAVideo, Retry, _download
 from grok_video._models import Video
-from grok_video._policies import Deadline
+from grok_video._policies import NO_END
 
 from .fileserver import SMALL, Chunked, Cut, FileServer, Say
 from .harness import ID, KEY, PUBLIC, Downloads, is_whole, names
@@ -155,7 +154,7 @@ async def test_a_job_without_a_link_says_so(downloads: Downloads, tmp_path: Path
             tmp_path / "cat.mp4",
             overwrite=False,
             sha256=True,
-            deadline=Deadline.after(anyio.current_time(), None),
+            deadline=NO_END,
             retry=Retry(),
             api_origin=PUBLIC,
             random=random.Random(1),

@@ -41,6 +41,7 @@ from grok_video import (
     VideoRequest,
 )
 from grok_video import _gate as gate_module
+from grok_video._transports._loops import current_time
 from grok_video.emulator import Emulator, faults
 
 from ..conftest import PHOTO
@@ -691,7 +692,7 @@ async def test_a_lost_create_that_is_not_sent_again_after_all_is_in_doubt(
         def trouble() -> None:
             # What the failure of another item does.
             error = CreateOutcomeUnknown("lost", fingerprint="f", sent_at=0.0, phase="p")
-            batch._entered().gate.failed(error, anyio.current_time(), alone=False)
+            batch._entered().gate.failed(error, current_time(), alone=False)
 
         acts = {
             "stop": batch.stop,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -253,7 +254,7 @@ def test_a_bell_can_be_rung_where_no_event_loop_runs(library: str) -> None:
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as tasks:
                 for _ in range(3):
-                    tasks.start_soon(bell.wait_until, anyio.current_time() + 600)
+                    tasks.start_soon(bell.wait_until, math.inf)
                 await anyio.wait_all_tasks_blocked()
                 await anyio.to_thread.run_sync(bell.ring)
         bell.ring()
@@ -265,17 +266,37 @@ def test_a_bell_that_an_earlier_run_of_trio_left_unrung_wakes_the_next_run() -> 
     bell = Bell()
 
     async def leave() -> None:
-        await bell.wait_until(trio.current_time())
+        await bell.wait_until(-math.inf)
 
     async def wait() -> None:
         with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(bell.wait_until, trio.current_time() + 600)
+                nursery.start_soon(bell.wait_until, math.inf)
                 await trio.testing.wait_all_tasks_blocked()
                 bell.ring()
 
     trio.run(leave)
     trio.run(wait)
+
+
+def test_a_bell_wakes_two_runs_of_trio_at_once() -> None:
+    bell = Bell()
+    woken: list[bool] = []
+
+    async def wait() -> None:
+        with trio.move_on_after(PATIENCE) as scope:
+            await bell.wait_until(math.inf)
+        woken.append(not scope.cancelled_caught)
+
+    threads = [threading.Thread(target=trio.run, args=(wait,)) for _ in range(2)]
+    for count, thread in enumerate(threads, 1):
+        thread.start()
+        while len(bell._waiting) < count:
+            pass
+    bell.ring()
+    for thread in threads:
+        thread.join()
+    assert woken == [True, True]
 
 
 async def test_who_waited_and_left_is_forgotten(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,10 +17,19 @@ import anyio.lowlevel
 import pytest
 import trio
 from blockbuster import BlockBuster, BlockingError, blockbuster_ctx
+from trio.testing import MockClock
 
 import grok_video
-from grok_video import AsyncClient, ConfigurationError, CreateOutcomeUnknown, _session
-from grok_video._transports._loops import finish
+from grok_video import (
+    AsyncClient,
+    AsyncJob,
+    ConfigurationError,
+    CreateOutcomeUnknown,
+    Limits,
+    Polling,
+    _session,
+)
+from grok_video._transports._loops import current_time, finish
 from grok_video.emulator import Emulator
 
 from ..conftest import NO_LIMITS, PHOTO, QUICK
@@ -70,6 +80,67 @@ def test_one_client_works_across_runs_of_both_libraries(grok_emulator: Emulator)
         run(work()) if run is asyncio.run else run(work)
     gc.collect()
     assert [create.request_id for create in grok_emulator.creates] == job_ids
+
+
+@pytest.mark.parametrize("lane", [("asyncio", "aiohttp")], indirect=True)
+def test_a_job_that_is_awaited_in_loops_of_different_clocks_is_polled_as_in_one(
+    new_client: Callable[..., AsyncClient], grok_emulator_factory: Callable[..., Emulator]
+) -> None:
+    """Each run of trio begins its clock somewhere else; and two waits at once share their polls."""
+    emulator = grok_emulator_factory(time_scale=0.02)
+    client = new_client(emulator, polling=Polling.fixed(0.05), limits=Limits())
+    jobs: list[AsyncJob] = []
+    links: list[str | None] = []
+
+    async def submit() -> None:
+        jobs.append(await client.submit("drift"))
+
+    async def wait() -> None:
+        links.append((await jobs[0].result(timeout=PATIENCE)).url)
+
+    asyncio.run(submit())
+    began = time.monotonic()
+    runs: list[Callable[[], None]] = [
+        lambda: asyncio.run(wait()),
+        lambda: trio.run(wait),
+        lambda: trio.run(wait),
+    ]
+    threads = [threading.Thread(target=run) for run in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(links) == 3
+    assert len(set(links)) == 1
+    assert emulator.polls <= (time.monotonic() - began) / 0.05 + 2
+
+
+def test_all_event_loops_of_a_process_share_one_clock() -> None:
+    told: list[float] = []
+
+    async def look() -> None:
+        told.append(current_time())
+
+    def virtual() -> None:
+        async def jump() -> None:
+            await look()
+            await trio.sleep(1000)
+            await look()
+
+        trio.run(jump, clock=MockClock(autojump_threshold=0))
+
+    began = time.monotonic()
+    for _ in range(3):
+        trio.run(look)
+        asyncio.run(look())
+    assert told == sorted(told)
+    assert told[-1] - told[0] <= time.monotonic() - began
+    virtual()
+    assert told[-1] - told[-2] == pytest.approx(1000)
+    trio.run(look)
+    asyncio.run(look())
+    virtual()
+    assert told == sorted(told)
 
 
 def test_a_client_that_was_never_closed_leaves_no_noise(grok_emulator: Emulator) -> None:

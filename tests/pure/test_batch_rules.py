@@ -31,6 +31,7 @@ from grok_video._budget import Budget, dollars, list_price
 from grok_video._filenames import check_template, file_name
 from grok_video._gate import MOST_LOST, PATIENCE, Closed, Gate, NotYet
 from grok_video._outcomes import NAMED, Tally
+from grok_video._transports._loops import current_time
 
 KEYS = st.text(min_size=1, max_size=300).filter(lambda key: key.strip() and key.isprintable())
 
@@ -176,7 +177,7 @@ async def test_after_trouble_those_that_have_not_begun_go_back() -> None:
         assert alone.alone
         alone.check()
         with pytest.raises(NotYet):
-            alone.check(blocked_until=anyio.current_time() + 1)
+            alone.check(blocked_until=current_time() + 1)
 
 
 @pytest.mark.parametrize("error", [BadRequest("no", status=400), InvalidRequest("no", field="f")])

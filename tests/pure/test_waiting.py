@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from grok_video import (
     ServerError,
 )
 from grok_video._transports._base import Answer, Body, StreamedAnswer, Transport
+from grok_video._transports._loops import current_time
 
 LINK = "https://files.test/a.mp4"
 
@@ -157,7 +159,7 @@ def test_polls_that_were_held_up_together_do_not_go_together() -> None:
     assert all(later - earlier > 0.99 for earlier, later in zip(polls, polls[21:], strict=False))
 
 
-def test_a_retry_after_of_one_run_says_nothing_in_the_next_whose_clock_is_another() -> None:
+def test_a_retry_after_of_one_run_holds_in_the_next_for_the_rest_of_its_time() -> None:
     provider = Provider(seconds=0, latency=0.01)
     client = AsyncClient("key", transport=provider)
 
@@ -166,12 +168,40 @@ def test_a_retry_after_of_one_run_says_nothing_in_the_next_whose_clock_is_anothe
         provider.failing.append(answer(429, {"message": "slow down"}, **{"retry-after": "300"}))
         with pytest.raises(JobTimeout, match="asks for no poll"):
             await client.job("j").result(timeout=5)
+        await trio.sleep(200)
+        await refused()
+
+    async def refused() -> None:
+        with pytest.raises(JobTimeout, match=r"asks for no poll in the next (99|100) s"):
+            await client.job("j").result(timeout=5)
 
     async def second() -> None:
-        assert (await client.job("j").result(timeout=5)).url == LINK
+        await refused()
+        began = trio.current_time()
+        assert (await client.job("j").result(timeout=200)).url == LINK
+        assert trio.current_time() - began == pytest.approx(100, abs=1)
 
     trio.run(first, clock=MockClock(autojump_threshold=0))
     trio.run(second, clock=MockClock(autojump_threshold=0))
+
+
+def test_a_wait_that_goes_on_in_another_run_asks_when_the_first_would_have() -> None:
+    provider = Provider(seconds=math.inf, latency=0.01)
+    job = AsyncClient("key", transport=provider, polling=Polling.fixed(60)).job("j")
+    ages: list[list[float]] = []
+
+    async def wait() -> None:
+        began, polls = trio.current_time(), provider.polls.setdefault("j", [])
+        before = len(polls)
+        with trio.move_on_after(130):
+            await job.result(timeout=1000)
+        current_time()  # a clock that is turned is known by its last look
+        ages.append([polled - began for polled in polls[before:]])
+
+    for _ in range(2):
+        trio.run(wait, clock=MockClock(autojump_threshold=0))
+    assert ages[0] == pytest.approx([0, 60, 120], abs=1)
+    assert ages[1] == pytest.approx([50, 110], abs=1)
 
 
 def test_as_completed_gives_hundreds_of_jobs_that_take_ten_minutes() -> None:
