@@ -36,6 +36,7 @@ from grok_video._outcomes import BatchItem, BatchSummary, Outcome, OutcomeState,
 from grok_video._public import publish
 from grok_video._requests import refuse
 from grok_video._session import logger
+from grok_video._transports._loops import current_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
@@ -117,7 +118,7 @@ class AsyncBatch:
                 session,
                 journal,
                 Budget(settings.max_cost_usd, journal.spent_usd, journal.open_usd),
-                Gate(session.retry, session.random, session.limits.connections),
+                Gate(session.retry, session.random, session.limits.connections, current_time),
                 settings.out,
                 settings.name,
                 settings.overwrite,

@@ -122,9 +122,9 @@ class _Pump:
     async def _sleep_until(self, due: float) -> None:
         watches = [(lifetime, lifetime.watch(self._news)) for lifetime in self._open]
         try:
-            # Asked after the bell was handed in: neither can miss the other.
-            if not any(lifetime.is_over for lifetime in self._open):
-                await self._news.wait_until(due)
+            await self._news.wait_until(
+                due, unless=lambda: any(lifetime.is_over for lifetime in self._open)
+            )
         finally:
             for lifetime, watch in watches:
                 lifetime.forget(watch)

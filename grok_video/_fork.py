@@ -82,7 +82,13 @@ def disown(loop: asyncio.AbstractEventLoop) -> None:
     out of an epoll, does so without effect on the parent or on a descriptor that came after.
     """
     mute(loop)
-    shared = set(getattr(loop, "_transports", ()))
+    shared: set[int] = set()
+    transports: dict[int, asyncio.BaseTransport] = dict(getattr(loop, "_transports", ()))
+    for number, transport in transports.items():
+        sock = transport.get_extra_info("socket")
+        # Some may be closed: their numbers may be those of the program's own files by now.
+        if sock is not None and sock.fileno() == number:
+            shared.add(number)
     pipe = getattr(loop, "_csock", None)
     if pipe is not None:
         shared.add(pipe.fileno())

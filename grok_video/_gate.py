@@ -25,10 +25,10 @@ from grok_video._errors import (
     ServerError,
     UnexpectedResponse,
 )
-from grok_video._transports._loops import current_time
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Callable
     from types import TracebackType
 
     from grok_video._errors import GrokVideoError
@@ -74,9 +74,13 @@ def is_of_the_service(error: GrokVideoError) -> bool:
 class Gate:
     """The order in which the creates of one batch are sent."""
 
-    def __init__(self, retry: Retry, random: random.Random, most: int) -> None:
+    def __init__(
+        self, retry: Retry, random: random.Random, most: int, clock: Callable[[], float]
+    ) -> None:
+        """See the class; `most` are sent at once, and all times are those of `clock`."""
         self._retry = retry
         self._random = random
+        self.clock: Callable[[], float] = clock
         #: As many as there are connections: a create that waits for one could not be called back.
         self.places = anyio.Semaphore(most)
         #: True while the last create that ended was accepted.
@@ -167,7 +171,7 @@ class Turn:
         with anyio.CancelScope() as scope:
             gate.waiting.add(scope)
             try:
-                await anyio.sleep(max(0.0, gate.not_before - current_time()))
+                await anyio.sleep(max(0.0, gate.not_before - gate.clock()))
             finally:
                 gate.waiting.discard(scope)
 
@@ -191,7 +195,7 @@ class Turn:
         `blocked_until` is the time before which the server wants no create.
         """
         self._gate.require_running()
-        if blocked_until > current_time() or not (self.alone or self._gate.is_open):
+        if blocked_until > self._gate.clock() or not (self.alone or self._gate.is_open):
             raise NotYet
 
     def may_be_called_back(self, *, now: bool) -> None:

@@ -48,7 +48,7 @@ from grok_video._outcomes import Outcome, OutcomeState
 from grok_video._policies import NO_END, Deadline
 from grok_video._poller import Poller
 from grok_video._session import Session
-from grok_video._transports._loops import current_time
+from grok_video._transports._loops import current_time, ends_at
 from grok_video._verdicts import is_full, meaning, unproven
 from grok_video._wire import shows_a_job
 
@@ -253,17 +253,17 @@ class ItemRun:
         course = self._course
         while self._gate.stopped is None:
             now = current_time()
-            delay = course.unfollowed_until() - now
-            if delay <= 0:
+            until = course.unfollowed_until()
+            if until <= now:
                 return
-            if delay > PATIENCE:
+            if until - now > PATIENCE:
                 asked = self._session.polls_blocked_until() - now
                 course.stop(
                     f"the server asks for no poll in the next {asked:.0f} s: a job created now "
                     f"could not be followed within its timeout ({course.timeout:g} s)"
                 )
                 break
-            with anyio.move_on_after(delay):
+            with ends_at(until):
                 await course.news()
         raise Closed
 

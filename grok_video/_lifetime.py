@@ -36,9 +36,7 @@ class Lifetime:
         bell = bell or Bell()
         watch = self.watch(bell)
         try:
-            # Asked after the bell was handed in: neither can miss the other.
-            if not self.is_over:
-                await bell.wait_until(when)
+            await bell.wait_until(when, unless=self._has_ended)
         finally:
             self.forget(watch)
 
@@ -49,7 +47,7 @@ class Lifetime:
     def watch(self, bell: Bell) -> object:
         """Have the bell rung at the end; what is returned is to be given to `forget`.
 
-        `is_over` has to be asked between this and the wait.
+        `is_over` has to be asked in the wait, as its `unless`.
         """
         watch = object()
         self._watched[watch] = bell
@@ -58,6 +56,9 @@ class Lifetime:
     def forget(self, watch: object) -> None:
         """Ring that bell no more."""
         self._watched.pop(watch, None)
+
+    def _has_ended(self) -> bool:
+        return self.is_over
 
     def end(self) -> None:
         """Close for good, and wake everyone who sleeps."""

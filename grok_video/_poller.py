@@ -92,7 +92,7 @@ class Poller:
             self._changed_at = current_time()
             self._since = self._changed_at - age
             if not age:  # a job taken up again may be long over: its first poll is due at once
-                self._plan_next_poll(self._since)
+                self._plan_next_poll(self._since, 0.0)
 
     @property
     def polls(self) -> int:
@@ -104,6 +104,7 @@ class Poller:
         self.snapshot, self.state, self.made_here = other.snapshot, other.state, other.made_here
         self._delivered_elsewhere = other._delivered_elsewhere
         self._watch, self._since, self._due = other._watch, other._since, other._due
+        self._changed_at, self._not_before = other._changed_at, other._not_before
 
     @property
     def is_finished(self) -> bool:
@@ -127,7 +128,7 @@ class Poller:
     async def refresh(self) -> Snapshot:
         """Return what the API says now, from exactly one GET."""
         while self._asking:
-            await self._news.wait_until(math.inf)
+            await self._news.wait_until(math.inf, unless=lambda: not self._asking)
         now = current_time()
         self._begin(now)
         return await self._poll(now, NO_END)
@@ -167,7 +168,7 @@ class Poller:
             if now >= deadline.at:
                 raise self._timeout(deadline)
             if self._asking:
-                await self._news.wait_until(deadline.at)
+                await self._news.wait_until(deadline.at, unless=lambda: not self._asking)
                 continue
             stalled_at = self._stalled_at()
             if self._polled_at >= stalled_at and self._polled_at >= since:
@@ -244,7 +245,7 @@ class Poller:
         if event is None:
             self._watch.note(elapsed, snapshot.progress, hint)
             self._last_pending = elapsed
-            self._plan_next_poll(now)
+            self._plan_next_poll(now, elapsed)
         elif not was_finished:
             self.state = advance(self.state, event)
             # A fixed interval never asks what was learned.
@@ -252,8 +253,7 @@ class Poller:
                 self.session.experience.record(self._watch, self._last_pending, elapsed)
         self._polls += 1
 
-    def _plan_next_poll(self, now: float) -> None:
-        elapsed = self._age(now)
+    def _plan_next_poll(self, now: float, elapsed: float) -> None:
         self._due = now + self.session.polling.next_delay(
             self._watch, elapsed, self.session.experience, self.session.random
         )

@@ -134,26 +134,24 @@ class Session:
         self.lifetime.require()
         if self._given is not None:
             return self._given
-        kind = "httpx" if self._wanted == "httpx" or self._http_client is not None else ""
-        if not kind:
-            kind = "httpx" if running_library() == "trio" else "aiohttp"
-        return self._transports.get(kind) or self._make_transport(kind)
+        library = running_library()
+        return self._transports.get(library) or self._make_transport(library)
 
-    def _make_transport(self, kind: str) -> Transport:
+    def _make_transport(self, library: str) -> Transport:
+        if library == "trio" and self._wanted == "aiohttp":
+            message = "aiohttp cannot run on trio; leave transport= out, or use 'httpx'"
+            raise ConfigurationError(message)
         made: Transport
-        if kind == "httpx":
+        if library == "trio" or self._wanted == "httpx" or self._http_client is not None:
             from grok_video._transports._httpx import HttpxTransport
 
             made = HttpxTransport(self.config, self._http_client)
         else:
             from grok_video._transports._aiohttp import AiohttpTransport
 
-            if running_library() == "trio":
-                message = "aiohttp cannot run on trio; leave transport= out, or use 'httpx'"
-                raise ConfigurationError(message)
             made = AiohttpTransport(self.config)
-        self._transports[kind] = made
-        return made
+        # Another thread may have made one; none has connections before its first request.
+        return self._transports.setdefault(library, made)
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop; the client is closed for good.
@@ -259,7 +257,7 @@ class Session:
         `ConfigurationError` if the client was closed meanwhile.
         """
         try:
-            slots = await self._creates.take(until.at, self.retry.patience)
+            slots, _ = await self._creates.take(current_time(), until.at, self.retry.patience)
         except NoTurn as no:
             if no.delay is None:
                 raise _not_in_time("no connection became free", until, attempts) from None
@@ -310,16 +308,15 @@ class Session:
         try:
             transport = self.transport
             try:
-                slots = await self._polls.take(until.at)
+                slots, now = await self._polls.take(now, until.at)
             except NoTurn as no:
                 if no.delay is not None:
                     await self.lifetime.sleep_until(now + until.remaining(now))
                     self.lifetime.require()
                 raise TooLate from None
-            now = current_time()
             try:
                 self.lifetime.require()
-                if until.at == math.inf or current_time() + self._exchange_ends < until.at:
+                if until.at == math.inf or now + self._exchange_ends < until.at:
                     answer = await transport.get(url)
                 else:
                     # Only here: a scope costs half as much as all else that a poll is.

@@ -37,8 +37,10 @@ class Turns:
         self._lifetime = lifetime
         self._slots = slots_of_each_loop(at_once)
 
-    async def take(self, until: float, patience: float = math.inf) -> Slots:
-        """Return the slots of which one is taken, to be released after the request.
+    async def take(
+        self, now: float, until: float, patience: float = math.inf
+    ) -> tuple[Slots, float]:
+        """Return the slots of which one is taken, to be released after the request, and the time.
 
         Raises `NoTurn`: at once if its place comes after `until`, or the server asked for more than
         `patience` seconds, and at `until` if no connection became free; and `ConfigurationError`
@@ -47,7 +49,6 @@ class Turns:
         slots = self._slots.held() or await self._slots.get()
         pacer = self.pacer
         while True:
-            now = current_time()
             delay = pacer.reserve(now, until)
             asked = pacer.blocked_until - now
             if delay > 0 and now + delay > until:
@@ -78,8 +79,9 @@ class Turns:
                     raise
                 now = current_time()
             if pacer.blocked_until <= now:
-                return slots
+                return slots, now
             slots.release()
+            now = current_time()
 
     async def _hold(self, delay: float, now: float, until: float) -> None:
         """Sleep until a request that has its connection may go. Raises `NoTurn` if that is late."""

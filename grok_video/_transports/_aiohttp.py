@@ -4,7 +4,7 @@ Three kinds of sessions, made when first used and one set for each event loop: c
 that are fresh or were used less than two seconds ago), the API (pooled) and files (no total
 timeout). The key is given with each request to the API and stands in no local variable; it is no
 default header of a session, because aiohttp sends those to a proxy as well, the key as
-Proxy-Authorization.
+Proxy-Authorization. What is, names this package and asks for no coding, which a proxy may know.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class AiohttpTransport(Transport):
         self._sessions = LoopLocal(lambda: _Sessions(config), _Sessions.aclose)
 
     async def post(self, url: str, body: Body) -> Answer:
-        sessions = self._sessions.held() or await self._sessions.get()
+        sessions = self._sessions.held(asyncio.get_running_loop()) or await self._sessions.get()
         outer = sys.exception()
         payload = _Payload(body)
         try:
@@ -96,7 +96,7 @@ class AiohttpTransport(Transport):
             raise presentable(error, outer)  # noqa: B904 - it is the same error
 
     async def get(self, url: str) -> Answer:
-        sessions = self._sessions.held() or await self._sessions.get()
+        sessions = self._sessions.held(asyncio.get_running_loop()) or await self._sessions.get()
         outer = sys.exception()
         try:
             response = await sessions.api.get(
@@ -122,7 +122,7 @@ class AiohttpTransport(Transport):
         self, url: str, headers: Mapping[str, str], *, public_only: bool
     ) -> aiohttp.ClientResponse:
         """Return the answer of a file server, its body unread."""
-        sessions = self._sessions.held() or await self._sessions.get()
+        sessions = self._sessions.held(asyncio.get_running_loop()) or await self._sessions.get()
         outer = sys.exception()
         try:
             # The head of the answer has the time of a whole exchange; its body has no total.
@@ -192,11 +192,9 @@ class _Sessions:
         )
         self._proxies = Proxies.of(config)
         self.api_proxy = self._proxies.choose(self._origin)
-        # Given with each request: what stands in the session is merged again for each of them.
-        self.file_headers = CIMultiDict({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
-        self.api_headers = CIMultiDict({"User-Agent": USER_AGENT})
-        self.api_headers.update(config.headers)
-        self.api_headers["Accept-Encoding"] = "identity"
+        # Given with each request to the API, beside what stands in the session.
+        self.api_headers = CIMultiDict(config.headers)
+        self.api_headers.popall("Accept-Encoding", None)
         self.api_headers["Authorization"] = f"Bearer {config.api_key.reveal()}"
 
     @property
@@ -269,9 +267,10 @@ class _Sessions:
             response.close()
 
     def _file_headers(self, origin: Origin, extra: Mapping[str, str]) -> CIMultiDict[str]:
-        own = self.api_headers if origin == self._origin else self.file_headers
-        headers = own.copy()
-        headers.update(extra)
+        headers: CIMultiDict[str] = CIMultiDict(extra)
+        if origin == self._origin:
+            headers = self.api_headers.copy()
+            headers.update(extra)
         return headers
 
     def _for_file(self, origin: Origin, *, guarded: bool) -> aiohttp.ClientSession:
@@ -302,6 +301,7 @@ class _Sessions:
                 # From 5 s on, aiohttp would round the end up to a whole second.
                 ceil_threshold=math.inf,
             ),
+            headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
         )

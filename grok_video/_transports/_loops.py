@@ -54,66 +54,89 @@ def caller_of(loop: Any) -> Callable[..., object]:  # noqa: ANN401 - as `running
     return loop.run_sync_soon  # type: ignore[no-any-return]  # trio has no types here
 
 
-#: For each event loop, what its clock is behind the one that all share.
-_offsets: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
-#: The loop that asked last, held weakly, and its offset: most programs have one.
-_last: tuple[Callable[[], Any], float] = (lambda: None, 0.0)
-#: The latest time told in a loop whose clock is not the shared one: it may have run ahead of it.
+class _Clock:
+    """What one event loop's clock is behind the one that all share, and what it was told last."""
+
+    __slots__ = ("behind", "told")
+
+    def __init__(self, behind: float) -> None:
+        self.behind = behind
+        self.told = -math.inf
+
+
+_clocks: WeakKeyDictionary[Any, _Clock] = WeakKeyDictionary()
+#: The loop that asked last, held weakly, and its clock: most programs have one.
+_last: tuple[Callable[[], Any], _Clock] = (lambda: None, _Clock(0.0))
+#: The latest time told in a loop before the last change of loops: a clock may run ahead.
 _latest = -math.inf
 #: Seconds that a loop which has Python's monotonic clock may be behind it: some look once a turn.
 _SAME_CLOCK: Final = 1.0
-#: Offsets are rounded up to whole ones, a microsecond each: sums of round numbers stay exact.
+#: What a clock is behind is rounded up to a whole number of these, a microsecond each: sums of
+#: round numbers stay exact.
 _GRAIN: Final = 2.0**-20
+#: asyncio runs a timer that is due within this.
+_EARLY: Final = time.get_clock_info("monotonic").resolution
 
 
 def current_time() -> float:
     """Return seconds on a clock that all event loops of this process share.
 
     It is Python's monotonic clock, which is asyncio's own. Each run of trio begins its clock
-    somewhere else, and one that a test turns may jump: such a clock is read as so many seconds
-    since the loop's first look at this one. A loop that comes later is told no earlier time.
+    somewhere else, and one that a test turns or freezes may jump: such a clock is read as so many
+    seconds since the loop's first look at this one. A loop that comes later is told no earlier
+    time, and none is told that time went back.
     """
-    global _latest  # noqa: PLW0603 - of the process, as the clock is
     # Asked several times for each poll: everything is spelled out here.
     trio = sys.modules.get("trio")
     if trio is not None and trio.lowlevel.in_trio_task():
-        loop, now = trio.lowlevel.current_trio_token(), trio.current_time()
+        loop, own = trio.lowlevel.current_trio_token(), trio.current_time()
     else:
         loop = asyncio.get_running_loop()
-        now = loop.time()
-    known, offset = _last
+        own = loop.time()
+    known, clock = _last
     if known() is not loop:
-        offset = _offset_of(loop, now)
-    if offset:
-        now += offset
-        _latest = max(_latest, now)
-    return now  # type: ignore[no-any-return]  # trio has no types here
+        clock = _clock_of(loop, own)
+    now: float = own + clock.behind
+    if now < clock.told:
+        clock.behind = _round_up(clock.told - own)
+        now = own + clock.behind
+    clock.told = now
+    return now
 
 
-def _offset_of(loop: Any, own: float) -> float:  # noqa: ANN401 - as `running_loop` returns it
-    """Return what is added to the clock of the running loop, which says `own` now."""
-    global _last  # noqa: PLW0603 - a memory of the last answer
-    offset = _offsets.get(loop)
-    if offset is None:
-        offset = max(time.monotonic(), _latest) - own
-        offset = 0.0 if abs(offset) < _SAME_CLOCK else (math.floor(offset / _GRAIN) + 2) * _GRAIN
-        _offsets[loop] = offset
-    _last = weakref.ref(loop), offset
-    return offset
+def _clock_of(loop: Any, own: float) -> _Clock:  # noqa: ANN401 - as `running_loop` returns it
+    """Return the clock of the running loop, which itself says `own` now."""
+    global _last, _latest  # noqa: PLW0603 - of the process, as the clock is
+    _latest = max(_latest, _last[1].told)
+    clock = _clocks.get(loop)
+    if clock is None:
+        behind = time.monotonic() - own
+        if abs(behind) < _SAME_CLOCK and _latest <= own:
+            behind = 0.0
+        else:
+            behind = _round_up(max(behind, _latest - own))
+        _clocks[loop] = clock = _Clock(behind)
+    _last = weakref.ref(loop), clock
+    return clock
+
+
+def _round_up(seconds: float) -> float:
+    return (math.floor(seconds / _GRAIN) + 2) * _GRAIN
 
 
 def _on_loop_clock(loop: Any, when: float) -> float:  # noqa: ANN401 - as `running_loop` returns it
     """Return what the running loop's own clock says at `when`, or the next moment after it."""
-    known, offset = _last
+    known, clock = _last
     if known() is not loop:
-        offset = _offset_of(loop, anyio.current_time())
-    if not offset or math.isinf(when):
+        clock = _clock_of(loop, anyio.current_time())
+    behind = clock.behind
+    if not behind or math.isinf(when):
         return when
-    own = when - offset
-    if own + offset < when:
-        # Who is woken a hair too early, by a clock that then stands still, never gets on.
+    own = when - behind
+    # Who is woken a hair too early, by a clock that then stands still, never gets on.
+    if own + behind < when:
         own += 2 * math.ulp(max(abs(own), abs(when)))
-    return own
+    return own + 1.5 * _EARLY if _is_of_asyncio(loop) else own
 
 
 def ends_at(when: float) -> anyio.CancelScope:
@@ -135,8 +158,12 @@ class Bell:
         #: What wakes each who waits (a future of asyncio, an event of trio), and its event loop.
         self._waiting: dict[Any, Any] = {}
 
-    async def wait_until(self, when: float) -> None:
-        """Return at `when`, a time as `current_time` tells it, or when the bell is rung."""
+    async def wait_until(self, when: float, unless: Callable[[], bool] | None = None) -> None:
+        """Return at `when`, a time as `current_time` tells it, or when the bell is rung.
+
+        At once where `unless` returns true. It is asked when a ring would be heard already, so that
+        nothing happens unheard between the question and the wait.
+        """
         loop = running_loop()
         own = _on_loop_clock(loop, when)
         if not _is_of_asyncio(loop):
@@ -144,6 +171,8 @@ class Bell:
             event = trio.Event()
             self._waiting[event] = loop
             try:
+                if unless is not None and unless():
+                    return
                 with trio.CancelScope(deadline=own):
                     await event.wait()
             finally:
@@ -151,8 +180,12 @@ class Bell:
             return
         future = loop.create_future()
         self._waiting[future] = loop
-        timer = loop.call_at(own, _wake, future) if own < math.inf else None
+        timer = None
         try:
+            if unless is not None and unless():
+                return
+            if own < math.inf:
+                timer = loop.call_at(own, _wake, future)
             await future
         finally:
             del self._waiting[future]
@@ -307,37 +340,39 @@ class LoopLocal(Generic[T]):
     def __init__(self, make: Callable[[], T], close: Callable[[T], Awaitable[None]]) -> None:
         self._make = make
         self._close = close
-        self._values: dict[Any, tuple[T, AsyncGenerator[T, None]]] = {}
+        self._values: dict[Any, T] = {}
+        self._keepers: dict[Any, AsyncGenerator[T, None]] = {}
 
-    def held(self) -> T | None:
+    def held(self, loop: Any = None) -> T | None:  # noqa: ANN401 - as `running_loop` returns it
         """Return the running loop's value if it has one: the quick way of `get`."""
-        held = self._values.get(running_loop())
-        return held[0] if held is not None else None
+        return self._values.get(loop or running_loop())
 
     async def get(self) -> T:
         """Return the running loop's value, made now if it has none."""
         loop = running_loop()
         held = self._values.get(loop)
         if held is not None:
-            return held[0]
+            return held
         self._forget_dead_loops()
-        value = self._make()
-        keeper = self._keep(loop, value)
-        self._values[loop] = (value, keeper)
+        self._values[loop] = value = self._make()
+        self._keepers[loop] = keeper = self._keep(loop, value)
         await keeper.asend(None)
         return value
 
     async def aclose(self) -> None:
         """Close the running loop's value, if it has one."""
-        held = self._values.pop(running_loop(), None)
-        if held is not None:
-            await held[1].aclose()
+        loop = running_loop()
+        self._values.pop(loop, None)
+        keeper = self._keepers.pop(loop, None)
+        if keeper is not None:
+            await keeper.aclose()
 
     async def _keep(self, loop: Any, value: T) -> AsyncGenerator[T, None]:  # noqa: ANN401
         try:
             yield value
         finally:
             self._values.pop(loop, None)
+            self._keepers.pop(loop, None)
             with anyio.CancelScope(shield=True):
                 await self._close(value)
 
@@ -346,4 +381,5 @@ class LoopLocal(Generic[T]):
         # closed in it any more, and the interpreter's own ResourceWarning says so.
         for loop in list(self._values):
             if getattr(loop, "is_closed", bool)():
-                del self._values[loop]
+                self._values.pop(loop, None)  # another thread may have done it
+                self._keepers.pop(loop, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -29,7 +31,8 @@ from grok_video import (
     Polling,
     _session,
 )
-from grok_video._transports._loops import current_time, finish
+from grok_video._transports import _loops
+from grok_video._transports._loops import Bell, current_time, finish
 from grok_video.emulator import Emulator
 
 from ..conftest import NO_LIMITS, PHOTO, QUICK
@@ -88,7 +91,7 @@ def test_a_job_that_is_awaited_in_loops_of_different_clocks_is_polled_as_in_one(
 ) -> None:
     """Each run of trio begins its clock somewhere else; and two waits at once share their polls."""
     emulator = grok_emulator_factory(time_scale=0.02)
-    client = new_client(emulator, polling=Polling.fixed(0.05), limits=Limits())
+    client = new_client(emulator, polling=Polling.fixed(0.05), limits=Limits(), transport=None)
     jobs: list[AsyncJob] = []
     links: list[str | None] = []
 
@@ -113,6 +116,19 @@ def test_a_job_that_is_awaited_in_loops_of_different_clocks_is_polled_as_in_one(
     assert len(links) == 3
     assert len(set(links)) == 1
     assert emulator.polls <= (time.monotonic() - began) / 0.05 + 2
+
+
+def test_aiohttp_asked_for_on_trio_is_refused_before_anything_is_sent(
+    grok_emulator: Emulator,
+) -> None:
+    client = AsyncClient("k", base_url=grok_emulator.base_url, transport="aiohttp")
+
+    async def submit() -> None:
+        with pytest.raises(ConfigurationError, match="aiohttp cannot run on trio"):
+            await client.submit("drift")
+
+    trio.run(submit)
+    assert grok_emulator.accepted == 0
 
 
 def test_all_event_loops_of_a_process_share_one_clock() -> None:
@@ -141,6 +157,85 @@ def test_all_event_loops_of_a_process_share_one_clock() -> None:
     asyncio.run(look())
     virtual()
     assert told == sorted(told)
+
+
+@pytest.mark.parametrize("lead", [0.001, 0.6, 1000.0])
+def test_a_clock_that_was_turned_a_little_is_not_turned_back_by_the_next_loop(
+    monkeypatch: pytest.MonkeyPatch, lead: float
+) -> None:
+    monkeypatch.setattr(_loops, "_latest", -math.inf)  # whatever other tests have turned
+    told: list[float] = []
+
+    async def look() -> None:
+        told.append(current_time())
+
+    async def turn() -> None:
+        await look()
+        await trio.sleep(lead)
+        await look()
+
+    for _ in range(3):
+        trio.run(turn, clock=MockClock(autojump_threshold=0))
+        asyncio.run(look())
+        trio.run(look)
+    assert told == sorted(told)
+
+
+class Turned(asyncio.SelectorEventLoop):
+    """A loop whose clock is turned to its next timer, as libraries for tests do; or set back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 5000.0
+        self.turns = 0
+        self._look = self._selector.select
+        self._selector.select = self._turn  # type: ignore[method-assign]
+
+    def time(self) -> float:
+        return self.now
+
+    def _turn(self, timeout: float | None = None) -> Any:
+        self.turns += 1
+        assert self.turns < 1000, "nobody gets on"
+        if timeout:
+            # asyncio runs a timer that is due within the resolution of the clock.
+            early = 0.9 * time.get_clock_info("monotonic").resolution
+            self.now += max(0.0, timeout - early)
+        return self._look(0)
+
+
+def test_a_clock_that_stands_still_a_hair_too_early_holds_nobody_up() -> None:
+    async def sleep() -> None:
+        for number in range(1, 100):
+            when = current_time() + number / 7
+            while current_time() < when:
+                await Bell().wait_until(when)
+
+    loop = Turned()
+    loop.run_until_complete(sleep())
+    loop.close()
+
+
+def test_a_clock_that_is_set_back_goes_on_from_where_it_was() -> None:
+    """Libraries for tests freeze the clock, or turn it, while a loop runs and between two runs."""
+    told: list[float] = []
+
+    async def look() -> None:
+        told.append(current_time())
+
+    async def set_back() -> None:
+        await look()
+        loop.now -= 4000
+        await look()
+        await Bell().wait_until(current_time() + 1)
+        await look()
+
+    loop = Turned()
+    loop.run_until_complete(set_back())
+    loop.close()
+    asyncio.run(look())
+    assert told == sorted(told)
+    assert told[2] - told[0] == pytest.approx(1, abs=1e-5)
 
 
 def test_a_client_that_was_never_closed_leaves_no_noise(grok_emulator: Emulator) -> None:

@@ -238,6 +238,59 @@ client.close()
     ]
 
 
+def test_a_file_that_took_the_number_of_a_closed_connection_stays_the_childs(
+    grok_emulator: Emulator,
+) -> None:
+    lines = run(
+        """
+import http.server, tempfile, threading
+class Closing(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"status":"pending"}')
+    def log_message(self, *_):
+        pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Closing)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+client = Client("key", base_url=f"http://127.0.0.1:{server.server_port}")
+for _ in range(3):
+    client.job("job-1").refresh()
+files = [tempfile.TemporaryFile(buffering=0) for _ in range(9)]
+def child():
+    for file in files:
+        file.write(b"kept")
+in_child(child)
+say({os.pread(file.fileno(), 9, 0) for file in files})
+client.close()
+""",
+        grok_emulator,
+    )
+    assert lines == ["child ended 0", "{b'kept'}"]
+
+
+def test_a_job_has_not_stalled_because_its_process_was_forked(
+    grok_emulator_factory: EmulatorFactory,
+) -> None:
+    emulator = grok_emulator_factory(time_scale=1000.0, clip=CLIP)
+    lines = run(
+        """
+client = Client(polling=Polling(interval=0.05, adaptive=False, stalled_after=30))
+job = client.submit("drift")
+job.refresh()
+def child():
+    try:
+        job.result(timeout=0.3)
+    except JobTimeout as error:
+        say(error.stalled_for)
+in_child(child)
+client.close()
+""",
+        emulator,
+    )
+    assert lines == ["None", "child ended 0"]
+
+
 def test_connections_that_were_given_are_refused_in_the_child(grok_emulator: Emulator) -> None:
     lines = run(
         """

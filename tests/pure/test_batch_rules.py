@@ -139,7 +139,7 @@ def anyio_backend() -> str:
 
 
 def new_gate() -> Gate:
-    return Gate(Retry(base=0.001, cap=0.001), random.Random(0), 10)
+    return Gate(Retry(base=0.001, cap=0.001), random.Random(0), 10, current_time)
 
 
 LOST = CreateOutcomeUnknown("lost", fingerprint="f", sent_at=0.0, phase="awaiting the answer")

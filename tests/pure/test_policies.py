@@ -169,6 +169,15 @@ def test_a_pace_that_was_never_set_is_learned_from_the_first_429() -> None:
     assert pacer.pace == math.inf
 
 
+def test_a_lull_before_the_first_429_does_not_make_the_learned_pace_a_crawl() -> None:
+    pacer = Pacer(None)
+    for _ in range(100):
+        pacer.reserve(0.0)
+    pacer.reserve(2.5)
+    pacer.throttled(2.6, None)
+    assert max(pacer.reserve(3.4) for _ in range(50)) < 15
+
+
 @given(st.lists(st.tuples(st.floats(0, 5), st.booleans(), st.none() | st.floats(0, 30))))
 def test_a_pacer_never_gives_a_place_in_the_past_or_never(events) -> None:
     pacer, now = Pacer(5.0), 0.0
