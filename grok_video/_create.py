@@ -145,7 +145,7 @@ class Attempt:
         of the rest.
         """
         try:
-            if current_time() + timeout < until.at:
+            if until.at == math.inf or current_time() + timeout < until.at:
                 await finish(self._exchange, grace=CANCEL_GRACE)
             else:
                 with ends_at(until.at):

@@ -275,7 +275,7 @@ class Session:
 
         await checkpoint_if_cancelled()
         self.lifetime.require()
-        if current_time() >= until.at:
+        if until.at != math.inf and current_time() >= until.at:
             raise _not_in_time("the create could not be sent", until, attempts)
 
     def creates_blocked_until(self) -> float:
