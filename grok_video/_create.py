@@ -7,6 +7,7 @@ else happens. Whether it is sent again is decided in `_session`; the bytes are t
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Final
 
