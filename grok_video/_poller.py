@@ -130,7 +130,8 @@ class Poller:
         while self._asking:
             await self._news.wait_until(math.inf, unless=lambda: not self._asking)
         now = current_time()
-        self._begin(now)
+        if self._since is None:
+            self._begin(now)
         return await self._poll(now, NO_END)
 
     async def fresh_video(self) -> Video:
@@ -161,7 +162,8 @@ class Poller:
         seen, session = self._polls, self.session
         while self._polls == seen:
             now = current_time()
-            self._begin(now)
+            if self._since is None:
+                self._begin(now)
             blocked_until = self._blocked_until()
             if blocked_until > deadline.at:
                 raise self._timeout(deadline, wish=blocked_until - now)
@@ -179,7 +181,10 @@ class Poller:
             due = max(min(self._due, last, stalled_at), blocked_until)
             if now < due and not session.lifetime.is_over:
                 await session.lifetime.sleep_until(due, self._news)
-                continue
+                now = current_time()
+                woken = self._asking or self._polls != seen
+                if woken or now < due or now < self._blocked_until() or now >= deadline.at:
+                    continue
             try:
                 await self._poll(now, deadline)
             except TooLate:
@@ -259,9 +264,8 @@ class Poller:
         )
 
     def _begin(self, now: float) -> None:
-        """Start counting at the first use."""
-        if self._since is None:
-            self._since = self._changed_at = now
+        """Start counting, at the first use."""
+        self._since = self._changed_at = now
 
     def _age(self, now: float) -> float:
         """Return the seconds since the create, or since the first use of a handle from an id."""

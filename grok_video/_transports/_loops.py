@@ -185,7 +185,7 @@ class Bell:
             if unless is not None and unless():
                 return
             if own < math.inf:
-                timer = loop.call_at(own, _wake, future)
+                timer = loop.call_at(own, _wake_future, future)
             await future
         finally:
             del self._waiting[future]
@@ -209,10 +209,15 @@ class Bell:
 
 
 def _wake(sleeper: Any) -> None:  # noqa: ANN401 - a future of asyncio or an event of trio
-    if not asyncio.isfuture(sleeper):
+    if asyncio.isfuture(sleeper):
+        _wake_future(sleeper)
+    else:
         sleeper.set()
-    elif not sleeper.done():
-        sleeper.set_result(None)
+
+
+def _wake_future(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 async def finish(work: Callable[[], Coroutine[Any, Any, T]], *, grace: float = math.inf) -> T:
@@ -229,7 +234,7 @@ async def finish(work: Callable[[], Coroutine[Any, Any, T]], *, grace: float = m
     ended = loop.create_future()
 
     def wake(_: object) -> None:
-        _wake(ended)
+        _wake_future(ended)
 
     async def run() -> T:
         # Asked for, because an eager task factory runs this before `task` has a value.
@@ -239,7 +244,7 @@ async def finish(work: Callable[[], Coroutine[Any, Any, T]], *, grace: float = m
         try:
             return await work()
         finally:
-            _wake(ended)  # one turn of the loop earlier than a callback of the task would
+            _wake_future(ended)  # one turn of the loop earlier than a callback of the task would
 
     # A task that no cancellation of the caller reaches. A task group would do the same at five
     # times the price, which counts where each create is one; `asyncio.shield` reports to the loop
