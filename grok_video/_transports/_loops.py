@@ -50,7 +50,7 @@ def caller_of(loop: Any) -> Callable[..., object]:  # noqa: ANN401 - as `running
     What it returns raises a `RuntimeError` where the loop is over.
     """
     if _is_of_asyncio(loop):
-        return loop.call_soon_threadsafe  # type: ignore[no-any-return]  # as below
+        return loop.call_soon_threadsafe  # type: ignore[no-any-return]  # a loop is Any here
     return loop.run_sync_soon  # type: ignore[no-any-return]  # trio has no types here
 
 
@@ -64,6 +64,7 @@ class _Clock:
         self.told = -math.inf
 
 
+#: Weakly: a client may outlive many loops.
 _clocks: WeakKeyDictionary[Any, _Clock] = WeakKeyDictionary()
 #: The loop that asked last, held weakly, and its clock: most programs have one.
 _last: tuple[Callable[[], Any], _Clock] = (lambda: None, _Clock(0.0))

@@ -189,7 +189,7 @@ class Turned(asyncio.SelectorEventLoop):
         self.now = 5000.0
         self.turns = 0
         self._look = self._selector.select
-        self._selector.select = self._turn  # type: ignore[method-assign]
+        self._selector.select = self._turn  # type: ignore[method-assign]  # its only way in
 
     def time(self) -> float:
         return self.now
