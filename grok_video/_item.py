@@ -33,14 +33,7 @@ from grok_video._errors import (
     reword,
 )
 from grok_video._filenames import file_name
-from grok_video._gate import (
-    PATIENCE,
-    Closed,
-    Gate,
-    NotYet,
-    Turn,
-    is_passing,
-)
+from grok_video._gate import PATIENCE, Closed, Gate, NotYet, Turn, is_passing
 from grok_video._job import save
 from grok_video._ledger import Journal
 from grok_video._lifecycle import Event, State

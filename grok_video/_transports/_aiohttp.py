@@ -267,10 +267,8 @@ class _Sessions:
             response.close()
 
     def _file_headers(self, origin: Origin, extra: Mapping[str, str]) -> CIMultiDict[str]:
-        headers: CIMultiDict[str] = CIMultiDict(extra)
-        if origin == self._origin:
-            headers = self.api_headers.copy()
-            headers.update(extra)
+        headers: CIMultiDict[str] = CIMultiDict(self.api_headers if origin == self._origin else ())
+        headers.update(extra)
         return headers
 
     def _for_file(self, origin: Origin, *, guarded: bool) -> aiohttp.ClientSession:
