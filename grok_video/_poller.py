@@ -180,9 +180,10 @@ class Poller:
                 raise self._timeout(deadline)
             due = max(min(self._due, last, stalled_at), blocked_until)
             if now < due and not session.lifetime.is_over:
+                asked_at = self._polled_at
                 await session.lifetime.sleep_until(due, self._news)
                 now = current_time()
-                woken = self._asking or self._polls != seen
+                woken = self._asking or self._polls != seen or self._polled_at != asked_at
                 if woken or now < due or now < self._blocked_until() or now >= deadline.at:
                     continue
             try:
