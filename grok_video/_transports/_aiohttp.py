@@ -1,10 +1,10 @@
 """The transport for asyncio, over aiohttp.
 
-Three kinds of sessions, made when first used and one set for each event loop: creates (connections
-that are fresh or were used less than two seconds ago), the API (pooled) and files (no total
-timeout). The key is given with each request to the API and stands in no local variable; it is no
-default header of a session, because aiohttp sends those to a proxy as well, the key as
-Proxy-Authorization. What is, names this package and asks for no coding, which a proxy may know.
+Three kinds of sessions, made when first used and one set for each event loop: creates, the API
+(which goes on with the connections that creates have left) and files (no total timeout). The key is
+given with each request to the API and stands in no local variable; it is no default header of a
+session, because aiohttp sends those to a proxy as well, the key as Proxy-Authorization. What is,
+names this package and asks for no coding, which a proxy may know.
 """
 
 from __future__ import annotations
@@ -23,11 +23,15 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from grok_video._errors import GrokVideoError
+from grok_video._transports._aiohttpconnectors import (
+    CreateConnector,
+    PollConnector,
+    PublicResolver,
+)
 from grok_video._transports._aiohttperrors import failure_of, presentable
 from grok_video._transports._base import (
     ANSWER_LIMIT,
     CONNECT_TIMEOUT,
-    CREATE_KEEPALIVE,
     KEEPALIVE,
     USER_AGENT,
     Address,
@@ -46,6 +50,7 @@ from grok_video._transports._loops import LoopLocal
 from grok_video._urls import Origin
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Mapping
 
     from grok_video._transports._base import Body
@@ -182,6 +187,7 @@ class _Sessions:
         self._config = config
         self._origin = config.origin
         self._made: dict[str, aiohttp.ClientSession] = {}
+        self._leasing: PollConnector | None = None
         #: Answers that may still be read from.
         self._open: weakref.WeakSet[aiohttp.ClientResponse] = weakref.WeakSet()
         self._closed = False
@@ -199,11 +205,11 @@ class _Sessions:
 
     @property
     def creates(self) -> aiohttp.ClientSession:
-        return self._made.get("creates") or self._make("creates", keepalive=CREATE_KEEPALIVE)
+        return self._made.get("creates") or self._open_api("creates")
 
     @property
     def api(self) -> aiohttp.ClientSession:
-        return self._made.get("api") or self._make("api")
+        return self._made.get("api") or self._open_api("api")
 
     def create_headers(self, body: Body) -> CIMultiDict[str]:
         headers = self.api_headers.copy()
@@ -275,22 +281,30 @@ class _Sessions:
         if origin == self._origin:
             return self.api
         name = "public" if guarded else "files"
-        return self._made.get(name) or self._make(name, public_only=guarded)
-
-    def _make(
-        self,
-        name: str,
-        *,
-        keepalive: float = KEEPALIVE,
-        public_only: bool = False,
-    ) -> aiohttp.ClientSession:
-        config = self._config
-        connector = aiohttp.TCPConnector(
-            limit=0,
-            keepalive_timeout=keepalive,
-            ssl=config.ssl_context or True,  # type: ignore[arg-type]  # an SSLContext, kept opaque
-            resolver=_PublicResolver() if public_only else None,
+        return self._made.get(name) or self._make(
+            name,
+            aiohttp.TCPConnector(
+                limit=0,
+                keepalive_timeout=KEEPALIVE,
+                ssl=self._tls,
+                resolver=PublicResolver() if guarded else None,
+            ),
         )
+
+    def _open_api(self, name: str) -> aiohttp.ClientSession:
+        """Make the two sessions that share connections; return the one of this name."""
+        creates = CreateConnector(self._tls)
+        self._leasing = PollConnector(creates, self._tls)
+        self._make("creates", creates)
+        self._make("api", self._leasing)
+        return self._made[name]
+
+    @property
+    def _tls(self) -> ssl.SSLContext | bool:
+        return self._config.ssl_context or True  # type: ignore[return-value]  # kept opaque there
+
+    def _make(self, name: str, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+        config = self._config
         session = aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(
@@ -326,6 +340,8 @@ class _Sessions:
                 response.close()
         for session in self._made.values():
             await session.close()
+        if self._leasing is not None:
+            self._leasing.end_leases()
 
 
 class _Streaming:
@@ -418,31 +434,6 @@ def _unread(content: aiohttp.StreamReader) -> bytes:
         return content.read_nowait()
     except Exception:  # noqa: BLE001 - the break itself is what the caller has to hear of
         return b""
-
-
-class _PublicResolver(aiohttp.abc.AbstractResolver):
-    """Resolves host names and refuses those that lead into a private network.
-
-    Checked at the moment of connecting, so that a name cannot show a public address first and a
-    private one after.
-    """
-
-    def __init__(self) -> None:
-        self._resolver = aiohttp.ThreadedResolver()
-
-    async def resolve(
-        self,
-        host: str,
-        port: int = 0,
-        family: socket.AddressFamily = 0,  # type: ignore[assignment]
-    ) -> list[aiohttp.abc.ResolveResult]:
-        found = await self._resolver.resolve(host, port, family)
-        for entry in found:
-            refuse_private(host, entry["host"])
-        return found
-
-    async def close(self) -> None:
-        await self._resolver.close()
 
 
 def _parsed(url: str) -> URL:

@@ -28,6 +28,7 @@ from conftest import (
 from rawserver import Part, Visit, ok, raw_server
 
 from grok_video import APIConnectionError
+from grok_video._transports._aiohttpconnectors import CreateConnector
 from grok_video._transports._base import CREATE_KEEPALIVE, KEEPALIVE, Transport
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         return time.monotonic() + ahead
 
     monkeypatch.setattr("aiohttp.connector.monotonic", clock)
+    monkeypatch.setattr("grok_video._transports._aiohttpconnectors.monotonic", clock)
     fake = SimpleNamespace(monotonic=clock)
     monkeypatch.setattr("httpcore2._async.http11.time", fake)
     monkeypatch.setattr("httpcore._async.http11.time", fake)
@@ -81,6 +83,76 @@ async def test_creates_have_connections_of_their_own(scene: SceneMaker):
         await play.transport.post(play.create_url, Bytes())
         await play.transport.get(play.poll_url)
     assert [visit.seen[:4] for visit in play.server.visits] == [b"GET ", b"POST"]
+
+
+@lanes(LANES[0])
+async def test_a_poll_goes_on_with_the_connection_that_a_create_has_left(
+    scene: SceneMaker, later: Callable[[float], None]
+):
+    async with scene(ok(times=2)) as play:
+        await play.transport.post(play.create_url, Bytes())
+        later(KEEPALIVE - 1)
+        await play.transport.get(play.poll_url)
+
+
+@lanes(LANES[0])
+async def test_a_create_never_goes_over_a_connection_that_a_poll_has_taken_over(
+    scene: SceneMaker,
+):
+    async with scene(ok(times=3), ok()) as play:
+        await play.transport.post(play.create_url, Bytes())
+        await play.transport.get(play.poll_url)
+        await play.transport.post(play.create_url, Bytes())
+        await play.transport.get(play.poll_url)
+    [polled, fresh] = play.server.visits
+    assert polled.seen.count(b"GET ") == 2
+    assert polled.seen.count(b"POST ") == fresh.seen.count(b"POST ") == 1
+
+
+@lanes(LANES[0])
+async def test_a_poll_leaves_a_connection_that_creates_left_long_ago(
+    scene: SceneMaker, later: Callable[[float], None]
+):
+    async with scene(ok(), ok()) as play:
+        await play.transport.post(play.create_url, Bytes())
+        later(KEEPALIVE + 1)
+        await play.transport.get(play.poll_url)
+
+
+@lanes(LANES[0])
+async def test_what_polls_took_over_is_forgotten_where_it_was_closed(scene: SceneMaker):
+    def closes(visit: Visit) -> None:
+        for _ in range(2):
+            visit.request()
+            visit.answer(b"{}", "200 OK", *["Connection: close"] * visit.seen.count(b"GET "))
+
+    jobs = 100
+    async with scene(*[closes] * jobs) as play:
+        for _ in range(jobs):
+            await play.transport.post(play.create_url, Bytes())
+            await play.transport.get(play.poll_url)
+        gc.collect()
+        protocols = [one for one in gc.get_objects() if type(one).__name__ == "ResponseHandler"]
+        assert len(protocols) < jobs / 4
+
+
+@lanes(LANES[0])
+@pytest.mark.filterwarnings("error")
+async def test_a_poll_that_connects_while_the_transport_is_closed_leaves_nothing(
+    scene: SceneMaker, monkeypatch: pytest.MonkeyPatch
+):
+    connect = CreateConnector.connect_poll
+
+    async def close_then_connect(self: CreateConnector, *words: Any) -> Any:
+        connection = await connect(self, *words)
+        await play.transport.aclose()
+        return connection
+
+    monkeypatch.setattr(CreateConnector, "connect_poll", close_then_connect)
+    async with scene(Visit.until_gone) as play:
+        with pytest.raises(APIConnectionError):
+            await play.transport.get(play.poll_url)
+        gc.collect()
 
 
 async def test_polls_share_a_connection_for_seconds(
@@ -231,8 +303,8 @@ def in_three_runs(lane: Lane, base: str, end: Callable[[Transport], Any] | None)
         RUNS[lane.backend](work)
 
 
-# One connection for creates, one for polls and files of the API's origin.
-PARTS: list[Part] = [ok(), ok(times=3)]
+# Polls and files of the API's origin share a connection: over aiohttp the one that the create left.
+PARTS: dict[str, list[Part]] = {"aiohttp": [ok(times=4)], "httpx2": [ok(), ok(times=3)]}
 
 
 @lanes(*OWN)
@@ -240,7 +312,7 @@ PARTS: list[Part] = [ok(), ok(times=3)]
 def test_one_transport_works_in_three_runs(lane: Lane, end: Callable[[Transport], Any] | None):
     """A run that ends closes its connections, even if nobody says so; no warning is left."""
     sockets = open_sockets()
-    with raw_server(*PARTS * 3) as server:
+    with raw_server(*PARTS[lane.library] * 3) as server:
         if end is not None:
             in_three_runs(lane, server.base, lambda transport: transport.aclose())
         else:

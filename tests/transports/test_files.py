@@ -339,7 +339,7 @@ async def test_each_checked_address_is_tried_under_its_own_name(
 ):
     """The name stays in the Host header, whatever address it is asked at."""
     names["outside.test"] = ["127.0.0.2", "127.0.0.1"]
-    for module in ("_base", "_aiohttp", "_httpx"):
+    for module in ("_base", "_aiohttp", "_aiohttpconnectors", "_httpx"):
         monkeypatch.setattr(
             f"grok_video._transports.{module}.refuse_private", lambda *_: None, raising=False
         )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import trustme
-from conftest import KEY, OWN, Bytes, Lane, lanes, make_config, make_transport
+from conftest import KEY, LANES, OWN, Bytes, Lane, lanes, make_config, make_transport
 from rawserver import Part, Visit, ok, raw_server
 
 from grok_video import APIConnectionError
@@ -39,7 +39,7 @@ def everything_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", int(port or 0)))]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    for module in ("_base", "_aiohttp", "_httpx"):
+    for module in ("_base", "_aiohttp", "_aiohttpconnectors", "_httpx"):
         name = f"grok_video._transports.{module}.refuse_private"
         monkeypatch.setattr(name, lambda *_: None)
 
@@ -108,6 +108,20 @@ async def test_one_address_is_no_reason_to_share_a_connection(
                 assert [chunk async for chunk in file.chunks()]
         await transport.aclose()
     assert names == ["a.files.test", "b.files.test"]
+
+
+@lanes(LANES[0])
+async def test_a_poll_has_no_handshake_of_its_own(
+    certificate: Certificate, everything_is_here: None
+):
+    names: list[str | None] = []
+    with raw_server(over_tls(certificate.server, ok(times=2), names)) as server:
+        base = f"https://files.test:{server.port}/v1"
+        transport = make_transport(LANES[0], make_config(base, ssl_context=certificate.client))
+        await transport.post(f"{base}/videos/generations", Bytes())
+        await transport.get(f"{base}/videos/job-1")
+        await transport.aclose()
+    assert names == ["files.test"]
 
 
 @lanes(*OWN)

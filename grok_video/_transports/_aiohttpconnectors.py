@@ -1,0 +1,122 @@
+"""Which connection a request over aiohttp takes, and which addresses it may lead to.
+
+A create goes over a connection that is new, or that answered another create two seconds ago or
+less: nothing tells a connection that its server is about to close from one whose answer is lost. A
+poll may go over any, as it may be sent again. So one that creates have left goes on to the polls,
+which saves each job of a crowd a handshake, and none comes back.
+
+The methods that are overridden here are the ones that aiohttp documents for its connectors.
+"""
+
+from __future__ import annotations
+
+import weakref
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import aiohttp
+import aiohttp.abc
+
+from grok_video._transports._base import CREATE_KEEPALIVE, KEEPALIVE, refuse_private
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+
+    from aiohttp.client_proto import ResponseHandler
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
+
+
+class CreateConnector(aiohttp.TCPConnector):
+    """Connections for creates, and those that creates have left for polls."""
+
+    def __init__(self, tls: ssl.SSLContext | bool) -> None:
+        # The type of aiohttp's own factory of sockets is not whole.
+        super().__init__(limit=0, keepalive_timeout=KEEPALIVE, ssl=tls)  # pyright: ignore[reportUnknownMemberType]
+        #: When each connection came back from a create.
+        self._left_at: weakref.WeakKeyDictionary[ResponseHandler, float] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = connection.protocol
+            assert protocol is not None  # noqa: S101 - for the type checker: it was just opened
+            left_at = self._left_at.get(protocol)
+            if left_at is None or monotonic() - left_at <= CREATE_KEEPALIVE:
+                connection.add_callback(partial(self._leave, protocol))
+                return connection
+            connection.close()
+
+    async def connect_poll(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        """Return a connection that creates have left, or a new one; no create gets it again."""
+        return await super().connect(req, traces, timeout)
+
+    def _leave(self, protocol: ResponseHandler) -> None:
+        self._left_at[protocol] = monotonic()
+
+
+class PollConnector(aiohttp.TCPConnector):
+    """Connections for polls and the API's own files: some were used by creates before."""
+
+    def __init__(self, creates: CreateConnector, tls: ssl.SSLContext | bool) -> None:
+        super().__init__(limit=0, keepalive_timeout=KEEPALIVE, ssl=tls)  # pyright: ignore[reportUnknownMemberType]  # as above
+        self._creates = creates
+        #: What the connector of creates thinks that somebody uses.
+        self._leases: list[Connection] = []
+        self._enough = 0
+
+    async def _create_connection(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        lease = await self._creates.connect_poll(req, traces, timeout)
+        if self.closed:  # meanwhile
+            lease.close()
+            raise aiohttp.ClientConnectionError
+        if len(self._leases) >= self._enough:
+            self.end_leases()
+            self._enough = 2 * len(self._leases) + 16
+        self._leases.append(lease)
+        assert lease.protocol is not None  # noqa: S101 - for the type checker: it was just opened
+        return lease.protocol
+
+    def end_leases(self) -> None:
+        """Give back what is closed: nobody else tells the connector that it came from."""
+        leases, self._leases = self._leases, []
+        for lease in leases:
+            if lease.closed:
+                lease.close()
+            else:
+                self._leases.append(lease)
+
+
+class PublicResolver(aiohttp.abc.AbstractResolver):
+    """Resolves host names and refuses those that lead into a private network.
+
+    Checked at the moment of connecting, so that a name cannot show a public address first and a
+    private one after.
+    """
+
+    def __init__(self) -> None:
+        self._resolver = aiohttp.ThreadedResolver()
+
+    async def resolve(
+        self,
+        host: str,
+        port: int = 0,
+        family: socket.AddressFamily = 0,  # type: ignore[assignment]
+    ) -> list[aiohttp.abc.ResolveResult]:
+        found = await self._resolver.resolve(host, port, family)
+        for entry in found:
+            refuse_private(host, entry["host"])
+        return found
+
+    async def close(self) -> None:
+        await self._resolver.close()
