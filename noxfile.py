@@ -71,6 +71,16 @@ def matrix(session: nox.Session) -> None:
 
 
 @nox.session
+def oldest(session: nox.Session) -> None:
+    """Run the tests of connections and event loops on the oldest libraries that are allowed."""
+    _install(session, "tests")
+    project = PYPROJECT["project"]
+    allowed = [*project["dependencies"], *project["optional-dependencies"]["trio"]]
+    session.install(*[one.replace(">=", "==") for one in allowed])
+    session.run("python", "-m", "pytest", "tests/transports", *session.posargs)
+
+
+@nox.session
 def types(session: nox.Session) -> None:
     """Check the package and tests/typing with mypy strict and pyright strict."""
     _install(session, "types")

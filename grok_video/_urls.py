@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
+import socket
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -100,11 +101,18 @@ def _embedding() -> tuple[ipaddress.IPv6Network, ...]:
 
 
 def is_public_address(address: str, *, unknown: bool = False) -> bool:
-    """Return whether an IP address is one that the internet routes; `unknown` for a host name."""
+    """Return whether an IP address is one that the internet routes; `unknown` for a host name.
+
+    The spellings that only look like names (2130706433, 127.1, 0x7f000001) are the addresses that
+    the system's own functions read in them.
+    """
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return unknown
+        try:
+            ip = ipaddress.IPv4Address(socket.inet_aton(address))
+        except (OSError, UnicodeError):
+            return unknown
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.ipv4_mapped is not None:
             ip = ip.ipv4_mapped

@@ -26,7 +26,13 @@ from rawserver import Visit, leaves_after, ok, raw_server, says
 
 from grok_video import APIConnectionError, APITimeoutError
 from grok_video._transports._aiohttp import AiohttpTransport
-from grok_video._transports._base import PrivateAddress, Proxies, Transport
+from grok_video._transports._base import (
+    NotRequestable,
+    PrivateAddress,
+    Proxies,
+    Transport,
+    refuse_private,
+)
 
 HEAD = b'HTTP/1.1 206 Partial Content\r\nContent-Length: %d\r\nETag: "v1"\r\n\r\n'
 
@@ -277,6 +283,10 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     return known
 
 
+#: 127.0.0.1, as no browser shows it.
+DISGUISED = ("2130706433", "127.1", "0x7f000001", "0177.0.0.1")
+
+
 @pytest.mark.parametrize("url", PRIVATE)
 async def test_a_private_address_is_refused(
     scene: SceneMaker, url: str, names: dict[str, list[str]]
@@ -286,10 +296,22 @@ async def test_a_private_address_is_refused(
             await read(play.transport, url.format(port=play.server.port), public_only=True)
 
 
-@pytest.mark.parametrize("number", ["2130706433", "127.1", "0x7f000001"])
+@pytest.mark.parametrize("number", DISGUISED)
+def test_an_address_in_disguise_is_known_before_a_library_sees_it(number: str):
+    """Which spellings aiohttp takes for addresses, and asks no resolver about, has changed."""
+    with pytest.raises(PrivateAddress, match="a private address"):
+        refuse_private(number)
+
+
+@pytest.mark.parametrize("name", ["example.com", "8.8.8.8", "134744072", "8.8.2056", "7f.example"])
+def test_a_name_and_a_public_address_in_whatever_spelling_are_no_private_address(name: str):
+    refuse_private(name)
+
+
+@pytest.mark.parametrize("number", DISGUISED)
 async def test_an_address_in_disguise_is_refused(scene: SceneMaker, number: str):
     async with scene() as play:
-        with pytest.raises((PrivateAddress, APIConnectionError)):
+        with pytest.raises((PrivateAddress, NotRequestable)):
             await read(play.transport, f"http://{number}:{play.server.port}/x", public_only=True)
 
 
