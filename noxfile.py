@@ -76,7 +76,9 @@ def oldest(session: nox.Session) -> None:
     _install(session, "tests")
     project = PYPROJECT["project"]
     allowed = [*project["dependencies"], *project["optional-dependencies"]["trio"]]
-    session.install(*[one.replace(">=", "==") for one in allowed])
+    # Without anyio, which also brings the plugin that runs the tests: that has to be a newer one.
+    oldest = [one.replace(">=", "==") for one in allowed if not one.startswith("anyio")]
+    session.install(*oldest)
     session.run("python", "-m", "pytest", "tests/transports", *session.posargs)
 
 
