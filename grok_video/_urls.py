@@ -106,12 +106,13 @@ def is_public_address(address: str, *, unknown: bool = False) -> bool:
     The spellings that only look like names (2130706433, 127.1, 0x7f000001) are the addresses that
     the system's own functions read in them.
     """
+    bare = address.partition("%")[0].rstrip(".")  # a name may end in a dot
     try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
+        ip = ipaddress.ip_address(bare)
     except ValueError:
         try:
-            ip = ipaddress.IPv4Address(socket.inet_aton(address))
-        except (OSError, UnicodeError):
+            ip = ipaddress.IPv4Address(socket.inet_aton(bare))
+        except (OSError, ValueError):
             return unknown
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.ipv4_mapped is not None:

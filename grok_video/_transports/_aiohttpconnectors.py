@@ -111,7 +111,7 @@ class PublicResolver(aiohttp.abc.AbstractResolver):
         self,
         host: str,
         port: int = 0,
-        family: socket.AddressFamily = 0,  # type: ignore[assignment]
+        family: socket.AddressFamily = 0,  # type: ignore[assignment]  # aiohttp's own default
     ) -> list[aiohttp.abc.ResolveResult]:
         found = await self._resolver.resolve(host, port, family)
         for entry in found:

@@ -296,7 +296,7 @@ async def test_a_private_address_is_refused(
             await read(play.transport, url.format(port=play.server.port), public_only=True)
 
 
-@pytest.mark.parametrize("number", DISGUISED)
+@pytest.mark.parametrize("number", [*DISGUISED, "127.0.0.1.", "127.1."])
 def test_an_address_in_disguise_is_known_before_a_library_sees_it(number: str):
     """Which spellings aiohttp takes for addresses, and asks no resolver about, has changed."""
     with pytest.raises(PrivateAddress, match="a private address"):
