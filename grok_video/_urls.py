@@ -9,6 +9,7 @@ import functools
 import ipaddress
 import re
 import socket
+import unicodedata
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -106,7 +107,10 @@ def is_public_address(address: str, *, unknown: bool = False) -> bool:
     The spellings that only look like names (2130706433, 127.1, 0x7f000001) are the addresses that
     the system's own functions read in them.
     """
-    bare = address.partition("%")[0].rstrip(".")  # a name may end in a dot
+    bare = address.partition("%")[0]
+    if not bare.isascii():  # as IDNA folds it
+        bare = unicodedata.normalize("NFKC", bare).replace("\u3002", ".")
+    bare = bare.rstrip(".")  # a name may end in a dot
     try:
         ip = ipaddress.ip_address(bare)
     except ValueError:

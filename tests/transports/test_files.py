@@ -287,6 +287,15 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 DISGUISED = ("2130706433", "127.1", "0x7f000001", "0177.0.0.1")
 
 
+#: The same in digits and dots that IDNA folds: fullwidth, circled, superscript, ideographic.
+FOLDED = (
+    "\uff11\uff12\uff17.0.0.1",
+    "\u2460\u2461\u2466.0.0.1",
+    "\u00b2\u00b9\u00b3\u2070\u2077\u2070\u2076\u2074\u00b3\u00b3",
+    "127\u30020\uff0e0\uff611",
+)
+
+
 @pytest.mark.parametrize("url", PRIVATE)
 async def test_a_private_address_is_refused(
     scene: SceneMaker, url: str, names: dict[str, list[str]]
@@ -296,7 +305,7 @@ async def test_a_private_address_is_refused(
             await read(play.transport, url.format(port=play.server.port), public_only=True)
 
 
-@pytest.mark.parametrize("number", [*DISGUISED, "127.0.0.1.", "127.1."])
+@pytest.mark.parametrize("number", [*DISGUISED, "127.0.0.1.", "127.1.", *FOLDED])
 def test_an_address_in_disguise_is_known_before_a_library_sees_it(number: str):
     """Which spellings aiohttp takes for addresses, and asks no resolver about, has changed."""
     with pytest.raises(PrivateAddress, match="a private address"):
