@@ -53,7 +53,10 @@ class Body(Protocol):
         ...
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body from its beginning."""
+        """Yield the body from its beginning, the first piece without waiting for anything.
+
+        A connection has been taken for it by then, and was young enough for a create when it was.
+        """
         ...
 
 

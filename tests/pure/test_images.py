@@ -166,6 +166,16 @@ async def test_a_picture_of_any_size_arrives_byte_for_byte(size, codec, tmp_path
         assert await sent_picture(image) == ("image/jpeg", content), kind
 
 
+async def test_the_first_piece_of_a_body_waits_for_nothing(tmp_path):
+    """A connection is taken for it by then, which must not grow old before its first byte."""
+    content = a_picture(LARGE_PIECE * 2)
+    for image in [*sources(content, tmp_path).values(), "https://example.com/a.jpg", None]:
+        async with create_body(VideoRequest("drift", image)) as body:
+            with pytest.raises(StopIteration) as first:
+                body.chunks().__anext__().send(None)
+            assert first.value.value.startswith(b"{")
+
+
 async def test_a_request_without_a_picture_is_one_small_chunk():
     async with create_body(VideoRequest('say "hi" 🐈')) as body:
         chunks = [chunk async for chunk in body.chunks()]
