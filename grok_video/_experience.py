@@ -103,11 +103,13 @@ class Watch:
             self.elapsed = elapsed
         if progress is not None and math.isfinite(progress):
             self.unread = True
-            self.progress = min(max(float(progress), 0.0), 100.0)
+            if not 0.0 <= progress <= 100.0:
+                progress = min(max(progress, 0.0), 100.0)
+            self.progress = progress
             readings = self.readings or []
             if len(readings) == 12:
                 del readings[6]
-            readings.append((self.elapsed, self.progress))
+            readings.append((self.elapsed, progress))
             self.readings = readings
         if hint is not None and 0.0 < hint < math.inf:
             self.hint_until = self.elapsed + hint

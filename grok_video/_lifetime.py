@@ -34,11 +34,12 @@ class Lifetime:
         At once if it has ended.
         """
         bell = bell or Bell()
-        watch = self.watch(bell)
+        watch = object()
+        self._watched[watch] = bell  # `watch` and `forget`, spelled out: each poll sleeps
         try:
             await bell.wait_until(when, unless=self._has_ended)
         finally:
-            self.forget(watch)
+            del self._watched[watch]
 
     async def sleep(self, seconds: float) -> None:
         """Return after so many seconds, or when the client ends."""

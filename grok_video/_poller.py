@@ -60,8 +60,9 @@ class Poller:
         self.session = session
         self.request_id = request_id
         self._url = session.poll_url(request_id)
-        #: What the last poll said; None before the first.
+        #: What the last poll said, None before the first, and whether that was the end.
         self.snapshot: Snapshot | None = None
+        self.is_finished: bool = False
         self._heard: Heard | None = None
         self.state = State.PENDING
         #: True where the create was made here: its time, length and size are known.
@@ -101,14 +102,11 @@ class Poller:
 
     def take_over(self, other: Poller) -> None:
         """Know what the poller of the same job in a parent process knew at the fork."""
-        self.snapshot, self.state, self.made_here = other.snapshot, other.state, other.made_here
+        self.snapshot, self.is_finished, self.state = other.snapshot, other.is_finished, other.state
+        self.made_here = other.made_here
         self._delivered_elsewhere = other._delivered_elsewhere
         self._watch, self._since, self._due = other._watch, other._since, other._due
         self._changed_at, self._not_before = other._changed_at, other._not_before
-
-    @property
-    def is_finished(self) -> bool:
-        return self.snapshot is not None and self.snapshot.status.is_terminal
 
     def video(self) -> Video:
         """Return the finished job's video, or raise what it ended with, fresh for each caller."""
@@ -120,9 +118,9 @@ class Poller:
 
     async def wait(self, deadline: Deadline) -> Video:
         """Return the video once the job is done. Raises as `AsyncJob.result` says."""
-        began = current_time()
+        now = began = current_time()
         while not self.is_finished:
-            await self.step(deadline, began)
+            now = await self.step(deadline, began, now)
         return self.video()
 
     async def refresh(self) -> Snapshot:
@@ -132,7 +130,9 @@ class Poller:
         now = current_time()
         if self._since is None:
             self._begin(now)
-        return await self._poll(now, NO_END)
+        await self._poll(now, NO_END)
+        assert self.snapshot is not None  # noqa: S101 - for the type checker: it was just polled
+        return self.snapshot
 
     async def fresh_video(self) -> Video:
         """Return the video with a fresh link, from exactly one GET; for links that died."""
@@ -153,15 +153,19 @@ class Poller:
         blocked_until = self._blocked_until()
         return max(min(self._due, last, self._stalled_at()), blocked_until)
 
-    async def step(self, deadline: Deadline, since: float = -math.inf) -> None:
-        """Return when the job was polled once more, by this task or another.
+    async def step(
+        self, deadline: Deadline, since: float = -math.inf, now: float | None = None
+    ) -> float:
+        """Return once the job was polled once more, by this task or another: what time it is then.
 
-        Raises `JobTimeout` at the deadline, or before it where no poll fits in any more, and where
-        a poll later than `since` found that the job has stalled.
+        `now` is what time it is, for who knows. Raises `JobTimeout` at the deadline, or before it
+        where no poll fits in any more, and where a poll later than `since` found that the job has
+        stalled.
         """
         seen, session = self._polls, self.session
-        while self._polls == seen:
+        if now is None:
             now = current_time()
+        while self._polls == seen:
             if self._since is None:
                 self._begin(now)
             blocked_until = self._blocked_until()
@@ -171,6 +175,7 @@ class Poller:
                 raise self._timeout(deadline)
             if self._asking:
                 await self._news.wait_until(deadline.at, unless=lambda: not self._asking)
+                now = current_time()
                 continue
             stalled_at = self._stalled_at()
             if self._polled_at >= stalled_at and self._polled_at >= since:
@@ -187,7 +192,7 @@ class Poller:
                 if woken or now < due or now < self._blocked_until() or now >= deadline.at:
                     continue
             try:
-                await self._poll(now, deadline)
+                now = await self._poll(now, deadline)
             except TooLate:
                 error = self._timeout(deadline)
                 raise error from error.__cause__
@@ -202,6 +207,7 @@ class Poller:
                 else:
                     reword(error, f"{error.message} {error.resume}")
                 raise
+        return now
 
     def _bear(self, error: GrokVideoError, now: float, passes: float) -> None:
         """Take a failed poll that says nothing about the job as one more reason to wait.
@@ -218,8 +224,11 @@ class Poller:
         logger.info("poll of job %s failed in passing: %s", self.request_id, error)
         self._polls += 1
 
-    async def _poll(self, now: float, deadline: Deadline) -> Snapshot:
-        """Poll once; nobody else does meanwhile. Raises `TooLate` as `Session.poll` does."""
+    async def _poll(self, now: float, deadline: Deadline) -> float:
+        """Poll once, nobody else does meanwhile; return when the answer was here.
+
+        Raises `TooLate` as `Session.poll` does.
+        """
         self._asking = True
         self._polled_at = now
         try:
@@ -237,7 +246,7 @@ class Poller:
             # However it ended: the others go on, and if this task was cancelled, one takes over.
             self._asking = False
             self._news.ring()
-        return heard.snapshot
+        return ended
 
     def _accept(self, snapshot: Snapshot, now: float, hint: float | None) -> None:
         self._failures = 0
@@ -245,7 +254,8 @@ class Poller:
         elapsed = self._age(now)
         event = _EVENTS.get(snapshot.status)
         was_finished = self.is_finished
-        if self.snapshot is not snapshot and self.snapshot != snapshot:
+        self.is_finished = event is not None
+        if self.snapshot is not snapshot and not self.snapshot == snapshot:  # noqa: SIM201 - quicker
             self._changed_at = now
         self.snapshot = snapshot
         if event is None:

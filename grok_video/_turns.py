@@ -48,6 +48,10 @@ class Turns:
         """
         slots = self._slots.held() or await self._slots.get()
         pacer = self.pacer
+        if slots.take_at_once():
+            if pacer.go_at_once(now):
+                return slots, now
+            slots.release()
         while True:
             delay = pacer.reserve(now, until)
             asked = pacer.blocked_until - now

@@ -40,6 +40,7 @@ from grok_video._transports._base import (
     Proxies,
     Transport,
     TransportConfig,
+    answer_too_long,
     decode_body,
     public_addresses,
     read_bounded,
@@ -247,21 +248,22 @@ class _Sessions:
     async def read(self, response: aiohttp.ClientResponse) -> Answer:
         """Return the whole answer of the API."""
         headers = response.headers
-        if response.connection is not None:  # its end is still to come, which is seldom
+        if response.connection is None:  # it is all here, which is the rule
+            body = await response.read()
+            if len(body) > ANSWER_LIMIT:
+                raise answer_too_long(response.status)
+        else:
             self._note(response)
-        try:
-            length = response.content_length
-            if length is not None and length <= ANSWER_LIMIT:
-                body = await response.read()
-            else:
+            try:
                 body = await read_bounded(
                     response.status, headers.get("Content-Length"), response.content.iter_any()
                 )
-        finally:
-            # An exchange that came to its end has given the connection back already. What is left
-            # unread of an answer, or unsent of a body that was answered early, must not keep it.
-            if response.connection is not None:
-                response.close()
+            finally:
+                # An exchange that came to its end has given the connection back already. What is
+                # left unread of an answer, or unsent of a body that was answered early, must not
+                # keep it.
+                if response.connection is not None:
+                    response.close()
         if "Content-Encoding" in headers:
             encoding = {"content-encoding": headers["Content-Encoding"]}
             body = decode_body(response.status, encoding, body)

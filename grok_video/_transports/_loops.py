@@ -181,16 +181,16 @@ class Bell:
             return
         future = loop.create_future()
         self._waiting[future] = loop
-        timer = None
+        timer, is_over = None, False
         try:
             if unless is not None and unless():
                 return
             if own < math.inf:
-                timer = loop.call_at(own, _wake_future, future)
-            await future
+                timer = loop.call_at(own, _wake_future, future, True)
+            is_over = await future
         finally:
             del self._waiting[future]
-            if timer is not None:
+            if timer is not None and not is_over:
                 timer.cancel()
 
     def ring(self) -> None:
@@ -216,9 +216,9 @@ def _wake(sleeper: Any) -> None:  # noqa: ANN401 - a future of asyncio or an eve
         sleeper.set()
 
 
-def _wake_future(future: asyncio.Future[None]) -> None:
+def _wake_future(future: asyncio.Future[bool], by_timer: bool = False) -> None:
     if not future.done():
-        future.set_result(None)
+        future.set_result(by_timer)
 
 
 async def finish(work: Callable[[], Coroutine[Any, Any, T]], *, grace: float = math.inf) -> T:

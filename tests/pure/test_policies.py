@@ -7,7 +7,7 @@ import pickle
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grok_video import (
@@ -189,3 +189,54 @@ def test_a_pacer_never_gives_a_place_in_the_past_or_never(events) -> None:
         if objected:
             pacer.throttled(now, wish)
             assert pacer.pace > 0
+
+
+#: Seconds until the next thing happens, and what it is: so many requests come, or the server says
+#: "too many" and how many seconds it wants none. And whether those whose time has come have a
+#: connection as well.
+_EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 0.01, 0.3, 1.0, 4.0, 25.0]),
+        st.integers(1, 30) | st.none() | st.sampled_from([0.5, 6.0]),
+        st.booleans(),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=400)
+@given(st.sampled_from([None, 0.1, 3.0, 10.0]), _EVENTS)
+def test_who_may_go_at_once_is_told_so_and_counts_as_all_others_do(rate, events) -> None:
+    quick, usual, now = Pacer(rate), Pacer(rate), 0.0
+    places: list[float] = []  # of those who sleep until then
+    for step, event, connected in events:
+        now += step
+        if not isinstance(event, int):
+            for pacer in (quick, usual):
+                pacer.throttled(now, event)
+            continue
+        if connected:
+            for _ in [place for place in places if place <= now]:
+                assert quick.depart(now) == usual.depart(now)
+            places = [place for place in places if place > now]
+        for _ in range(event):
+            slowed = usual.pace < (rate or math.inf)
+            if place := usual.reserve(now):
+                assert not quick.go_at_once(now)
+                assert quick.reserve(now) == place
+                places.append(now + place)
+            elif departure := usual.depart(now):
+                assert not quick.go_at_once(now)
+                assert (quick.reserve(now), quick.depart(now)) == (0, departure)
+            elif not quick.go_at_once(now):
+                assert slowed, "nobody else is sent the long way"
+                assert (quick.reserve(now), quick.depart(now)) == (0, 0)
+        assert quick.pace == usual.pace
+
+
+@pytest.mark.parametrize("rate", [None, 10.0])
+def test_nobody_goes_at_once_before_a_retry_after_is_over(rate) -> None:
+    pacer = Pacer(rate)
+    pacer.blocked_until = 5.0
+    assert not pacer.go_at_once(4.9)
+    assert pacer.go_at_once(5.0)
