@@ -30,7 +30,7 @@ from grok_video import (
     Retry,
     VideoRequest,
 )
-from grok_video._transports._loops import Bell
+from grok_video._transports._loops import Bell, current_time
 from grok_video.emulator import Emulator, faults
 
 from ..conftest import NO_LIMITS
@@ -299,6 +299,30 @@ def test_a_bell_wakes_two_runs_of_trio_at_once() -> None:
     for thread in threads:
         thread.join()
     assert woken == [True, True]
+
+
+@pytest.mark.parametrize("ends", ["rung", "cancelled"])
+def test_a_wait_that_ends_early_leaves_no_timer_behind(ends: str) -> None:
+    timers: list[asyncio.TimerHandle] = []
+
+    class Loop(asyncio.SelectorEventLoop):
+        def call_at(self, *args: Any, **words: Any) -> asyncio.TimerHandle:
+            timers.append(super().call_at(*args, **words))
+            return timers[-1]
+
+    async def main() -> None:
+        bell = Bell()
+        waiting = asyncio.ensure_future(bell.wait_until(current_time() + 3600))
+        await asyncio.sleep(0)
+        if ends == "rung":
+            bell.ring()
+        else:
+            waiting.cancel()
+        await asyncio.wait({waiting})
+        assert [timer.cancelled() for timer in timers] == [True]
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(main())
 
 
 async def test_a_bell_that_rang_before_is_not_waited_for() -> None:
