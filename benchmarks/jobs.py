@@ -18,11 +18,15 @@ import os
 import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import aiohttp
 
 from benchmarks._bars import at_most, paired, spread
 from benchmarks._memory import peak_mib
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
 POLLS = 5
 FILE = b"\0\0\0\x18ftypmp42" + bytes(2**16 - 12)
@@ -174,6 +178,29 @@ async def unconnected(polls: int, jobs: int) -> float:
 
 async def crowd(way: str, port: int, jobs: int, at_once: int, interval: float) -> float:
     """Run the jobs, so many at once; return the CPU seconds of one."""
+    async with opened(way, port, interval) as one:
+        await one()
+        gc.collect()
+        began = time.process_time()
+        await run_jobs(one, jobs, at_once)
+        return (time.process_time() - began) / jobs
+
+
+async def run_jobs(one: Callable[[], Awaitable[None]], jobs: int, at_once: int) -> None:
+    left = iter(range(jobs))
+
+    async def worker() -> None:
+        for _ in left:
+            await one()
+
+    await asyncio.gather(*[worker() for _ in range(at_once)])
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    way: str, port: int, interval: float
+) -> AsyncGenerator[Callable[[], Awaitable[None]], None]:
+    """Give the function that runs one job that way, over connections that all its calls share."""
     base = f"http://127.0.0.1:{port}/grok/v1"
     async with contextlib.AsyncExitStack() as stack:
         if way == "raw":
@@ -208,17 +235,7 @@ async def crowd(way: str, port: int, jobs: int, at_once: int, interval: float) -
                     size += len(chunk)
                 assert size == len(FILE)
 
-        left = iter(range(jobs))
-
-        async def worker() -> None:
-            for _ in left:
-                await one()
-
-        await one()
-        gc.collect()
-        began = time.process_time()
-        await asyncio.gather(*[worker() for _ in range(at_once)])
-        return (time.process_time() - began) / jobs
+        yield one
 
 
 async def raw_job(session: aiohttp.ClientSession, base: str, interval: float) -> None:
@@ -260,10 +277,12 @@ class Server(asyncio.Protocol):
 
     seen: dict[bytes, int]
     port: int
+    connections = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
         self.held = b""
+        Server.connections += 1
 
     def data_received(self, data: bytes) -> None:
         self.held += data
@@ -285,6 +304,8 @@ class Server(asyncio.Protocol):
             self.answer(b'{"request_id":"%s"}' % name)
         elif path.startswith(b"/files/"):
             self.answer(FILE, b"video/mp4")
+        elif path == b"/connections":
+            self.answer(b"%d" % self.connections)
         else:
             name = path.rsplit(b"/", 1)[1]
             self.seen[name] += 1
