@@ -29,6 +29,7 @@ from grok_video._transports._aiohttpconnectors import (
     PublicResolver,
 )
 from grok_video._transports._aiohttperrors import failure_of, presentable
+from grok_video._transports._aiohttptimeouts import Timeouts
 from grok_video._transports._base import (
     ANSWER_LIMIT,
     CONNECT_TIMEOUT,
@@ -78,18 +79,19 @@ class AiohttpTransport(Transport):
         outer = sys.exception()
         payload = _Payload(body)
         try:
-            response = await sessions.creates.post(
-                _parsed(url),
-                data=payload,
-                headers=sessions.create_headers(body),
-                allow_redirects=False,
-                proxy=sessions.api_proxy,
-            )
-            if not payload.began:
-                # It stood in the connection before anything was asked: not the answer to this.
-                response.close()
-                raise aiohttp.ServerDisconnectedError  # noqa: TRY301 - as if it had been closed
-            return await sessions.read(response)
+            with sessions.timeouts.exchange():
+                response = await sessions.creates.post(
+                    _parsed(url),
+                    data=payload,
+                    headers=sessions.create_headers(body),
+                    allow_redirects=False,
+                    proxy=sessions.api_proxy,
+                )
+                if not payload.began:
+                    # It stood in the connection before anything was asked: no answer to this.
+                    response.close()
+                    raise aiohttp.ServerDisconnectedError  # noqa: TRY301 - as if it was closed
+                return await sessions.read(response)
         except GrokVideoError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever broke, was the request sent?
@@ -105,13 +107,14 @@ class AiohttpTransport(Transport):
         sessions = self._sessions.held(asyncio.get_running_loop()) or await self._sessions.get()
         outer = sys.exception()
         try:
-            response = await sessions.api.get(
-                _parsed(url),
-                headers=sessions.api_headers,
-                allow_redirects=False,
-                proxy=sessions.api_proxy,
-            )
-            return await sessions.read(response)
+            with sessions.timeouts.exchange():
+                response = await sessions.api.get(
+                    _parsed(url),
+                    headers=sessions.api_headers,
+                    allow_redirects=False,
+                    proxy=sessions.api_proxy,
+                )
+                return await sessions.read(response)
         except GrokVideoError:
             raise
         except Exception as error:  # noqa: BLE001 - a poll fails with one kind of error
@@ -132,7 +135,7 @@ class AiohttpTransport(Transport):
         outer = sys.exception()
         try:
             # The head of the answer has the time of a whole exchange; its body has no total.
-            async with asyncio.timeout(self._config.timeout):
+            with sessions.timeouts.exchange():
                 return await sessions.open_file(url, headers, public_only=public_only)
         except Exception as error:  # noqa: BLE001 - see `get`
             refused = getattr(error, "os_error", error)
@@ -192,6 +195,8 @@ class _Sessions:
         #: Answers that may still be read from.
         self._open: weakref.WeakSet[aiohttp.ClientResponse] = weakref.WeakSet()
         self._closed = False
+        #: The time of a whole exchange with the API, and of the head of a file server's answer.
+        self.timeouts = Timeouts(config.timeout)
         self._file_timeout = aiohttp.ClientTimeout(
             total=None,
             sock_connect=min(CONNECT_TIMEOUT, config.timeout),
@@ -310,7 +315,7 @@ class _Sessions:
         session = aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(
-                total=config.timeout,
+                total=None,  # see `timeouts`
                 sock_connect=min(CONNECT_TIMEOUT, config.timeout),
                 # From 5 s on, aiohttp would round the end up to a whole second.
                 ceil_threshold=math.inf,
@@ -342,6 +347,7 @@ class _Sessions:
                 response.close()
         for session in self._made.values():
             await session.close()
+        self.timeouts.close()
         if self._leasing is not None:
             self._leasing.end_leases()
 
