@@ -254,7 +254,8 @@ class Poller:
         elapsed = self._age(now)
         event = _EVENTS.get(snapshot.status)
         was_finished = self.is_finished
-        self.is_finished = event is not None
+        if event is None:
+            self.is_finished = False
         if self.snapshot is not snapshot and not self.snapshot == snapshot:  # noqa: SIM201 - quicker
             self._changed_at = now
         self.snapshot = snapshot
@@ -262,12 +263,18 @@ class Poller:
             self._watch.note(elapsed, snapshot.progress, hint)
             self._last_pending = elapsed
             self._plan_next_poll(now, elapsed)
-        elif not was_finished:
-            self.state = advance(self.state, event)
-            # A fixed interval never asks what was learned.
-            if event is Event.RENDERED and self.session.polling.adaptive:
-                self.session.experience.record(self._watch, self._last_pending, elapsed)
+        else:
+            # Not before its snapshot is there: other threads look on.
+            self.is_finished = True
+            if not was_finished:
+                self._end(event, elapsed)
         self._polls += 1
+
+    def _end(self, event: Event, elapsed: float) -> None:
+        self.state = advance(self.state, event)
+        # A fixed interval never asks what was learned.
+        if event is Event.RENDERED and self.session.polling.adaptive:
+            self.session.experience.record(self._watch, self._last_pending, elapsed)
 
     def _plan_next_poll(self, now: float, elapsed: float) -> None:
         self._due = now + self.session.polling.next_delay(

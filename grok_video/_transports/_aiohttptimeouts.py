@@ -49,6 +49,7 @@ class Timeouts:
         """Leave no timer behind; to be called when no exchange begins any more."""
         if self._timer is not None and not self._running:
             self._timer.cancel()
+            self._timer = None
 
     def _look(self) -> None:
         """End the exchanges whose time has passed, and look again when that of the next has."""

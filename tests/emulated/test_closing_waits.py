@@ -22,12 +22,14 @@ from grok_video import (
     BatchSummary,
     ConfigurationError,
     DownloadError,
+    JobStatus,
     Limits,
     Outcome,
     OutcomeState,
     Polling,
     RateLimited,
     Retry,
+    Snapshot,
     VideoRequest,
 )
 from grok_video._transports._loops import Bell, current_time
@@ -337,6 +339,35 @@ async def test_a_bell_that_rang_before_is_not_waited_for() -> None:
         await bell.wait_until(math.inf, unless=rings_now)
         rung = True
         await bell.wait_until(math.inf, unless=lambda: rung)
+
+
+@pytest.mark.parametrize("lane", [("asyncio", "aiohttp")], indirect=True)
+async def test_a_job_is_not_over_for_another_thread_before_its_last_snapshot_is_there(
+    monkeypatch: pytest.MonkeyPatch, new_client: Callable[..., AsyncClient]
+) -> None:
+    """Python may go on with another thread where two snapshots are compared."""
+    seen: list[tuple[bool, JobStatus | None]] = []
+    compare: Callable[[Snapshot, object], bool] = Snapshot.__eq__
+
+    def looks(one: Snapshot, other: object) -> bool:
+        seen.append((job.is_finished, job.status))
+        return compare(one, other)
+
+    def answers(visit: Visit) -> None:
+        visit.request()
+        visit.answer(b'{"status":"pending"}')
+        visit.request()
+        visit.answer(b'{"status":"done","video":{"url":"https://files.test/a.mp4"}}')
+        visit.until_gone()
+
+    with raw_server(answers) as server:
+        async with new_client(api_key="k", base_url=server.base) as client:
+            job = client.job("one")
+            await job.refresh()
+            monkeypatch.setattr(Snapshot, "__eq__", looks)
+            await job.refresh()
+    assert seen == [(False, JobStatus.QUEUED)]
+    assert job.is_finished
 
 
 @pytest.mark.parametrize("lane", [("asyncio", "aiohttp")], indirect=True)
