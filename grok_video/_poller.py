@@ -60,9 +60,8 @@ class Poller:
         self.session = session
         self.request_id = request_id
         self._url = session.poll_url(request_id)
-        #: What the last poll said, None before the first, and whether that was the end.
+        #: What the last poll said; None before the first.
         self.snapshot: Snapshot | None = None
-        self.is_finished: bool = False
         self._heard: Heard | None = None
         self.state = State.PENDING
         #: True where the create was made here: its time, length and size are known.
@@ -102,11 +101,15 @@ class Poller:
 
     def take_over(self, other: Poller) -> None:
         """Know what the poller of the same job in a parent process knew at the fork."""
-        self.snapshot, self.is_finished, self.state = other.snapshot, other.is_finished, other.state
-        self.made_here = other.made_here
+        self.snapshot, self.state, self.made_here = other.snapshot, other.state, other.made_here
         self._delivered_elsewhere = other._delivered_elsewhere
         self._watch, self._since, self._due = other._watch, other._since, other._due
         self._changed_at, self._not_before = other._changed_at, other._not_before
+
+    @property
+    def is_finished(self) -> bool:
+        # Derived: other threads look on, and must see no end before its snapshot is there.
+        return self.snapshot is not None and self.snapshot.status.is_terminal
 
     def video(self) -> Video:
         """Return the finished job's video, or raise what it ended with, fresh for each caller."""
@@ -254,8 +257,6 @@ class Poller:
         elapsed = self._age(now)
         event = _EVENTS.get(snapshot.status)
         was_finished = self.is_finished
-        if event is None:
-            self.is_finished = False
         if self.snapshot is not snapshot and not self.snapshot == snapshot:  # noqa: SIM201 - quicker
             self._changed_at = now
         self.snapshot = snapshot
@@ -263,18 +264,12 @@ class Poller:
             self._watch.note(elapsed, snapshot.progress, hint)
             self._last_pending = elapsed
             self._plan_next_poll(now, elapsed)
-        else:
-            # Not before its snapshot is there: other threads look on.
-            self.is_finished = True
-            if not was_finished:
-                self._end(event, elapsed)
+        elif not was_finished:
+            self.state = advance(self.state, event)
+            # A fixed interval never asks what was learned.
+            if event is Event.RENDERED and self.session.polling.adaptive:
+                self.session.experience.record(self._watch, self._last_pending, elapsed)
         self._polls += 1
-
-    def _end(self, event: Event, elapsed: float) -> None:
-        self.state = advance(self.state, event)
-        # A fixed interval never asks what was learned.
-        if event is Event.RENDERED and self.session.polling.adaptive:
-            self.session.experience.record(self._watch, self._last_pending, elapsed)
 
     def _plan_next_poll(self, now: float, elapsed: float) -> None:
         self._due = now + self.session.polling.next_delay(

@@ -140,7 +140,7 @@ def test_what_comes_out_is_what_comes_out_of_the_librarys_own(
         try:
             async with make():
                 await work()
-        except BaseException as error:  # noqa: BLE001 - whatever it is
+        except BaseException as error:  # noqa: BLE001 - what it is, is the question
             raised = error
         cause = raised.__cause__ if raised is not None else None
         with contextlib.suppress(asyncio.CancelledError):
