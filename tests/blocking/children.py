@@ -13,6 +13,7 @@ from pathlib import Path
 
 from grok_video import Client
 from grok_video.emulator import Emulator
+from tests.pipes import rest
 
 #: Seconds after which a child that hangs is a failed test; none needs a tenth of it.
 PATIENCE = 30.0
@@ -61,7 +62,7 @@ class Child:
     def ends(self) -> tuple[str, str, float]:
         """Return the rest of its stdout, its stderr, and the seconds it lived on."""
         began = time.monotonic()
-        out, err = self.process.communicate(timeout=PATIENCE)
+        out, err = rest(self.process, PATIENCE)
         lived_on = time.monotonic() - began
         for word in NOISE:
             assert word not in err, err
@@ -74,7 +75,7 @@ class Child:
 
     def _rest(self) -> str:
         self.process.kill()
-        return "".join(self.process.communicate(timeout=PATIENCE))
+        return "".join(rest(self.process, PATIENCE))
 
 
 @contextmanager

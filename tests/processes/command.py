@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from grok_video.emulator import Emulator
+from tests.pipes import rest
 
 PHOTO = Path(__file__).parent.parent / "photographs" / "rocket.jpg"
 #: Seconds after which a child that hangs is a failed test; none needs a tenth of it.
@@ -69,7 +70,7 @@ def interrupt(
     """Send a signal and return stdout, stderr and the seconds that the child lived on."""
     began = time.monotonic()
     child.send_signal(number)
-    out, err = child.communicate(timeout=PATIENCE)
+    out, err = rest(child, PATIENCE)
     return out, err, time.monotonic() - began
 
 

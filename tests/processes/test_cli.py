@@ -22,6 +22,7 @@ import pytest
 
 from grok_video import VideoRequest
 from grok_video.emulator import Emulator, faults
+from tests.pipes import rest
 from tests.processes.command import PHOTO, environment, run, start
 
 RESULT_KEYS = {
@@ -299,7 +300,7 @@ def test_the_emulator_prints_one_line_and_ends_cleanly(number: signal.Signals, c
     assert examined.returncode == 0, examined.stdout
     assert set(place) == {"base_url", "api_key"}
     child.send_signal(number)
-    out, err = child.communicate(timeout=30)
+    out, err = rest(child, 30)
     assert out == ""
     [hint] = err.splitlines()
     assert "--poll-interval 0.2" in hint, "the default polling waits for jobs of a minute"

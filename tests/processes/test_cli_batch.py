@@ -25,6 +25,7 @@ import pytest
 from grok_video._cli import main
 from grok_video._cli._rows import open_rows
 from grok_video.emulator import Emulator, faults
+from tests.pipes import rest
 from tests.processes.command import (
     PATIENCE,
     PHOTO,
@@ -533,18 +534,18 @@ def test_ctrl_c_in_the_middle_and_the_same_command_loses_and_repeats_nothing(
         first = until_line(child, 8 + 12 * rounds)
         rounds += 1
         if rounds == 4:
-            rest, err = child.communicate(timeout=PATIENCE)
+            told, err = rest(child, PATIENCE)
             break
-        rest, err, seconds = interrupt(child)
+        told, err, seconds = interrupt(child)
         assert child.returncode == 130, err
         assert seconds < 6
-        last = json.loads(rest.splitlines()[-1])
+        last = json.loads(told.splitlines()[-1])
         assert (last["error"], last["exit_code"]) == ("Interrupted", 130)
         assert last["summary"]["counts"]["saved"] > 0
         # What is printed is the command that was given.
         assert shlex.split(last["resume"]) == ["grok-video", *_sorted(words)]
         assert "no more creates are sent" in err
-    outcomes, last = lines("".join(first) + rest)
+    outcomes, last = lines("".join(first) + told)
     assert child.returncode == 0, last
     assert len(outcomes) == 60
     assert states(out / "grok-video.sqlite") == {"saved": 60}

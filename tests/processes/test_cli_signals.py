@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from grok_video.emulator import Emulator, faults
+from tests.pipes import rest
 from tests.processes.command import PATIENCE, environment, interrupt, run_line, start, until
 
 SMALL = ("--duration", "1", "--resolution", "480p", "--aspect-ratio", "1:1")
@@ -145,7 +146,7 @@ def test_ctrl_c_in_a_create_waits_for_the_id(command: str, held: HeldCreate) -> 
     until_waiting_for_the_create(child)
     began = time.monotonic()
     held.accept("job-1")
-    out, err = child.communicate(timeout=PATIENCE)
+    out, err = rest(child, PATIENCE)
     assert time.monotonic() - began < 1
     assert (child.returncode, out) == (130, "")
     assert "job job-1 goes on and may be billed" in err.splitlines()[-1]

@@ -17,6 +17,7 @@ import pytest
 from grok_video.emulator import Emulator, faults
 from grok_video.emulator.pytest_plugin import EmulatorFactory
 from tests.blocking.children import CLIP, PREFACE, Child, environment, running, until
+from tests.pipes import rest
 
 ENDED_BY_SIGINT = -signal.SIGINT
 
@@ -143,7 +144,7 @@ def test_a_shell_sees_130(slow: Emulator, tmp_path: Path) -> None:
         pid = int(shell.stdout.readline())
         until(lambda: slow.polls > 0)
         os.kill(pid, signal.SIGINT)
-        out, err = shell.communicate(timeout=30)
+        out, err = rest(shell, 30)
     assert out.strip() == "130", err
 
 
