@@ -83,7 +83,7 @@ def ask_case(case: Case, tiny: bool, policy: Polling) -> dict:
     schedules = optimum_for(case, 4 if tiny else 24)
     row: dict = {"kind": case.name, "modes": {}, "room": room(case, schedules)}
     for mode in ("none", "image", "extension", "smooth"):
-        clients = 1 if tiny else 12 if mode == "none" else 4
+        clients = 1 if tiny else 12
         seen_rounds = []
         for number in range(rounds):
             # two dice, so that every policy meets the same jobs

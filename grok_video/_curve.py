@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Curve"]
+__all__ = ["Curve", "answered_at", "shown_at"]
 
 # Progress as recorded (fraction of the whole time, percent; contract.md, section 5) of an image-to-
 # video, of an extension, and what every reader expects. Kinds differ; this starts the learning.
@@ -30,6 +30,11 @@ _FINE: Final = 80
 _HALVED_AT: Final = 64
 #: How much of what one stretch strays from the known shapes its neighbours are believed to.
 _BESIDE: Final = (0.2, 0.5, 0.8, 1.0, 0.8, 0.5, 0.2)
+#: Seconds by which a number is older than its answer, and the largest share of the job's age: a
+#: quarter for the way home (half of a poll as recorded), the rest as servers count anew every
+#: second or so. Where that is wrong the curve learns it, but from jobs of one length for all.
+_STALE: Final = 0.75
+_STALE_SHARE: Final = 0.1
 
 
 def _percent(knots: tuple[tuple[float, float], ...], fraction: float) -> float:
@@ -42,6 +47,16 @@ def _percent(knots: tuple[tuple[float, float], ...], fraction: float) -> float:
 _SHAPES: Final = tuple(
     tuple(_percent(knots, (i + 0.5) / _BINS) for i in range(_BINS)) for knots in _RECORDED
 )
+
+
+def shown_at(elapsed: float) -> float:
+    """Return the age of which a number speaks that was answered at `elapsed`."""
+    return elapsed - min(_STALE, _STALE_SHARE * elapsed)
+
+
+def answered_at(shown: float) -> float:
+    """Return the age at which a number that speaks of `shown` is answered."""
+    return shown + min(_STALE, _STALE_SHARE / (1.0 - _STALE_SHARE) * shown)
 
 
 class Curve:
@@ -69,12 +84,13 @@ class Curve:
         whole = 0.5 * (before + done)
         weight = 1.0 / (1.0 + ((done - before) / (0.5 * whole)) ** 2)
         for elapsed, percent in readings:
-            place = min(_BINS - 1, int(elapsed / whole * _BINS))
+            shown = shown_at(elapsed)
+            place = min(_BINS - 1, int(shown / whole * _BINS))
             self.count[place] += weight
             self.total[place] += weight * percent
             self.square[place] += weight * percent * percent
             # The end is only known to a window, so the place is: by so many stretches.
-            self.blur[place] += weight * (elapsed * _BINS * (done - before) / (whole * whole)) ** 2
+            self.blur[place] += weight * (shown * _BINS * (done - before) / (whole * whole)) ** 2
             if self.count[place] > _HALVED_AT:
                 self.count[place] *= 0.5
                 self.total[place] *= 0.5

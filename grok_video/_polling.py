@@ -32,12 +32,14 @@ thousand times faster, a bad input fails within a second.
 **Progress** is a clock, a rough one. `Curve.read` turns a percentage into the fraction of life at
 which jobs of this kind showed it (an interval, give or take some noise), so T is the age divided by
 that fraction; `narrow` combines it with what was believed before, for each of the two humps, and
-says which of them had the better odds. The next look is where the schedule for a bell about the
-hump puts it; while both are possible, the earlier of two, each look at what is only p likely being
-1 / p as dear. A number that stalls says only what its curve says about the far end. Numbers count
-once three jobs of the kind have sent them, as long as they give better odds to the ends that come
-than time alone does; one job in 32 is watched by the time as well, so that a server that begins to
-lie is found out. Where numbers are to be expected, the first look is placed for them.
+says which of them had the better odds. A number speaks of an age somewhat before its answer
+(`_curve.shown_at`): by seconds, not by a share of the job. The next look is where the schedule for
+a bell about the hump puts it; while both are possible, the earlier of two, each look at what is
+only p likely being 1 / p as dear. A number that stalls says only what its curve says about the far
+end. Numbers count once three jobs of the kind have sent them, as long as they give better odds to
+the ends that come than time alone does; one job in 32 is watched by the time as well, so that a
+server that begins to lie is found out. Where numbers are to be expected, the first look is placed
+for them.
 
 **The round trip.** A look is worth what it says when its answer arrives, so all times are those of
 answers, and each delay is shortened by what polls of this client have been taking (half a second,
@@ -60,6 +62,7 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import field, frozen
 
+from grok_video._curve import answered_at, shown_at
 from grok_video._experience import SOONEST, Experience, Watch
 from grok_video._kinds import Humps, Kind, narrow
 from grok_video._public import Value, publish
@@ -353,7 +356,7 @@ def _heard(belief: Humps, kind: Kind, elapsed: float, percent: float, *, stalled
     low, high, noise = kind.curve.read(percent)
     if elapsed < SOONEST or (stalled and high >= NEARLY_ALL):
         return belief  # still "at most nearly all of its life": the schedule knows that
-    age = math.log(elapsed)
+    age = math.log(shown_at(elapsed))
     least = age - high
     most = age + 9.0 if stalled else age - low  # of a stalled number only its far end is new
     share, mean, spread, far, wide = belief
@@ -429,7 +432,7 @@ def _target_of_a_stranger(watch: Watch, kind: Kind, elapsed: float, plan: Plan) 
         low, high, _ = kind.curve.read(percent)
         fraction = math.exp(0.5 * (low + high))
         spread = max(math.hypot((1.0 - fraction) * plan.width, 0.3 * (high - low) * fraction), 0.01)
-        age = fraction * whole + elapsed - since
+        age = answered_at(fraction * whole) + elapsed - since
         after = bell(plan.price / (spread * whole)).after((age / whole - 1.0) / spread)
         return elapsed + whole * (1.0 + spread * after) - age
     gap = math.sqrt(plan.price * whole)
