@@ -23,7 +23,7 @@ from grok_video import (
 )
 from grok_video.emulator import Emulator, faults
 
-from .test_batch import outcomes, read, requests, states
+from .common import outcomes, read, requests, states
 
 NewClient = Callable[..., AsyncClient]
 

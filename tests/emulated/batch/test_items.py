@@ -1,0 +1,169 @@
+"""What goes wrong with single items, and never ends the rest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grok_video import (
+    AsyncClient,
+    BatchItem,
+    DestinationError,
+    Image,
+    InvalidRequest,
+    JobFailed,
+    ModerationRefused,
+    OutcomeState,
+    VideoRequest,
+)
+from grok_video.emulator import Emulator, faults
+
+from ...conftest import PHOTO
+from .common import files_in, outcomes, read, requests, states
+
+
+async def test_one_in_ten_is_broken_and_each_has_its_own_reason(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    things: list[tuple[str, Any]] = requests(50, image=PHOTO)
+    text = tmp_path / "no-picture.jpg"
+    text.write_text("I am no picture")
+    missing = VideoRequest("x", tmp_path / "missing.jpg")
+    things[5] = ("missing", missing)
+    things[15] = ("no picture", VideoRequest("x", Image.from_path(text)))
+    things[25] = ("moderated", VideoRequest("[moderated] x", duration=1))
+    things[35] = ("failed", VideoRequest("[failed] x", duration=1))
+    things[45] = ("not a request", "drift")
+    ledger = tmp_path / "a.sqlite"
+    found = await outcomes(client, things, out=tmp_path / "videos", ledger=ledger)
+    assert Counter(states(found).values()) == {"saved": 45, "failed": 5}
+    reasons = {
+        "missing": InvalidRequest,
+        "no picture": InvalidRequest,
+        "moderated": ModerationRefused,
+        "failed": JobFailed,
+        "not a request": InvalidRequest,
+    }
+    assert {key: type(found[key].error) for key in reasons} == reasons
+    assert len({str(found[key].error) for key in reasons}) == 5
+    assert grok_emulator.accepted == 47
+    written = dict(read(ledger, "SELECT key, error FROM item WHERE state = 'failed'"))
+    del reasons["not a request"]  # which has no request to write down
+    assert written == {key: str(found[key].error) for key in reasons}
+
+
+async def test_a_link_that_died_is_asked_for_anew(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    grok_emulator.script("download", [faults.LinkDied()])
+    found = await outcomes(client, requests(3), out=tmp_path)
+    assert set(states(found).values()) == {"saved"}
+    grok_emulator.assert_faults_consumed()
+
+
+async def test_a_file_that_does_not_come_is_fetched_by_the_next_run(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    grok_emulator.script("download", [faults.html_page()] * 50)
+    words = {"out": tmp_path / "videos", "ledger": tmp_path / "a.sqlite"}
+    found = await outcomes(client, requests(1), **words)
+    (outcome,) = found.values()
+    assert outcome.state is OutcomeState.UNFETCHED
+    assert outcome.request_id in str(outcome.error)
+    assert outcome.video is not None
+    assert outcome.video.url
+    while grok_emulator.faults_left:
+        await client._session.transport.get(outcome.video.url)
+    found = await outcomes(client, requests(1), **words)
+    assert states(found) == {"key-000": "saved"}
+    assert grok_emulator.accepted == 1
+
+
+async def test_a_file_of_somebody_else_is_never_replaced_and_nothing_is_paid(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    (tmp_path / "key-000.mp4").write_text("mine")
+    found = await outcomes(client, requests(2), out=tmp_path)
+    assert states(found) == {"key-000": "failed", "key-001": "saved"}
+    assert isinstance(found["key-000"].error, DestinationError)
+    assert (tmp_path / "key-000.mp4").read_text() == "mine"
+    assert grok_emulator.accepted == 1
+
+
+async def test_a_batch_outlives_the_folder_that_it_works_in(
+    client: AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    items = [
+        BatchItem("lost", VideoRequest("drift", image=Path("cat.jpg"), duration=1)),
+        BatchItem("other", VideoRequest("drift", duration=1)),
+    ]
+    out = tmp_path / "out"
+    summary = await client.run_batch(items, out=out, ledger=tmp_path / "a.sqlite")
+    assert (summary.counts[OutcomeState.FAILED], summary.counts[OutcomeState.SAVED]) == (1, 1)
+
+
+async def test_a_request_that_comes_twice_is_told_that_it_needs_a_key(client: AsyncClient) -> None:
+    summary = await client.run_batch([VideoRequest("drift", duration=1)] * 2)
+    [failed] = summary.failed
+    assert "give each a key of its own" in str(failed)
+
+
+async def test_a_key_that_comes_twice_is_refused_the_second_time(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    async def twice(**words: Any) -> list[tuple[str, str]]:
+        async with client.batch([*requests(3), *requests(2)], **words) as batch:
+            return sorted([(one.key, one.state.value) async for one in batch])
+
+    ledger = tmp_path / "a.sqlite"
+    assert (await twice(ledger=ledger, max_in_flight=1)).count(("key-001", "failed")) == 1
+    assert grok_emulator.accepted == 3
+    assert (await twice(ledger=ledger)).count(("key-001", "failed")) == 1  # also when it resumes
+    assert grok_emulator.accepted == 3
+
+
+@pytest.mark.parametrize("key", ["", " ", "a\nb", "\ud800", "x" * 1001, 7, None])
+async def test_a_key_that_cannot_be_one_is_an_outcome(
+    client: AsyncClient, grok_emulator: Emulator, key: Any
+) -> None:
+    async with client.batch([(key, VideoRequest("drift"))]) as batch:
+        (outcome,) = [one async for one in batch]
+    assert outcome.state is OutcomeState.FAILED
+    assert isinstance(outcome.error, InvalidRequest)
+    assert grok_emulator.accepted == 0
+
+
+async def test_keys_never_lead_out_of_the_folder(client: AsyncClient, tmp_path: Path) -> None:
+    out = tmp_path / "a" / "b"
+    keys = ["../../evil", "/etc/passwd", "..", "a/b", "a_b", "CON", ".hidden", "ä", "x" * 900]
+    things = [(key, VideoRequest("drift", duration=1)) for key in keys]
+    found = await outcomes(client, things, out=out, name="v-{key}.mp4")
+    assert set(states(found).values()) == {"saved"}
+    files = {path.resolve() for path in out.iterdir()}
+    assert len(files) == len(keys)
+    assert all(path.name.startswith("v-") for path in files)
+    assert files_in(tmp_path) == files
+
+
+async def test_files_are_hashed_unless_that_is_declined(
+    client: AsyncClient, tmp_path: Path
+) -> None:
+    hashes = {}
+    for wanted in (True, False):
+        words = {"out": tmp_path, "name": f"{wanted}-{{key}}.mp4", "sha256": wanted}
+        ledger = tmp_path / f"{wanted}.sqlite"
+        found = await outcomes(client, requests(1), ledger=ledger, **words)
+        outcome = found["key-000"]
+        assert outcome.video is not None
+        hashes[wanted] = outcome.video.sha256
+        assert read(ledger, "SELECT sha256 FROM item") == [(hashes[wanted],)]
+    whole = (tmp_path / "True-key-000.mp4").read_bytes()
+    assert hashes == {True: hashlib.sha256(whole).hexdigest(), False: None}

@@ -1,0 +1,64 @@
+"""Ledgers that cannot be used."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grok_video import (
+    AsyncClient,
+    LedgerError,
+    OutcomeState,
+)
+from grok_video.emulator import Emulator
+
+from .common import requests
+
+
+async def test_a_second_batch_on_one_ledger_is_refused_with_the_first_ones_pid(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "a.sqlite"
+    async with client.batch(requests(1), ledger=ledger):
+        with pytest.raises(LedgerError, match=f"process {os.getpid()} on ") as caught:
+            await client.run_batch(requests(3), ledger=ledger)
+        assert "Nothing was sent" in str(caught.value)
+    await client.run_batch(requests(1), ledger=ledger)
+
+
+@pytest.mark.parametrize("whole", [6, 7, 8], ids=["before a create", "after it", "at the end"])
+async def test_a_ledger_that_breaks_in_the_middle_sends_no_more_and_says_so(
+    client: AsyncClient,
+    grok_emulator: Emulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    whole: int,
+) -> None:
+    """What was accepted is still fetched; the error is raised when all outcomes were told."""
+    from grok_video._ledgerfile import LedgerFile
+
+    real, count = LedgerFile._commit, 0
+
+    def breaking(self: LedgerFile, *words: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > whole:
+            raise sqlite3.OperationalError("disk I/O error")
+        real(self, *words)
+
+    monkeypatch.setattr(LedgerFile, "_commit", breaking)
+    told = []
+    async with client.batch(requests(30), ledger=tmp_path / "a.sqlite", max_in_flight=1) as batch:
+        with pytest.raises(LedgerError, match="disk I/O error"):
+            async for outcome in batch:
+                told.append(outcome)
+    assert len(told) == 30
+    assert grok_emulator.accepted == (2 if whole == 6 else 3)
+    counts = Counter(one.state for one in told)
+    assert counts[OutcomeState.DONE] == grok_emulator.accepted
+    assert counts[OutcomeState.LEFT] == 30 - grok_emulator.accepted

@@ -1,0 +1,152 @@
+"""What a batch is given: taken only as places come free, and it may break."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from grok_video import (
+    AsyncClient,
+    BatchItem,
+    VideoRequest,
+)
+from grok_video.emulator import Emulator
+
+from .common import NewClient, NewEmulator, outcomes, requests, until
+
+
+async def test_items_are_taken_only_as_places_come_free(
+    grok_emulator_factory: NewEmulator, new_client: NewClient
+) -> None:
+    emulator = grok_emulator_factory(time_scale=1.0)
+    taken = 0
+
+    def endless() -> Iterator[BatchItem]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield BatchItem(f"k{taken}", VideoRequest(f"drift {taken}"))
+
+    async with (
+        new_client(emulator) as client,
+        client.batch(endless(), max_in_flight=5) as batch,
+    ):
+        await until(lambda: emulator.accepted >= 5)
+        assert taken == 5
+        assert batch.summary.in_flight == 5
+        emulator.finish(emulator.creates[0].request_id)
+        await anext(batch)
+        await until(lambda: emulator.accepted >= 6)
+        assert taken == 6
+
+
+async def test_what_was_read_is_sent_while_a_slow_manifest_gives_more(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    taken = 0
+
+    def slow() -> Iterator[tuple[str, VideoRequest]]:
+        nonlocal taken
+        for line in requests(60):
+            if grok_emulator.accepted >= 3:  # it runs in another thread
+                return
+            time.sleep(0.05)
+            taken += 1
+            yield line
+
+    found = await outcomes(client, slow())
+    assert len(found) == taken < 60
+
+
+async def test_a_long_manifest_leaves_the_event_loop_to_others(
+    client: AsyncClient,
+) -> None:
+    turns = 0
+
+    def long() -> Iterator[tuple[str, VideoRequest]]:
+        for number in range(3000):
+            if turns >= 10:
+                return
+            yield f"key-{number}", VideoRequest("x", Path("missing.jpg"))
+
+    async with anyio.create_task_group() as tasks:
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                await anyio.lowlevel.checkpoint()
+                turns += 1
+
+        tasks.start_soon(others)
+        async with client.batch(long(), max_in_flight=3000) as batch:
+            read = [outcome.key async for outcome in batch]
+        assert len(read) < 3000
+        tasks.cancel_scope.cancel()
+
+
+async def test_an_asynchronous_iterable_may_take_its_time(client: AsyncClient) -> None:
+    send, receive = anyio.create_memory_object_stream[tuple[str, VideoRequest]](0)
+
+    async def slowly() -> AsyncIterator[tuple[str, VideoRequest]]:
+        async with receive:
+            async for one in receive:
+                yield one
+
+    async with client.batch(slowly()) as batch, send:
+        for key, request in requests(3):
+            await send.send((key, request))
+            # Told before the next one is even there.
+            assert (await anext(batch)).key == key
+        await send.aclose()
+        with pytest.raises(StopAsyncIteration):
+            await anext(batch)
+
+
+async def test_a_manifest_that_breaks_ends_the_batch_after_what_it_gave(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    def breaking() -> Iterator[tuple[str, VideoRequest]]:
+        yield from requests(3)
+        raise OSError("the manifest is gone")
+
+    seen = []
+    async with client.batch(breaking()) as batch:
+        with pytest.raises(OSError, match="the manifest is gone"):
+            async for outcome in batch:
+                seen.append(outcome.state)
+    assert seen == ["done"] * 3
+
+
+@pytest.mark.parametrize("kind", [OSError, anyio.BrokenResourceError, anyio.EndOfStream])
+async def test_an_asynchronous_manifest_that_breaks_is_told_whatever_it_raises(
+    client: AsyncClient, kind: type[Exception]
+) -> None:
+    async def breaking() -> AsyncIterator[tuple[str, VideoRequest]]:
+        for one in requests(3):
+            yield one
+        raise kind
+
+    seen = []
+    async with client.batch(breaking()) as batch:
+        with pytest.raises(kind):
+            async for outcome in batch:
+                seen.append(outcome.state)
+    assert seen == ["done"] * 3
+
+
+async def test_a_manifest_that_cannot_be_begun_leaves_the_ledger_free(
+    client: AsyncClient, tmp_path: Path
+) -> None:
+    class Broken:
+        def __iter__(self) -> Iterator[Any]:
+            raise OSError("the manifest is gone")
+
+    with pytest.raises(OSError, match="the manifest is gone"):
+        await client.run_batch(Broken(), ledger=tmp_path / "a.sqlite")
+    assert (await client.run_batch(requests(1), ledger=tmp_path / "a.sqlite")).is_complete

@@ -1,0 +1,96 @@
+"""Rules of use, and a loop that is never blocked."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blockbuster import blockbuster_ctx
+
+from grok_video import (
+    AsyncClient,
+    GrokVideoError,
+    InvalidRequest,
+    Polling,
+    VideoRequest,
+)
+from grok_video.emulator import Emulator
+
+from ...conftest import PHOTO
+from .common import NewClient, outcomes, requests
+
+EMULATOR = "grok_video.emulator"
+
+
+@pytest.fixture
+def no_blocking() -> Iterator[None]:
+    excluded = [sys.modules[name] for name in sys.modules if name.startswith(EMULATOR)]
+    with blockbuster_ctx(scanned_modules=["grok_video"], excluded_modules=excluded):
+        yield
+
+
+@pytest.mark.usefixtures("no_blocking")
+async def test_a_batch_never_blocks_its_loop(
+    new_client: NewClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    words = {"out": tmp_path / "videos", "ledger": tmp_path / "a.sqlite"}
+    async with new_client(grok_emulator) as client:
+        for _ in range(2):
+            found = await outcomes(client, requests(10, image=PHOTO), **words)
+            assert all(outcome.is_ok for outcome in found.values())
+
+
+async def test_a_batch_is_used_inside_its_context_and_once(client: AsyncClient) -> None:
+    batch = client.batch(requests(1))
+    with pytest.raises(GrokVideoError, match="inside its context"):
+        await anext(batch)
+    async with batch:
+        pass
+    with pytest.raises(GrokVideoError, match="run once"):
+        async with batch:
+            pass
+    with pytest.raises(StopAsyncIteration):
+        await anext(batch)
+    assert batch.summary.total == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"max_in_flight": 0},
+        {"max_in_flight": True},
+        {"max_in_flight": 1.5},
+        {"max_cost_usd": -1},
+        {"max_cost_usd": "much"},
+        {"max_cost_usd": float("nan")},
+        {"name": "video.mp4"},
+        {"name": "../{key}.mp4"},
+        {"timeout": 0},
+    ],
+    ids=str,
+)
+async def test_settings_are_checked_before_anything_happens(
+    client: AsyncClient, words: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidRequest):
+        client.batch([], **words)
+    with pytest.raises(InvalidRequest):
+        client.batch("a.csv")  # type: ignore[arg-type]
+
+
+async def test_polling_can_be_anything(grok_emulator: Emulator, new_client: NewClient) -> None:
+    async with new_client(grok_emulator, polling=Polling()) as client:
+        assert (await client.run_batch(requests(3))).is_complete
+
+
+async def test_pictures_in_memory_are_items_like_any_other(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    large = PHOTO.read_bytes() + bytes(2**17)
+    plain = [VideoRequest("drift", large, duration=1), VideoRequest("drift", large, duration=2)]
+    found = await outcomes(client, plain)
+    assert set(found) == {request.fingerprint() for request in plain}
+    assert grok_emulator.accepted == 2

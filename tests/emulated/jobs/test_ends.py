@@ -1,0 +1,155 @@
+"""How a wait ends: timeouts, refusals, failures, and polls that fail in passing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from grok_video import (
+    AsyncClient,
+    AuthenticationError,
+    ConfigurationError,
+    InvalidRequest,
+    JobExpired,
+    JobFailed,
+    JobTimeout,
+    ModerationRefused,
+    RateLimited,
+)
+from grok_video.emulator import Emulator, faults
+
+
+async def test_a_timeout_says_that_the_job_goes_on_and_how_to_resume(
+    grok_emulator_factory: Callable[..., Emulator], new_client: Callable[..., AsyncClient]
+) -> None:
+    emulator = grok_emulator_factory(time_scale=1.0)
+    async with new_client(emulator) as client:
+        job = await client.submit("drift")
+        began = anyio.current_time()
+        with pytest.raises(JobTimeout) as caught:
+            await job.result(timeout=0.3)
+        assert anyio.current_time() - began < 0.6
+    error = caught.value
+    assert error.request_id == job.request_id
+    assert error.snapshot is not None
+    assert f"client.job('{job.request_id}')" in str(error)
+    assert f"grok-video wait {job.request_id}" in str(error)
+    assert "still" in str(error)
+
+
+async def test_generate_tells_its_id_in_a_timeout(
+    grok_emulator_factory: Callable[..., Emulator], new_client: Callable[..., AsyncClient]
+) -> None:
+    emulator = grok_emulator_factory(time_scale=1.0)
+    async with new_client(emulator) as client:
+        with pytest.raises(JobTimeout) as caught:
+            await client.generate("drift", timeout=0.3)
+    assert caught.value.request_id == emulator.creates[0].request_id
+
+
+@pytest.mark.parametrize("shape", ["flag", "poll", "failed", "top-level", "envelope"])
+async def test_a_refusal_by_moderation_is_its_own_error_in_every_shape(
+    client: AsyncClient, grok_emulator: Emulator, shape: str
+) -> None:
+    grok_emulator.script("create", [faults.Moderated(shape)])
+    job = await client.submit("drift")
+    with pytest.raises(ModerationRefused) as caught:
+        await job
+    assert caught.value.request_id == job.request_id
+    assert job.request_id in str(caught.value)
+
+
+async def test_a_source_that_cannot_be_fetched_fails_the_job(client: AsyncClient) -> None:
+    with pytest.raises(JobFailed, match="Unable to download") as caught:
+        await client.generate("drift", image="https://nowhere.invalid/cat.jpg", timeout=20)
+    assert caught.value.code == "invalid_argument"
+
+
+async def test_an_expired_job_says_so(client: AsyncClient, grok_emulator: Emulator) -> None:
+    grok_emulator.script("create", [faults.Expired()])
+    with pytest.raises(JobExpired):
+        await client.generate("drift", timeout=20)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        faults.CloseOnAccept(),
+        faults.CutRequest(),
+        faults.CutAnswer(30),
+        faults.bad_upstream(),
+        faults.timed_out(520),
+        faults.rate_limited(0.02),
+        faults.html_page(200),
+        faults.DeepJSON(),
+        faults.TaskNotExist(polls=3),
+        faults.UnknownStatus(polls=2),
+        faults.Backwards(),
+        faults.StuckProgress(),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
+async def test_a_poll_that_fails_in_passing_costs_no_video(
+    client: AsyncClient, grok_emulator: Emulator, fault: faults.Fault
+) -> None:
+    grok_emulator.script("poll", [fault])
+    assert (await client.generate("drift", timeout=20)).url
+    grok_emulator.assert_faults_consumed()
+    assert grok_emulator.accepted == 1
+
+
+async def test_a_refused_poll_ends_the_wait_at_once_with_the_id(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("poll", [faults.invalid_token()])
+    job = await client.submit("drift")
+    with pytest.raises(AuthenticationError) as caught:
+        await job.result()
+    assert caught.value.request_id == job.request_id
+    assert f"grok-video wait {job.request_id}" in str(caught.value)
+    assert (await job.result(timeout=20)).url  # the key was put right
+
+
+async def test_a_retry_after_past_the_deadline_ends_the_wait_and_says_so(
+    grok_emulator_factory: Callable[..., Emulator], new_client: Callable[..., AsyncClient]
+) -> None:
+    emulator = grok_emulator_factory(time_scale=1.0)
+    emulator.script("poll", [faults.rate_limited(900)])
+    async with new_client(emulator) as client:
+        job = await client.submit("drift")
+        with pytest.raises(JobTimeout, match="no poll in the next 900 s"):
+            await job.result(timeout=30)
+
+
+async def test_a_429_on_one_job_slows_all_of_them(
+    grok_emulator_factory: Callable[..., Emulator], new_client: Callable[..., AsyncClient]
+) -> None:
+    emulator = grok_emulator_factory(time_scale=1.0)
+    async with new_client(emulator) as client:
+        jobs = [await client.submit("drift") for _ in range(3)]
+        emulator.script("poll", [faults.rate_limited(900)])
+        with pytest.raises(RateLimited):
+            await jobs[0].refresh()
+        before = emulator.polls
+        with pytest.raises(JobTimeout, match="no poll"):
+            await jobs[1].result(timeout=5)
+        assert emulator.polls == before
+
+
+async def test_a_closed_client_says_so_and_sends_nothing(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    client = new_client(grok_emulator)
+    await client.aclose()
+    with pytest.raises(ConfigurationError, match="closed"):
+        await client.submit("drift")
+    assert grok_emulator.requests == ()
+
+
+@pytest.mark.parametrize("timeout", [0, -1, True, "5", float("nan")])
+async def test_a_timeout_that_is_none_is_refused(client: AsyncClient, timeout: object) -> None:
+    with pytest.raises(InvalidRequest, match="timeout"):
+        await client.job("x").result(timeout=timeout)  # type: ignore[arg-type]

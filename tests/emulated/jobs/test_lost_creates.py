@@ -1,0 +1,126 @@
+"""Creates whose outcome is unknown: never sent again by themselves, and in doubt for as long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from grok_video import (
+    AsyncClient,
+    CreateOutcomeUnknown,
+    Retry,
+    VideoRequest,
+)
+from grok_video._lifecycle import Event
+from grok_video.emulator import Emulator, faults
+
+from ...transports.rawserver import Visit, raw_server
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        faults.CutRequest(accepted=True),
+        faults.CutRequest(accepted=False),
+        faults.CutAnswer(0),
+        faults.CutAnswer(40),
+        faults.bad_upstream(accepted=True),
+        faults.timed_out(524),
+        faults.html_page(200, accepted=True),
+        faults.empty_202(),
+        faults.WrongLength(10),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
+async def test_an_unknown_outcome_is_never_sent_again(
+    client: AsyncClient, grok_emulator: Emulator, fault: faults.Fault
+) -> None:
+    grok_emulator.script("create", [fault])
+    request = VideoRequest("drift")
+    with pytest.raises(CreateOutcomeUnknown) as caught:
+        await client.submit(request)
+    grok_emulator.assert_faults_consumed()
+    assert grok_emulator.accepted <= 1
+    posts = [seen for seen in grok_emulator.requests if seen.method == "POST"]
+    assert len(posts) == 1
+    error = caught.value
+    assert error.fingerprint == request.fingerprint()
+    assert error.phase in ("awaiting the answer", "reading the answer")
+    assert "Nothing was sent again" in str(error)
+
+
+async def test_the_caller_may_ask_for_resends_of_unknown_creates(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("create", [faults.CutRequest(accepted=True)])
+    retry = Retry(base=0.01, resend_unknown_creates=True)
+    async with new_client(grok_emulator, retry=retry) as client:
+        await client.submit("drift")
+    assert grok_emulator.accepted == 2
+
+
+@pytest.mark.parametrize("then", [faults.invalid_token(), faults.rate_limited(3600)])
+async def test_what_ends_the_resends_says_nothing_about_a_create_that_was_lost_before(
+    then: faults.Fault, new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("create", [faults.CutRequest(accepted=True), then])
+    retry = Retry(base=0.01, resend_unknown_creates=True)
+    async with new_client(grok_emulator, retry=retry) as client:
+        with pytest.raises(CreateOutcomeUnknown, match="It was sent 2 times") as caught:
+            await client.submit("drift")
+    assert "What ended the attempts after it" in caught.value.__notes__[0]
+    assert grok_emulator.accepted == 1
+
+
+async def test_a_lost_create_stays_in_doubt_when_its_picture_changed_before_the_resend(
+    new_client: Callable[..., AsyncClient], tmp_path: Path
+) -> None:
+    picture = tmp_path / "cat.jpg"
+    picture.write_bytes(b"\xff\xd8\xff" + bytes(300_000))
+
+    def loses_the_answer(visit: Visit) -> None:
+        visit.request()
+        picture.write_bytes(b"\xff\xd8\xff" + bytes(100))
+        visit.reset()
+
+    retry = Retry(base=0.01, resend_unknown_creates=True)
+    with raw_server(loses_the_answer, Visit.until_gone) as server:
+        async with new_client(api_key="k", base_url=server.base, retry=retry) as client:
+            with pytest.raises(CreateOutcomeUnknown) as caught:
+                await client.submit("drift", image=picture)
+    assert "image must not change" in "".join(caught.value.__notes__)
+
+
+async def test_a_lost_create_stays_in_doubt_when_the_resend_cannot_be_recorded(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("create", [faults.CutRequest(accepted=True)])
+    client._session.retry = Retry(base=0.01, resend_unknown_creates=True)
+    begun: list[Event] = []
+
+    async def record(event: Event, _: str | None) -> None:
+        begun.append(event)
+        if begun.count(Event.SENDING_BEGAN) == 2:
+            raise OSError("the disk is full")
+
+    with pytest.raises(CreateOutcomeUnknown) as caught:
+        await client._session.create(VideoRequest("drift"), record=record)
+    assert "Nothing was sent again" in str(caught.value)
+    assert "the disk is full" in "".join(caught.value.__notes__)
+    assert grok_emulator.accepted == 1
+
+
+async def test_an_item_whose_create_was_lost_before_a_refused_resend_is_in_doubt(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    grok_emulator.script(
+        "create", [faults.CutRequest(accepted=True), faults.no_channel(), faults.invalid_token()]
+    )
+    retry = Retry(base=0.01, cap=0.01, resend_unknown_creates=True)
+    async with new_client(grok_emulator, retry=retry) as client:
+        summary = await client.run_batch(
+            [VideoRequest("drift")], out=None, ledger=tmp_path / "run.sqlite"
+        )
+    assert len(summary.in_doubt) == 1, summary

@@ -1,0 +1,163 @@
+"""What goes wrong on the way of `grok-video batch`, and the commands that it names."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sqlite3
+from pathlib import Path
+
+from grok_video._cli import main
+from grok_video.emulator import Emulator, faults
+from tests.processes.command import (
+    PHOTO,
+    environment,
+    run,
+    run_line,
+)
+
+from .conftest import QUICK, items, lines, states, write
+
+
+def broken_batch(folder: Path) -> Path:
+    """Forty items, one in ten broken in its own way."""
+    (folder / "photo.jpg").write_bytes(PHOTO.read_bytes())
+    (folder / "text.jpg").write_text("not a picture")
+    (folder / "cut.jpg").write_bytes(b"\xff\xd8")
+    rows = items(40, image="photo.jpg")
+    rows[4]["image"] = "cut.jpg"
+    rows[14]["image"] = "text.jpg"
+    rows[24]["prompt"] = "drift [moderated]"
+    rows[34]["prompt"] = "drift [expired]"
+    return write(folder / "m.csv", rows)
+
+
+BROKEN = {
+    "k004": ("failed", "InvalidRequest", "must be a JPEG, PNG or WebP by its bytes"),
+    "k014": ("failed", "InvalidRequest", "must be a JPEG, PNG or WebP by its bytes"),
+    "k024": ("failed", "ModerationRefused", "refused by content moderation"),
+    "k034": ("expired", "JobExpired", "has expired at the provider"),
+}
+
+
+def test_one_item_in_ten_broken_leaves_the_other_nine(
+    tmp_path: Path, beside: dict[str, str]
+) -> None:
+    manifest, out = broken_batch(tmp_path), tmp_path / "out"
+    done = run("batch", str(manifest), "-o", str(out), *QUICK, "--json", env=beside)
+    outcomes, last = lines(done.stdout)
+    assert done.returncode == last["exit_code"] == 1
+    assert len(outcomes) == 40
+    for key, (state, error, reason) in BROKEN.items():
+        assert (outcomes[key]["state"], outcomes[key]["error"]) == (state, error)
+        assert reason in outcomes[key]["reason"]
+    saved = {key for key, outcome in outcomes.items() if outcome["state"] == "saved"}
+    assert saved == set(outcomes) - set(BROKEN)
+    assert all(Path(outcomes[key]["path"]).stat().st_size == outcomes[key]["size"] for key in saved)
+    with sqlite3.connect(out / "grok-video.sqlite") as file:
+        rows = file.execute("SELECT key, state, error_type, error FROM item WHERE state != 'saved'")
+        noted = {key: (state, kind, reason) for key, state, kind, reason in rows}
+    file.close()
+    assert set(noted) == set(BROKEN)
+    for key, (state, error, reason) in BROKEN.items():
+        assert noted[key][:2] == (state, error)
+        assert reason in noted[key][2]
+    page = out / "report.html"
+    assert (
+        run("report", str(out / "grok-video.sqlite"), "-o", str(page), env=beside).returncode == 0
+    )
+    text = page.read_text()
+    assert all(reason in text for _, _, reason in BROKEN.values())
+
+    # Mended, and said so: only what failed is tried again.
+    (tmp_path / "cut.jpg").write_bytes(PHOTO.read_bytes())
+    again = run("batch", str(manifest), "-o", str(out), *QUICK, env=beside)
+    assert again.returncode == 1
+    [retry] = [line for line in again.stderr.splitlines() if "To try them again: " in line]
+    done = run_line(retry.partition("To try them again: ")[2], env=beside)
+    assert done.stdout == f"{out / 'k004.mp4'}\n"
+    assert states(out / "grok-video.sqlite") == {"saved": 37, "failed": 2, "expired": 1}
+
+
+def test_links_that_died_are_told_and_fetched_by_the_same_command(
+    tmp_path: Path, grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("download", [faults.LinkDied()] * 5)
+    manifest = write(tmp_path / "m.csv", items(1))
+    words = ("batch", str(manifest), "-o", str(tmp_path / "out"), *QUICK)
+    done = run(*words, env=environment(grok_emulator))
+    assert done.returncode == 1
+    assert "k000: unfetched: " in done.stderr
+    assert "the link is dead (HTTP 403), and so were the fresh ones" in done.stderr
+    ledger, page = tmp_path / "out" / "grok-video.sqlite", tmp_path / "report.html"
+    assert main(["report", str(ledger), "-o", str(page)]) == 0
+    assert "the link is dead (HTTP 403)" in page.read_text()
+    [way] = [line for line in done.stderr.splitlines() if "To fetch: " in line]
+    assert run_line(way.partition("To fetch: ")[2], environment(grok_emulator)).returncode == 0
+    assert (tmp_path / "out" / "k000.mp4").exists()
+    assert grok_emulator.accepted == 1
+
+
+def test_what_is_in_doubt_is_named_with_the_commands_that_act_on_it(
+    tmp_path: Path, grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("create", [faults.Pass(), faults.CutRequest(accepted=True)])
+    manifest, out = write(tmp_path / "m.csv", items(3)), tmp_path / "out"
+    env = environment(grok_emulator)
+    words = ("batch", str(manifest), "-o", str(out), *QUICK, "--max-in-flight", "1")
+    done = run(*words, env=env)
+    assert done.returncode == 3, done.stderr
+    [told] = [line for line in done.stderr.splitlines() if "in doubt, perhaps" in line]
+    assert "billed: k001. Look" in told
+    assert re.search(r"k001: in doubt: .* Sent at 20\S+Z, fingerprint [0-9a-f]{64}", done.stderr)
+    before = grok_emulator.accepted
+    assert run(*words, env=env).returncode == 3
+    assert grok_emulator.accepted == before == 3, "nothing is sent again by itself"
+
+    # The account's usage names the job: it is fetched, and nothing is paid for.
+    found = grok_emulator.creates[1].request_id
+    way = told.partition("With an id from there: ")[2].partition(". To send them again")[0]
+    mended = run_line(way.replace("KEY=REQUEST_ID", f"k001={found}"), env)
+    assert (mended.returncode, mended.stdout) == (0, f"{out / 'k001.mp4'}\n")
+    assert grok_emulator.accepted == 3
+
+
+def test_in_doubt_items_are_sent_again_only_when_a_person_says_so(
+    tmp_path: Path, grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("create", [faults.CutRequest()])
+    manifest, out = write(tmp_path / "m.csv", items(1)), tmp_path / "out"
+    env = environment(grok_emulator)
+    done = run("batch", str(manifest), "-o", str(out), *QUICK, env=env)
+    assert done.returncode == 3
+    assert grok_emulator.accepted == 0
+    way = done.stderr.partition("perhaps pay twice: ")[2].splitlines()[0]
+    assert shlex.split(way)[-1] == "--resubmit-in-doubt"
+    assert run_line(way, env).returncode == 0
+    assert grok_emulator.accepted == 1
+
+
+def test_the_ceiling_holds_and_what_is_left_is_said(
+    tmp_path: Path, grok_emulator: Emulator
+) -> None:
+    # One second of 480p costs 0.08 USD by the list, without a picture.
+    manifest, out = write(tmp_path / "m.csv", items(30)), tmp_path / "out"
+    env = environment(grok_emulator)
+    words = ("batch", str(manifest), "-o", str(out), *QUICK)
+    done = run(*words, "--max-cost", "0.81", "--json", env=env)
+    outcomes, last = lines(done.stdout)
+    assert done.returncode == 1
+    assert grok_emulator.accepted == 10
+    assert float(grok_emulator.bill) <= 0.81
+    left = {key for key, outcome in outcomes.items() if outcome["state"] == "left"}
+    assert len(left) == 20
+    assert set(last["summary"]["left"]) == left
+    assert set((out / "grok-video.sqlite.left.txt").read_text().split()) == left
+    assert "--max-cost (0.81 USD)" in last["summary"]["stopped"]
+    assert "--max-cost MORE" in last["resume"]
+    assert "0.81" not in last["resume"]
+    told = run(*words, "--max-cost", "0.81", env=env).stderr
+    assert all(key in told for key in left)
+    assert run(*words, env=env).returncode == 0
+    assert not (out / "grok-video.sqlite.left.txt").exists()
+    assert grok_emulator.accepted == 30
