@@ -2,8 +2,9 @@
 
 The jobs and the server are those of `jobs`. What is counted: bytecodes that the interpreter runs
 (one job after another, as the tracing takes longer than the job), turns of the event loop (each a
-system call), connections made, and collections of garbage. The processor's time, which is what
-counts in the end, is in `jobs`: noisy, and this says what moved it.
+system call), connections made, collections of garbage, and page faults (memory that comes from the
+system and goes back). The processor's time, which is what counts in the end, is in `jobs`: noisy,
+and this says what moved it.
 
     python -m benchmarks.counts [--tiny]
 """
@@ -15,6 +16,7 @@ import collections
 import contextlib
 import gc
 import json
+import resource
 import selectors
 import sys
 import urllib.request
@@ -38,7 +40,7 @@ WAYS = ("raw", "ours")
 
 def run(tiny: bool) -> dict:
     """Return the counts of a job, either way."""
-    found: dict = {"question": "Bytecodes, turns, connections and collections of a job"}
+    found: dict = {"question": "Bytecodes, turns, connections, collections and faults of a job"}
     with jobs.serving() as port:
         traced = {way: bytecodes(way, port, tiny) for way in WAYS}
         sums = {way: sum(seen.values()) for way, seen in traced.items()}
@@ -123,10 +125,11 @@ def counted(way: str, port: int, count: int, at_once: int, tiny: bool) -> dict:
         async with jobs.opened(way, port, interval) as one:
             await one()
             gc.collect()
-            turns_before, made_before = turns.count, connections(port)
+            turns_before, made_before, faults_before = turns.count, connections(port), page_faults()
             with collections_counted() as collected:
                 await jobs.run_jobs(one, count, at_once)
             return {
+                "page faults": round((page_faults() - faults_before) / count, 2),
                 "turns of the loop": round((turns.count - turns_before) / count, 2),
                 # The question itself takes one.
                 "connections": round((connections(port) - made_before - 1) / count, 3),
@@ -144,6 +147,10 @@ def connections(port: int) -> int:
     """Return how many connections the server has accepted."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/connections") as answer:
         return int(answer.read())
+
+
+def page_faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from __future__ import annotations
 import weakref
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import aiohttp.abc
@@ -27,6 +27,14 @@ if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
+
+
+#: Bytes that are read at once from a connection to the API, whose answers are a few hundred. Left
+#: alone, asyncio asks for 256 KiB each time. From 128 KiB on the C library may take them from the
+#: system and give them back for every single answer, a sixth of the CPU of a job: whether it does
+#: is a matter of luck (python/cpython#85451 has a program that shows it). Files come over
+#: connections of their own, where much at once is cheaper.
+READ = 96 * 1024
 
 
 class CreateConnector(aiohttp.TCPConnector):
@@ -58,6 +66,15 @@ class CreateConnector(aiohttp.TCPConnector):
     ) -> Connection:
         """Return a connection that creates have left, or a new one; no create gets it again."""
         return await super().connect(req, traces, timeout)
+
+    async def _create_connection(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        protocol = await super()._create_connection(req, traces, timeout)
+        transport: Any = protocol.transport
+        if hasattr(transport, "max_size"):  # of asyncio's own loop, without TLS
+            transport.max_size = READ
+        return protocol
 
     def _leave(self, protocol: ResponseHandler) -> None:
         self._left_at[protocol] = monotonic()

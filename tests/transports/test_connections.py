@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import gc
+import socket
 import threading
 import time
 from types import SimpleNamespace
@@ -28,7 +30,7 @@ from conftest import (
 from rawserver import Part, Visit, ok, raw_server
 
 from grok_video import APIConnectionError
-from grok_video._transports._aiohttpconnectors import CreateConnector
+from grok_video._transports._aiohttpconnectors import READ, CreateConnector
 from grok_video._transports._base import CREATE_KEEPALIVE, KEEPALIVE, Transport
 
 if TYPE_CHECKING:
@@ -339,6 +341,36 @@ def test_one_transport_works_in_two_threads_at_once(lane: Lane):
         for thread in threads:
             thread.join(5)
     assert seen == [200, 200]
+
+
+@lanes(OWN[0])
+async def test_an_answer_of_the_api_is_read_into_little_memory_and_a_file_into_much(
+    scene: SceneMaker, monkeypatch: pytest.MonkeyPatch
+):
+    """What asyncio asks for, 256 KiB, costs more than the rest of a poll: see `READ`."""
+    read: list[int] = []
+
+    def recv(self: socket.socket, size: int, flags: int = 0) -> bytes:
+        if self.family is socket.AF_INET and self.getpeername() == ("127.0.0.1", port):
+            read.append(size)
+        return _socket.socket.recv(self, size, flags)
+
+    def taken() -> set[int]:
+        found = set(read)
+        read.clear()
+        return found
+
+    async with scene(ok(times=2), ok()) as play:
+        port = int(play.base.rpartition(":")[2].partition("/")[0])
+        monkeypatch.setattr(socket.socket, "recv", recv, raising=False)
+        await play.transport.post(play.create_url, Bytes())
+        assert taken() == {READ}
+        await play.transport.get(play.poll_url)
+        assert taken() == {READ}
+        elsewhere = f"http://localhost:{port}/a.mp4"
+        async with play.transport.stream(elsewhere, {}, public_only=False) as file:
+            assert b"".join([piece async for piece in file.chunks()]) == b'{"request_id":"job-1"}'
+        assert min(taken()) > READ
 
 
 @lanes(*GIVEN)
