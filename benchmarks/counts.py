@@ -2,9 +2,9 @@
 
 The jobs and the server are those of `jobs`. What is counted: bytecodes that the interpreter runs
 (one job after another, as the tracing takes longer than the job), turns of the event loop (each a
-system call), connections made, collections of garbage, and page faults (memory that comes from the
-system and goes back). The processor's time, which is what counts in the end, is in `jobs`: noisy,
-and this says what moved it.
+system call), connections made, collections of garbage, and page faults: memory that comes from the
+system and goes back, a hint only, as it hangs on what the process did before. The processor's time,
+which is what counts in the end, is in `jobs`: noisy, and this says what moved it.
 
     python -m benchmarks.counts [--tiny]
 """

@@ -20,6 +20,7 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -46,6 +47,8 @@ RAW_JOB_MS = 1.04
 FLIGHT_SECONDS, FEWEST_FLIGHTS = 120, 3
 #: Processes of ours with 1000 jobs beside each with 10,000, which takes ten times as long.
 SMALL_FLIGHTS = 3
+#: Seconds after which a client process that hangs is killed: ten times what the longest takes.
+PATIENCE = 300
 
 
 def run(tiny: bool) -> dict:
@@ -58,8 +61,9 @@ def run(tiny: bool) -> dict:
         for at_once, (jobs, rounds, pairs) in crowds.items():
             interval = 0.0 if at_once == 1 else INTERVAL / 10 if tiny else INTERVAL
             seen: dict[str, list[float]] = {"raw": [], "ours": []}
-            for _ in range(pairs):
-                costs = in_turns(rounds, port, jobs, at_once, interval)
+            for number in range(pairs):
+                ways = ("raw", "ours") if number % 2 else ("ours", "raw")
+                costs = in_turns(ways, rounds, port, jobs, at_once, interval)
                 for way, ms in costs.items():
                     seen[way].append(statistics.median(ms))
             ratio = paired(seen["ours"], seen["raw"])
@@ -286,24 +290,41 @@ class Client:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._process:
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
+        with self._process:
+            try:
+                self._process.wait(PATIENCE)
+            finally:
+                self._process.kill()
+
+    def ready(self) -> None:
+        """Return once it has started: what else runs then would share its processor."""
+        assert self._process.stdout.readline() == "ready\n"
 
     def round(self) -> dict:
         """Return the CPU milliseconds of one job, and the peak memory of the process so far."""
         print(file=self._process.stdin, flush=True)
-        return json.loads(self._process.stdout.readline())
+        too_late = threading.Timer(PATIENCE, self._process.kill)
+        too_late.start()
+        answer = self._process.stdout.readline()
+        too_late.cancel()
+        if not answer:
+            raise RuntimeError(f"a client process died, or took over {PATIENCE} s; see above")
+        return json.loads(answer)
 
 
 def in_turns(
-    rounds: int, port: int, jobs: int, at_once: int, interval: float
+    ways: tuple[str, ...], rounds: int, port: int, jobs: int, at_once: int, interval: float
 ) -> dict[str, list[float]]:
-    """Return what a job cost in each round of two new processes, one of either way."""
-    seen: dict[str, list[float]] = {"raw": [], "ours": []}
+    """Return what a job cost in each round of new processes, one of each way, in this order."""
     with contextlib.ExitStack() as stack:
         clients = {
-            way: stack.enter_context(Client(way, port, jobs, at_once, interval)) for way in seen
+            way: stack.enter_context(Client(way, port, jobs, at_once, interval)) for way in ways
         }
+        for client in clients.values():
+            client.ready()
+        seen: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(rounds):
             for way, client in clients.items():
                 seen[way].append(client.round()["ms"])
@@ -313,11 +334,13 @@ def in_turns(
 def flight(way: str, port: int, count: int) -> dict:
     """Run so many jobs, all in flight, in a new process."""
     with Client(way, port, count, count, INTERVAL) as client:
+        client.ready()
         return client.round()
 
 
 def answer_rounds(way: str, port: int, jobs: int, at_once: int, interval: float) -> None:
     pin(0)
+    print("ready", flush=True)
     for _ in sys.stdin:
         cost = asyncio.run(crowd(way, port, jobs, at_once, interval))
         figures = {"ms": round(cost * 1e3, 3), "peak_mib": round(peak_mib(), 1)}

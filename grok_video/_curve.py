@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["Curve", "answered_at", "shown_at"]
 
 # Progress as recorded (fraction of the whole time, percent; contract.md, section 5) of an image-to-
-# video, of an extension, and what every reader expects. Kinds differ; this starts the learning.
+# video, of an extension, and what every reader expects. Kinds differ; this starts the learning, and
+# so it stands as it was answered, some 2 % of a life later than it was shown.
 _RECORDED: Final = (
     ((0.0, 0.0), (0.22, 1.0), (0.41, 20.0), (0.61, 35.0), (0.81, 35.0), (1.0, 40.0)),
     ((0.0, 0.0), (0.16, 0.0), (0.30, 13.0), (0.44, 42.0), (0.58, 59.0), (0.72, 84.0), (0.86, 95.0)),
@@ -32,7 +33,8 @@ _HALVED_AT: Final = 64
 _BESIDE: Final = (0.2, 0.5, 0.8, 1.0, 0.8, 0.5, 0.2)
 #: Seconds by which a number is older than its answer, and the largest share of the job's age: a
 #: quarter for the way home (half of a poll as recorded), the rest as servers count anew every
-#: second or so. Where that is wrong the curve learns it, but from jobs of one length for all.
+#: second or so. Where that is wrong the curve learns it, but from jobs of one length for all. (Of a
+#: job of a few seconds the last tenth is then never seen: it is read as the stretches before it.)
 _STALE: Final = 0.75
 _STALE_SHARE: Final = 0.1
 

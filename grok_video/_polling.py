@@ -210,7 +210,7 @@ def _first_look(
         silent = schedule.area[i] + price + schedule.rest[i]
         talking = 0.0
         for end in ends:
-            cell = int(40.0 * look / end)
+            cell = int(40.0 * shown_at(look) / end)
             if end <= look:
                 talking += look - end
             else:

@@ -5,7 +5,27 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import threading
+import time
 from typing import IO
+
+
+class _Reader(threading.Thread):
+    """Reads one pipe to its end."""
+
+    def __init__(self, pipe: IO[str] | None) -> None:
+        super().__init__(daemon=True)
+        self._pipe = pipe
+        self.said = ""
+        self.error: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        if self._pipe is not None:
+            try:
+                with self._pipe:
+                    self.said = self._pipe.read()
+            except Exception as error:  # noqa: BLE001 - raised by who waits
+                self.error = error
 
 
 def rest(child: subprocess.Popen[str], patience: float) -> tuple[str, str]:
@@ -13,25 +33,24 @@ def rest(child: subprocess.Popen[str], patience: float) -> tuple[str, str]:
 
     `Popen.communicate` goes below the buffers of the pipes: what a `readline` before it had taken
     in along with its own line would be missing. Raises `subprocess.TimeoutExpired`, with the child
-    killed, if it lives on for longer than `patience` seconds.
+    killed, if after `patience` seconds it lives on or somebody whom it left behind holds its pipes.
     """
-    found = {"out": "", "err": ""}
-
-    def read(name: str, pipe: IO[str]) -> None:
-        with pipe:
-            found[name] = pipe.read()
-
+    end = time.monotonic() + patience
     if child.stdin is not None:
         with contextlib.suppress(BrokenPipeError):
             child.stdin.close()
-    pipes = [(name, pipe) for name, pipe in (("out", child.stdout), ("err", child.stderr)) if pipe]
-    readers = [threading.Thread(target=read, args=pair, daemon=True) for pair in pipes]
+    readers = [_Reader(child.stdout), _Reader(child.stderr)]
     for reader in readers:
-        reader.start()
-    try:
-        child.wait(patience)
-    finally:
+        reader.join(max(end - time.monotonic(), 0))
+    if any(reader.is_alive() for reader in readers):
         child.kill()
+        child.wait()
         for reader in readers:
-            reader.join(patience)
-    return found["out"], found["err"]
+            reader.join(1)
+        out, err = [reader.said for reader in readers]
+        raise subprocess.TimeoutExpired(child.args, patience, out, err)
+    child.wait(max(end - time.monotonic(), 1))
+    for reader in readers:
+        if reader.error is not None:
+            raise reader.error
+    return readers[0].said, readers[1].said

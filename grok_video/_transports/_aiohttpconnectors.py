@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 #: Bytes that are read at once from a connection to the API, whose answers are a few hundred. Left
 #: alone, asyncio asks for 256 KiB each time. From 128 KiB on the C library may take them from the
 #: system and give them back for every single answer, a sixth of the CPU of a job: whether it does
-#: is a matter of luck (python/cpython#85451 has a program that shows it). Files come over
-#: connections of their own, where much at once is cheaper.
+#: is a matter of luck (python/cpython#85451 has a program that shows it). Files of other servers
+#: come over connections of their own, where much at once is cheaper.
 READ = 96 * 1024
 
 

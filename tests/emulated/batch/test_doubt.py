@@ -26,7 +26,7 @@ from grok_video._transports._loops import current_time
 from grok_video.emulator import Emulator, faults
 
 from ...conftest import PHOTO
-from .common import NewClient, outcomes, requests, states
+from .conftest import NewClient, outcomes, requests, states
 
 
 async def test_items_in_doubt_are_listed_and_never_sent_again_by_themselves(

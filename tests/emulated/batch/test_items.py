@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from grok_video import (
 from grok_video.emulator import Emulator, faults
 
 from ...conftest import PHOTO
-from .common import files_in, outcomes, read, requests, states
+from .conftest import files_in, outcomes, read, requests, states
 
 
 async def test_one_in_ten_is_broken_and_each_has_its_own_reason(
@@ -151,19 +150,3 @@ async def test_keys_never_lead_out_of_the_folder(client: AsyncClient, tmp_path: 
     assert len(files) == len(keys)
     assert all(path.name.startswith("v-") for path in files)
     assert files_in(tmp_path) == files
-
-
-async def test_files_are_hashed_unless_that_is_declined(
-    client: AsyncClient, tmp_path: Path
-) -> None:
-    hashes = {}
-    for wanted in (True, False):
-        words = {"out": tmp_path, "name": f"{wanted}-{{key}}.mp4", "sha256": wanted}
-        ledger = tmp_path / f"{wanted}.sqlite"
-        found = await outcomes(client, requests(1), ledger=ledger, **words)
-        outcome = found["key-000"]
-        assert outcome.video is not None
-        hashes[wanted] = outcome.video.sha256
-        assert read(ledger, "SELECT sha256 FROM item") == [(hashes[wanted],)]
-    whole = (tmp_path / "True-key-000.mp4").read_bytes()
-    assert hashes == {True: hashlib.sha256(whole).hexdigest(), False: None}

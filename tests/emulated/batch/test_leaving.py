@@ -18,7 +18,7 @@ from grok_video import (
 )
 from grok_video.emulator import faults
 
-from .common import NewClient, NewEmulator, outcomes, read, requests, states, until
+from .conftest import NewClient, NewEmulator, outcomes, read, requests, states, until
 
 
 async def test_leaving_early_keeps_what_was_paid_for(

@@ -17,7 +17,7 @@ from grok_video import (
 )
 from grok_video.emulator import Emulator
 
-from .common import requests
+from .conftest import requests
 
 
 async def test_a_second_batch_on_one_ledger_is_refused_with_the_first_ones_pid(

@@ -18,7 +18,7 @@ from grok_video import (
 )
 from grok_video.emulator import Emulator
 
-from .common import NewClient, NewEmulator, outcomes, requests, until
+from .conftest import NewClient, NewEmulator, outcomes, requests, until
 
 
 async def test_items_are_taken_only_as_places_come_free(

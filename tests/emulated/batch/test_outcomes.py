@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from decimal import Decimal
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import pytest
 from grok_video import (
     AsyncClient,
     OutcomeState,
+    VideoRequest,
 )
 from grok_video.emulator import Emulator
 
 from ...conftest import PHOTO
-from .common import NewClient, NewEmulator, files_in, outcomes, read, requests, states, until
+from .conftest import NewClient, NewEmulator, files_in, outcomes, read, requests, states, until
 
 
 async def test_every_item_has_one_outcome_and_one_file(
@@ -82,3 +84,29 @@ async def test_bare_requests_are_known_by_their_fingerprint(client: AsyncClient)
     plain = [request for _, request in requests(2)]
     found = await outcomes(client, plain)
     assert set(found) == {request.fingerprint() for request in plain}
+
+
+async def test_files_are_hashed_unless_that_is_declined(
+    client: AsyncClient, tmp_path: Path
+) -> None:
+    hashes = {}
+    for wanted in (True, False):
+        words = {"out": tmp_path, "name": f"{wanted}-{{key}}.mp4", "sha256": wanted}
+        ledger = tmp_path / f"{wanted}.sqlite"
+        found = await outcomes(client, requests(1), ledger=ledger, **words)
+        outcome = found["key-000"]
+        assert outcome.video is not None
+        hashes[wanted] = outcome.video.sha256
+        assert read(ledger, "SELECT sha256 FROM item") == [(hashes[wanted],)]
+    whole = (tmp_path / "True-key-000.mp4").read_bytes()
+    assert hashes == {True: hashlib.sha256(whole).hexdigest(), False: None}
+
+
+async def test_pictures_in_memory_are_items_like_any_other(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    large = PHOTO.read_bytes() + bytes(2**17)
+    plain = [VideoRequest("drift", large, duration=1), VideoRequest("drift", large, duration=2)]
+    found = await outcomes(client, plain)
+    assert set(found) == {request.fingerprint() for request in plain}
+    assert grok_emulator.accepted == 2

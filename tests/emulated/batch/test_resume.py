@@ -1,9 +1,8 @@
-"""Batches that go on: found ids, files that are gone, and what is tried again."""
+"""Batches that go on with ids that were found and files that are gone."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
@@ -23,9 +22,7 @@ from grok_video import (
 )
 from grok_video.emulator import Emulator, faults
 
-from .common import outcomes, read, requests, states
-
-NewClient = Callable[..., AsyncClient]
+from .conftest import outcomes, read, requests, states
 
 
 async def doubtful(client: AsyncClient, emulator: Emulator, folder: Path, **more: Any) -> Any:

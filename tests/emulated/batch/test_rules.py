@@ -15,12 +15,11 @@ from grok_video import (
     GrokVideoError,
     InvalidRequest,
     Polling,
-    VideoRequest,
 )
 from grok_video.emulator import Emulator
 
 from ...conftest import PHOTO
-from .common import NewClient, outcomes, requests
+from .conftest import NewClient, outcomes, requests
 
 EMULATOR = "grok_video.emulator"
 
@@ -84,13 +83,3 @@ async def test_settings_are_checked_before_anything_happens(
 async def test_polling_can_be_anything(grok_emulator: Emulator, new_client: NewClient) -> None:
     async with new_client(grok_emulator, polling=Polling()) as client:
         assert (await client.run_batch(requests(3))).is_complete
-
-
-async def test_pictures_in_memory_are_items_like_any_other(
-    client: AsyncClient, grok_emulator: Emulator
-) -> None:
-    large = PHOTO.read_bytes() + bytes(2**17)
-    plain = [VideoRequest("drift", large, duration=1), VideoRequest("drift", large, duration=2)]
-    found = await outcomes(client, plain)
-    assert set(found) == {request.fingerprint() for request in plain}
-    assert grok_emulator.accepted == 2

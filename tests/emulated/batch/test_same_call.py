@@ -1,4 +1,4 @@
-"""The same call again: it goes on where the first one ended."""
+"""The same call again: what is done is not done twice, what failed is tried again when asked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from grok_video import (
 )
 from grok_video.emulator import Emulator, faults
 
-from .common import NewClient, NewEmulator, outcomes, requests, states
+from .conftest import NewClient, NewEmulator, outcomes, requests, states
 
 
 async def test_the_same_call_again_sends_nothing(

@@ -19,7 +19,7 @@ from grok_video import (
 from grok_video import _gate as gate_module
 from grok_video.emulator import Emulator, faults
 
-from .common import NewClient, NewEmulator, outcomes, read, requests, states, until
+from .conftest import NewClient, NewEmulator, outcomes, read, requests, states, until
 
 
 @pytest.mark.parametrize("max_in_flight", [1, 7])

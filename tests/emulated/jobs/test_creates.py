@@ -1,4 +1,4 @@
-"""Creates that are refused, late or never sent."""
+"""How creates are sent, at what rate, and when they are not sent or sent again."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""How a wait ends: timeouts, refusals, failures, and polls that fail in passing."""
+"""How a wait ends: timeouts, refusals, failures, and polls that fail in passing or slow others."""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 import anyio
 import anyio.lowlevel
@@ -153,3 +155,20 @@ async def test_a_closed_client_says_so_and_sends_nothing(
 async def test_a_timeout_that_is_none_is_refused(client: AsyncClient, timeout: object) -> None:
     with pytest.raises(InvalidRequest, match="timeout"):
         await client.job("x").result(timeout=timeout)  # type: ignore[arg-type]
+
+
+async def test_the_words_of_an_answer_stand_in_no_frame_of_a_later_failure(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    """A server may echo the key in a poll that is fine, and fail the next one."""
+    key = "sk-" + "k" * 40
+    echo = {"status": "processing", "progress": 10, "note": f"Bearer {key}"}
+    grok_emulator.script("poll", [faults.Answer(200, echo), faults.Answer(401, {"error": "no"})])
+    async with new_client(base_url=grok_emulator.base_url, api_key=key) as client:
+        job = client.job("somewhere")
+        await job.refresh()
+        with pytest.raises(AuthenticationError) as caught:
+            await job.refresh()
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    # The frame of this very test has the key in a variable of its own.
+    assert not [line for line in shown.format() if key in line and Path(__file__).name not in line]

@@ -1,4 +1,8 @@
-"""What the tests of `grok-video batch` share."""
+"""`grok-video batch` as people run it: child processes, an emulator outside them, real signals.
+
+The manifest is checked before anything is sent, one bad item never ends the rest, and the same
+command goes on wherever the last one ended.
+"""
 
 from __future__ import annotations
 

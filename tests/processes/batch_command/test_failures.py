@@ -1,4 +1,4 @@
-"""What goes wrong on the way of `grok-video batch`, and the commands that it names."""
+"""What goes wrong on the way of `grok-video batch` or ends it, and the commands that it names."""
 
 from __future__ import annotations
 

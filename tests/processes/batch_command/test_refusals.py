@@ -1,4 +1,4 @@
-"""What `grok-video batch` refuses before anything is sent."""
+"""How `grok-video batch` checks what it is given before anything is sent."""
 
 from __future__ import annotations
 
