@@ -1,4 +1,4 @@
-"""Which connection a request over aiohttp takes, and which addresses it may lead to.
+"""Which connection a request over aiohttp takes, how it is read, and where it may lead.
 
 A create goes over a connection that is new, or that answered another create two seconds ago or
 less: nothing tells a connection that its server is about to close from one whose answer is lost. A
