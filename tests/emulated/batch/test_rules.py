@@ -77,7 +77,7 @@ async def test_settings_are_checked_before_anything_happens(
     with pytest.raises(InvalidRequest):
         client.batch([], **words)
     with pytest.raises(InvalidRequest):
-        client.batch("a.csv")  # type: ignore[arg-type]
+        client.batch("a.csv")  # type: ignore[arg-type]  # refused: the test
 
 
 async def test_polling_can_be_anything(grok_emulator: Emulator, new_client: NewClient) -> None:

@@ -217,7 +217,7 @@ async def test_words_beside_a_request_are_refused(
     client: AsyncClient, grok_emulator: Emulator
 ) -> None:
     with pytest.raises(InvalidRequest, match="inside the VideoRequest"):
-        await client.submit(VideoRequest("drift"), duration=3)  # type: ignore[call-overload]
+        await client.submit(VideoRequest("drift"), duration=3)  # type: ignore[call-overload]  # refused: the test
     with pytest.raises(InvalidRequest, match="use aspect_ratio"):
-        await client.submit("drift", size="1280x720")  # type: ignore[call-overload]
+        await client.submit("drift", size="1280x720")  # type: ignore[call-overload]  # refused: the test
     assert grok_emulator.requests == ()

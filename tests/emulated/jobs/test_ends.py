@@ -154,7 +154,7 @@ async def test_a_closed_client_says_so_and_sends_nothing(
 @pytest.mark.parametrize("timeout", [0, -1, True, "5", float("nan")])
 async def test_a_timeout_that_is_none_is_refused(client: AsyncClient, timeout: object) -> None:
     with pytest.raises(InvalidRequest, match="timeout"):
-        await client.job("x").result(timeout=timeout)  # type: ignore[arg-type]
+        await client.job("x").result(timeout=timeout)  # type: ignore[arg-type]  # refused: the test
 
 
 async def test_the_words_of_an_answer_stand_in_no_frame_of_a_later_failure(
