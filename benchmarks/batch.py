@@ -37,10 +37,10 @@ def run(tiny: bool) -> dict:
     """Return the figures of one run; `ratios` are what must hold on any machine."""
     rounds, width = (1, 20) if tiny else (7, 500)
     #: Files take longer: each is synced to the disk, with a ledger and without.
-    jobs_of = {False: 60, True: 30} if tiny else {False: 700, True: 500}
+    jobs_of = {False: 60, True: 30} if tiny else {False: 500, True: 500}
     #: Caches of a fixed size are still filling here: 3,000 lines took 8.5 MiB, 25,000 took 16.0 and
     #: 100,000 took 17.5, in nine minutes.
-    sizes = (50, 100) if tiny else (3000, 12_000)
+    sizes = (50, 100) if tiny else (2000, 8000)
     found: dict = {
         "question": f"throughput of a batch, {width} in flight, with a ledger and without",
         "runs": rounds,

@@ -32,7 +32,7 @@ LENGTHS = {"jobs of a second": (0.02, 0.1), "jobs of no length": (0.0, 0.01)}
 
 def run(tiny: bool) -> dict:
     """Return the medians of one run; the ratios and the crossing have limits."""
-    jobs, pairs, crossings = (20, 2, 300) if tiny else (200, 11, 20_000)
+    jobs, pairs, crossings = (20, 2, 300) if tiny else (200, 7, 20_000)
     found: dict = {
         "question": f"{jobs} jobs submitted and awaited from one plain thread, in {pairs} pairs",
     }

@@ -53,55 +53,50 @@ asyncio.run(main())
 ENVIRONMENT = {name: value for name, value in os.environ.items() if "BYTECODE" not in name}
 #: Milliseconds over bare Python, and a ratio.
 MOST = {"import": 15.0, "help": 150.0, "ready": 1.1}
+#: What has no limit takes part in every third round: it takes most of the time.
+EVERY = 3
 
 
 def run(tiny: bool) -> dict:
     """Return the figures of one run; three have limits."""
     rounds = 1 if tiny else 21
     codes = {
-        "bare": BARE,
         "import grok_video": PACKAGE,
         "AsyncClient ready": READY,
         "aiohttp, anyio, attrs, cattrs": PARTS,
-        "first answer": FIRST,
-        "first answer by hand": FIRST_BY_HAND,
     }
     if importlib.util.find_spec("typer"):
         codes["grok-video --help"] = HELP
-    barred = list(codes)
+    barred = set(codes)
+    codes |= {"first answer": FIRST, "first answer by hand": FIRST_BY_HAND}
     for way in _peers.PEERS:
         peer = _peers.WAYS[way]
         if peer.version() and f"import {peer.module}" not in codes.values():
             codes[way] = f"import {peer.module}"
     codes["bare aiohttp"] = "import aiohttp"
-    others = set(codes) - set(barred)
-    cpu: dict[str, list[float]] = {name: [] for name in codes}
+    bare: list[float] = []
+    above: dict[str, list[float]] = {name: [] for name in codes}
     wall: dict[str, list[float]] = {name: [] for name in codes}
     with jobs.serving() as port:
         jobs.pin(0)
+        base = f"http://127.0.0.1:{port}/grok/v1"
         for number in range(rounds + (not tiny)):  # the first compiles, and does not count
+            start = fresh(BARE, base)
+            if number or tiny:
+                bare.append(start[0] * 1e3)
             for name, code in codes.items():
-                if name in others and number % 4:
-                    continue  # they have no limit, and take most of the time
-                used, took = fresh(code, f"http://127.0.0.1:{port}/grok/v1")
+                if name not in barred and number % EVERY:
+                    continue
+                used, took = fresh(code, base)
                 if number or tiny:
-                    cpu[name].append(used * 1e3)
-                    wall[name].append(took * 1e3)
-    above = {
-        name: [one - bare for one, bare in zip(seen, cpu["bare"], strict=False)]
-        for name, seen in cpu.items()
-        if name != "bare"
-    }
+                    above[name].append((used - start[0]) * 1e3)
+                    wall[name].append((took - start[1]) * 1e3)
     ready = paired(above["AsyncClient ready"], above["aiohttp, anyio, attrs, cattrs"])
     found = {
         "question": "CPU ms over bare Python of an import, a client, the first word",
-        "bare_ms": spread(cpu["bare"], 1),
+        "bare_ms": spread(bare, 1),
         "ms over bare": {name: spread(seen, 1) for name, seen in above.items()},
-        "wall ms over bare": {
-            name: spread([a - b for a, b in zip(seen, wall["bare"], strict=False)], 1)
-            for name, seen in wall.items()
-            if name != "bare"
-        },
+        "wall ms over bare": {name: spread(seen, 1) for name, seen in wall.items()},
         "ready / its four libraries": ready,
         "first answer / by hand": paired(above["first answer"], above["first answer by hand"]),
         "missing": _peers.missing(),
