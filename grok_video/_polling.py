@@ -51,7 +51,7 @@ At 20 s, still running, the density is 0.97 * 0.399 / (0.446 * 20) = 0.043 per s
 rest is the far hump) and 0.515 of the jobs are left, so h = 0.084 and the gap should be about
 sqrt(2 * 0.625 / 0.084) = 3.9 s; `inspect` says 3.6. It puts the first look at 14.3 s, when 22 % of
 the jobs are done, then 18.6, 22.4, 25.9, and expects to pay 4.7 s in all, lag and looks.
-`tests/pure/test_polling.py` does this sum again.
+`tests/pure/polling/test_schedule.py` does this sum again.
 """
 
 from __future__ import annotations

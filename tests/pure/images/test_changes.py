@@ -1,0 +1,71 @@
+"""A file that changes while it is sent never completes its body."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+
+from grok_video import (
+    InvalidRequest,
+    VideoRequest,
+)
+from grok_video._images import LARGE_PIECE, create_body
+from grok_video._pictures import SMALL
+
+from .conftest import PNG, a_picture, grow, whole
+
+
+def shrink(path):
+    os.truncate(path, 100)
+
+
+def rewrite(path):
+    measured = path.stat()
+    path.write_bytes(a_picture(measured.st_size, PNG))
+    os.utime(path, ns=(measured.st_atime_ns, measured.st_mtime_ns + 1))
+
+
+@pytest.mark.parametrize("change", [grow, shrink, rewrite, Path.unlink])
+async def test_a_file_that_changes_while_it_is_sent_never_completes_its_body(change, tmp_path):
+    path = tmp_path / "cat.jpg"
+    path.write_bytes(a_picture(LARGE_PIECE * 2))
+    got = 0
+    async with create_body(VideoRequest("drift", path)) as body:
+        chunks = body.chunks()
+        for _ in range(2):
+            got += len(await anext(chunks))
+        change(path)
+        with pytest.raises(InvalidRequest, match="must not change while it is being sent") as info:
+            async for chunk in chunks:
+                got += len(chunk)
+        assert got < body.length
+        assert body.failure is info.value
+
+
+async def test_a_file_object_that_grows_or_shrinks_is_found_out():
+    for change in (lambda file: file.truncate(50), lambda file: file.write(b"more")):
+        file = io.BytesIO(a_picture(SMALL))
+        async with create_body(VideoRequest("drift", file)) as body:
+            file.seek(0, os.SEEK_END)
+            change(file)
+            file.seek(0)
+            with pytest.raises(InvalidRequest, match="must not change"):
+                await whole(body)
+
+
+async def test_the_reason_of_a_break_stands_on_the_body_until_the_next_round(tmp_path):
+    path = tmp_path / "cat.jpg"
+    path.write_bytes(content := a_picture(SMALL))
+    measured = path.stat()
+    async with create_body(VideoRequest("drift", path)) as body:
+        grow(path)
+        with pytest.raises(InvalidRequest, match="must not change") as caught:
+            await whole(body)
+        assert body.failure is caught.value
+        path.write_bytes(content)
+        os.utime(path, ns=(measured.st_atime_ns, measured.st_mtime_ns))
+        await whole(body)
+        assert body.failure is None

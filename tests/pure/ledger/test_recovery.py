@@ -1,0 +1,148 @@
+"""What a ledger is believed to say after a death is the sum of its events."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from decimal import Decimal
+from functools import reduce
+from pathlib import Path
+
+import anyio
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from grok_video import LedgerError
+from grok_video._ledger import Journal, Ledger
+from grok_video._lifecycle import _TABLE, Event, State, advance
+
+from .conftest import found, new_entry, rows, write
+
+
+@pytest.mark.parametrize(
+    ("lived", "expected"),
+    [
+        ([Event.SENDING_BEGAN], State.IN_DOUBT),
+        ([Event.SENDING_BEGAN, Event.NOT_TAKEN], State.PLANNED),
+        ([Event.SENDING_BEGAN, Event.ACCEPTED], State.PENDING),
+        ([Event.SENDING_BEGAN, Event.ACCEPTED, Event.RENDERED], State.READY),
+        (
+            [Event.SENDING_BEGAN, Event.ACCEPTED, Event.RENDERED, Event.FETCHING_BEGAN],
+            State.READY,
+        ),
+    ],
+)
+async def test_a_process_that_died_comes_back_where_it_was(
+    tmp_path: Path, lived: list[Event], expected: State
+) -> None:
+    path = tmp_path / "a.sqlite"
+    await write(path, *lived)
+    entry = await found(path)
+    assert entry is not None
+    assert entry.state is expected
+    assert entry.request_id == ("4b2cd27e" if Event.ACCEPTED in lived else None)
+    assert await found(path, "dog") is None
+    ((last,),) = rows(path, "SELECT event FROM event ORDER BY id DESC LIMIT 1")
+    cut_short = reduce(advance, lived, State.PLANNED) in (State.SUBMITTING, State.FETCHING)
+    assert (last == "interrupted") is cut_short
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> list[Event]:
+    """Any life that the table allows."""
+    state, events = State.PLANNED, []
+    for _ in range(draw(st.integers(1, 12))):
+        possible = [event for (of, event) in _TABLE if of is state]
+        if not possible:
+            break
+        events.append(draw(st.sampled_from(possible)))
+        state = advance(state, events[-1])
+    return events
+
+
+@given(st.lists(lives(), min_size=1, max_size=6), st.lists(st.integers(0, 5), max_size=40))
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_recovery_is_the_sum_of_the_events(
+    tmp_path_factory: pytest.TempPathFactory, lived: list[list[Event]], order: list[int]
+) -> None:
+    """Whatever happened to several items in whatever order, and whenever the process died."""
+    path = tmp_path_factory.mktemp("ledger") / "a.sqlite"
+    left = [list(life) for life in lived]
+    written: list[list[Event]] = [[] for _ in lived]
+
+    async def first() -> None:
+        ledger = await Ledger.open(path)
+        entries = [new_entry(f"k{number}") for number in range(len(lived))]
+        for number in [*order, *range(len(lived))]:
+            if number < len(left) and left[number]:
+                event = left[number].pop(0)
+                if event in (Event.ACCEPTED, Event.ID_FOUND):
+                    entries[number].request_id = f"id-{number}"
+                ledger.note(entries[number], event)
+                written[number].append(event)
+        await ledger.close()
+
+    async def second() -> None:
+        ledger = await Ledger.open(path)
+        known = (await ledger.find([f"k{number}" for number in range(len(lived))])).known
+        for number, events in enumerate(written):
+            state = reduce(advance, events, State.PLANNED)
+            if state in (State.SUBMITTING, State.FETCHING):
+                state = advance(state, Event.INTERRUPTED)
+            assert known[f"k{number}"].state is state
+            assert known[f"k{number}"].attempts == events.count(Event.SENDING_BEGAN)
+        await ledger.close()
+        shown = dict(rows(path, "SELECT key, state FROM item"))
+        assert shown == {key: entry.state.value for key, entry in known.items()}
+
+    anyio.run(first)
+    anyio.run(second)
+
+
+async def test_money_is_added_up_over_runs(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    ledger = await Ledger.open(path)
+    assert (ledger.spent_usd, ledger.open_usd) == (0, 0)
+    saved, pending, refused = new_entry("saved"), new_entry("pending"), new_entry("refused")
+    for entry in (saved, pending):
+        await ledger.record(entry, Event.SENDING_BEGAN)
+        await ledger.record(entry, Event.ACCEPTED)
+    saved.cost_usd = Decimal("0.1")
+    await ledger.record(saved, Event.RENDERED)
+    await ledger.record(refused, Event.REFUSED)
+    await ledger.close()
+    ledger = await Ledger.open(path)
+    assert (ledger.spent_usd, ledger.open_usd) == (Decimal("0.1"), Decimal("0.14"))
+    await ledger.close()
+
+
+async def test_keys_are_known_to_come_twice_in_one_run_only(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    for _ in range(2):
+        ledger = await Ledger.open(path)
+        assert (await ledger.find(["a", "b"])).again == set()
+        assert (await ledger.find(["b", "c"])).again == {"b"}
+        await ledger.close()
+
+
+async def test_a_ledger_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    await write(path, Event.SENDING_BEGAN, Event.ACCEPTED)
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("DROP TRIGGER event_is_never_changed")
+        file.execute("UPDATE event SET state = 'saved' WHERE event = 'accepted'")
+        file.commit()
+    with pytest.raises(LedgerError, match="contradicts itself"):
+        await found(path)
+
+
+async def test_a_journal_without_a_file_keeps_nothing_and_counts_all_the_same() -> None:
+    journal, entry = Journal(), new_entry()
+    await journal.record(entry, Event.SENDING_BEGAN)
+    journal.note(entry, Event.NOT_TAKEN)
+    assert (entry.state, entry.attempts) == (State.PLANNED, 1)
+    assert (await journal.find(["cat"])).known == {}
+    await journal.close()
