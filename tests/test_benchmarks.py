@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
+from benchmarks import polling
 from benchmarks._bars import at_least, at_most, below, paired, spread, unmeasured
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,22 @@ def test_a_benchmark_runs_and_gives_figures(name: str) -> None:
 def test_there_are_benchmarks() -> None:
     assert {"jobs", "polling", "upload", "download", "ledger", "batch"} <= set(NAMES)
     assert {"blocking", "imports", "peers", "peers_upload"} <= set(NAMES)
+
+
+def test_every_verdict_of_polling_can_be_a_miss() -> None:
+    result = polling.run(tiny=True)
+    assert {"cases", "recorded", "fan_out", "microseconds", "verdicts"} <= result.keys()
+    assert polling.table(result)
+    # A check that can be fooled is worse than none: every figure made bad is reported as a miss.
+    for row in [*result["cases"], result["recorded"]]:
+        for of in row["modes"].values():
+            for figure in of.values():
+                figure["median"] = 9.0
+    for row in result["fan_out"]:
+        row["to alone"]["median"] = 9.0
+    verdicts = polling.judge(result)
+    assert len(verdicts) == len(result["verdicts"]) > 45
+    assert not [one for one in verdicts if one["holds"]]
 
 
 def test_a_bar_says_whether_it_is_held() -> None:
