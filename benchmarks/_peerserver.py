@@ -12,14 +12,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import subprocess
-import sys
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from benchmarks import jobs
+from benchmarks import _processes, jobs
+from benchmarks._processes import served
 
-ROOT = Path(__file__).parents[1]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 #: Of a body only so much is looked at: a name of an operation, never a picture.
 LOOKED_AT = 2048
 
@@ -38,8 +38,7 @@ class Place(NamedTuple):
 class Server(jobs.Server):
     """Just enough HTTP/1.1 for all of them: never pipelined, bodies by length or chunked."""
 
-    polls: dict[str, int]
-    port: int
+    polls: ClassVar[dict[str, int]] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -219,31 +218,18 @@ async def serve_grpc(http: int) -> tuple[object, int]:
 
 
 async def serve() -> None:
-    Server.polls = {}
-    jobs.pin(1)
-    server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", 0, backlog=4096)
-    Server.port = server.sockets[0].getsockname()[1]
+    await jobs.listen(Server)
     spoken, port = await serve_grpc(Server.port)
-    print(Server.port, port, flush=True)
-    # Ends with the process that started it: its pipe closes.
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    await served(Server.port, port)
     if spoken:
         await spoken.stop(0)
 
 
 @contextlib.contextmanager
-def serving():
+def serving() -> Iterator[Place]:
     """Run the server in a process of its own; yield its place."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks._peerserver"],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as process:
-        try:
-            yield Place(*map(int, process.stdout.readline().split()))
-        finally:
-            process.stdin.close()
+    with _processes.serving("benchmarks._peerserver") as numbers:
+        yield Place(*numbers)
 
 
 if __name__ == "__main__":

@@ -9,52 +9,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
-import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING
 
 from benchmarks import _peers, jobs
 from benchmarks._memory import peak_mib, start_of_peak
-from benchmarks._peerserver import ROOT, Place
+from benchmarks._peerserver import Place
+from benchmarks._processes import Client, answer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
-class Worker:
-    """Asks one client process; use it as a context manager."""
-
-    def __init__(self, way: str, place: Place) -> None:
-        self.way = way
-        words = [way, str(place.http), str(place.grpc)]
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "benchmarks._worker", *words],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._process:
-            self._process.stdin.close()
-
-    def ask(self, what: str, **words: object) -> dict:
-        """Return the figures of one measurement, which no other process disturbs meanwhile."""
-        print(json.dumps({"what": what, **words}), file=self._process.stdin, flush=True)
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise RuntimeError(f"{self.way}: the client process died; see above")
-        return json.loads(answer)
+def worker(way: str, place: Place) -> Client:
+    return Client("benchmarks._worker", way, place.http, place.grpc)
 
 
 @contextlib.contextmanager
-def workers(ways: list[str], place: Place):
+def workers(ways: list[str], place: Place) -> Iterator[dict[str, Client]]:
     with contextlib.ExitStack() as stack:
-        yield {way: stack.enter_context(Worker(way, place)) for way in ways}
+        clients = {way: stack.enter_context(worker(way, place)) for way in ways}
+        for client in clients.values():
+            client.ready()
+        yield clients
 
 
 async def crowd(way: str, place: Place, count: int, at_once: int, interval: float) -> dict:
@@ -87,12 +66,8 @@ async def pictures(way: str, place: Place, photograph: str, at_once: int) -> dic
 
 def main() -> None:
     way, place = sys.argv[1], Place(int(sys.argv[2]), int(sys.argv[3]))
-    jobs.pin(0)
     asked = {"crowd": crowd, "pictures": pictures}
-    for line in sys.stdin:
-        words = json.loads(line)
-        work = asked[words.pop("what")]
-        print(json.dumps(asyncio.run(work(way, place, **words))), flush=True)
+    answer(lambda what, **words: asyncio.run(asked[what](way, place, **words)))
 
 
 if __name__ == "__main__":

@@ -10,13 +10,10 @@ processes with manifests of two sizes, above that of the client when it has done
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,9 +21,11 @@ from pathlib import Path
 
 from benchmarks._bars import at_least, at_most
 from benchmarks._memory import peak_mib
+from benchmarks._processes import answer, measured_once, pin, served, serving
+from benchmarks.jobs import Server as JobServer
+from benchmarks.jobs import listen
 from grok_video import AsyncClient, Limits, Polling, VideoRequest
 
-ROOT = Path(__file__).parents[1]
 POLLS = 2
 INTERVAL = 0.01
 FILE = b"\0\0\0\x18ftypmp42" + bytes(2**14 - 12)
@@ -45,7 +44,7 @@ def run(tiny: bool) -> dict:
         "question": f"throughput of a batch, {width} in flight, with a ledger and without",
         "runs": rounds,
     }
-    with serving() as port:
+    with serving("benchmarks.batch", "--serve") as (port,):
         pin(0)
         for name, saving in (("to links", False), ("to files", True)):
             jobs = jobs_of[saving]
@@ -136,17 +135,9 @@ def manifest(lines: int, name: str = "key"):
         yield f"{name}-{number:06}", request
 
 
-def fresh(port: int, jobs: int, width: int, *, saving: bool) -> dict:
+def fresh(port: int, lines: int, width: int, *, saving: bool) -> dict:
     """Run a manifest in a new process: memory above idle, throughput, and what resuming takes."""
-    words = port, jobs, width, int(saving)
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.batch", "--fresh", *map(str, words)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout)
+    return measured_once("benchmarks.batch", "--fresh", port, lines, width, int(saving))
 
 
 async def measured(port: int, jobs: int, width: int, *, saving: bool) -> dict:
@@ -167,29 +158,12 @@ async def measured(port: int, jobs: int, width: int, *, saving: bool) -> dict:
 # --- the server ----------------------------------------------------------------------------------
 
 
-class Server(asyncio.Protocol):
-    """Just enough HTTP/1.1: requests come whole or in pieces, never pipelined."""
+class Server(JobServer):
+    """Plays jobs of two polls and a small file."""
 
-    polls: dict[bytes, int]
-    made: int
-    port: int
+    made = 0
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        self.held = b""
-
-    def data_received(self, data: bytes) -> None:
-        self.held += data
-        head, end, rest = self.held.partition(b"\r\n\r\n")
-        if not end:
-            return
-        if head.startswith(b"POST"):
-            lower = head.lower()
-            at = lower.index(b"content-length:") + 15
-            if len(rest) < int(lower[at:].split(b"\r\n", 1)[0]):
-                return
-        self.held = b""
-        path = head.split(b" ", 2)[1]
+    def respond(self, head: bytes, path: bytes) -> None:
         if head.startswith(b"POST"):
             Server.made += 1
             self.answer(b'{"request_id":"4b2cd27e-0b0d-4000-8000-%012x"}' % Server.made)
@@ -197,9 +171,9 @@ class Server(asyncio.Protocol):
             self.answer(FILE, b"video/mp4")
         else:
             name = path.rsplit(b"/", 1)[1]
-            count = self.polls.pop(name, 0) + 1
+            count = self.seen.pop(name, 0) + 1
             if count < POLLS:
-                self.polls[name] = count
+                self.seen[name] = count
                 self.answer(b'{"status":"pending","progress":35}')
             else:
                 self.answer(
@@ -208,48 +182,18 @@ class Server(asyncio.Protocol):
                     b'"usage":{"cost_in_usd_ticks":900000000},"progress":100}' % (self.port, name)
                 )
 
-    def answer(self, body: bytes, kind: bytes = b"application/json") -> None:
-        self.transport.write(
-            b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n" % (kind, len(body))
-            + body
-        )
-
 
 async def serve() -> None:
-    Server.polls, Server.made = {}, 0
-    server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", 0, backlog=4096)
-    Server.port = server.sockets[0].getsockname()[1]
-    print(Server.port, flush=True)
-    pin(1)
-    # Ends with the process that started it: its pipe closes.
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-
-
-@contextlib.contextmanager
-def serving():
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.batch", "--serve"],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    with process, process.stdin:
-        yield int(process.stdout.readline())
-
-
-def pin(processor: int) -> None:
-    """Keep client and server apart, where the system lets us."""
-    with contextlib.suppress(AttributeError, OSError):
-        os.sched_setaffinity(0, {processor % (os.cpu_count() or 1)})
+    await listen(Server)
+    await served(Server.port)
 
 
 def main() -> None:
     if "--serve" in sys.argv:
         asyncio.run(serve())
     elif "--fresh" in sys.argv:
-        port, jobs, width, saving = map(int, sys.argv[-4:])
-        pin(0)
-        print(json.dumps(asyncio.run(measured(port, jobs, width, saving=bool(saving)))))
+        port, lines, width, saving = map(int, sys.argv[-4:])
+        answer(lambda: asyncio.run(measured(port, lines, width, saving=bool(saving))))
     else:
         print(json.dumps(run("--tiny" in sys.argv), indent=1))
 

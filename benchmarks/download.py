@@ -22,18 +22,18 @@ import os
 import random
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Self
 
 import aiohttp
 
 from benchmarks._bars import at_most, paired
+from benchmarks._heart import Heart
 from benchmarks._memory import MIB, peak_mib
+from benchmarks._processes import answer, measured_once, pin, serving
 from grok_video import _download
 from grok_video._models import Video
 from grok_video._policies import Deadline, Retry
@@ -42,7 +42,6 @@ from grok_video._transports._aiohttp import AiohttpTransport
 from grok_video._transports._base import TransportConfig
 from grok_video._urls import Origin
 
-ROOT = Path(__file__).parents[1]
 HEAD = b"\0\0\0\x18ftypmp42"
 #: The hand-written loops: bytes of each write, as `iter_chunked` takes them. With 64 KiB the same
 #: costs three times as much.
@@ -61,12 +60,15 @@ def run(tiny: bool) -> dict:
     """Return the figures of one run; `ratios` are what must hold on any machine."""
     rounds, size = (1, 8 * MIB) if tiny else (7, 256 * MIB)
     ways = [*PLAIN, SAME_WORK, OURS, HASHED, LIMIT]
-    with tempfile.TemporaryDirectory() as folder, serving(size) as port:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving("benchmarks.download", "--serve", size) as (port,),
+    ):
         pin(0)
         cpu = asyncio.run(compare(port, Path(folder), ways, rounds))
         fresh = {
             way: [
-                in_a_process(way, port, Path(folder))
+                measured_once("benchmarks.download", "--fresh", way, port, folder)
                 for _ in range(7 if way in (OURS, HASHED) and not tiny else 1)
             ]
             for way in ways
@@ -239,19 +241,6 @@ def bare(port: int, path: Path, name: str) -> None:
 # --- memory and stalls, in fresh processes -------------------------------------------------------
 
 
-def in_a_process(way: str, port: int, folder: Path) -> dict:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.download", "--fresh", way, str(port), str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    return json.loads(done.stdout)
-
-
 async def fresh(way: str, port: int, folder: Path) -> dict:
     path = folder / "fresh.mp4"
     await fetch(way, port, path, "small.mp4")  # imports, the first connection, the first thread
@@ -264,36 +253,11 @@ async def fresh(way: str, port: int, folder: Path) -> dict:
     return {"peak_mib": peak_mib() - start, "stall_ms": heart.longest * 1e3}
 
 
-class Heart:
-    """Beats every millisecond; `longest` is the longest that a beat came late, in seconds."""
-
-    def __init__(self) -> None:
-        self.longest = 0.0
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._beat())
-        await asyncio.sleep(0.01)
-        self.longest = 0.0
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await asyncio.sleep(0)
-        self._task.cancel()
-
-    async def _beat(self) -> None:
-        while True:
-            before = time.perf_counter()
-            await asyncio.sleep(0.001)
-            self.longest = max(self.longest, time.perf_counter() - before - 0.001)
-
-
 # --- the server ----------------------------------------------------------------------------------
 
 
 def serve(size: int) -> None:
     """Serve the file until stdin ends; the port is the first line printed."""
-    import socket
-
     with tempfile.TemporaryFile() as file:
         file.write(HEAD)
         file.write(random.Random(1).randbytes(MIB - len(HEAD)))
@@ -323,34 +287,12 @@ def serve(size: int) -> None:
         sys.stdin.read()
 
 
-@contextlib.contextmanager
-def serving(size: int):
-    """Run the server in a process of its own; yield its port."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.download", "--serve", str(size)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=ROOT,
-    ) as process:
-        try:
-            yield int(process.stdout.readline())
-        finally:
-            process.stdin.close()
-
-
-def pin(processor: int) -> None:
-    """Keep this process on one processor, where there is a choice."""
-    if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > 1:
-        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[processor]})
-
-
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["--serve", length]:
-            pin(-1)
+            pin(1)
             serve(int(length))
         case ["--fresh", name, address, place]:
-            pin(0)
-            print(json.dumps(asyncio.run(fresh(name, int(address), Path(place)))))
+            answer(lambda: asyncio.run(fresh(name, int(address), Path(place))))
         case arguments:
             print(json.dumps(run("--tiny" in arguments), indent=2))

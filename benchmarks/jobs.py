@@ -17,21 +17,20 @@ import contextlib
 import gc
 import json
 import math
-import os
 import statistics
-import subprocess
 import sys
-import threading
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar
 
 import aiohttp
 
+from benchmarks import _processes
 from benchmarks._bars import at_most, paired, spread
 from benchmarks._memory import peak_mib
+from benchmarks._processes import Client, answer, measured_once, pin, served
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 
 POLLS = 5
 FILE = b"\0\0\0\x18ftypmp42" + bytes(2**16 - 12)
@@ -47,8 +46,7 @@ RAW_JOB_MS = 1.04
 #: Rounds of 10,000 jobs in flight. A slow machine, where one takes a minute and more, begins no
 #: more of them after these seconds and has these at least; `--patient` has them all anywhere.
 FLIGHTS, FLIGHT_SECONDS, FEWEST_FLIGHTS = 7, 180, 3
-#: Seconds after which a client process that hangs is killed: ten times what the longest takes.
-PATIENCE = 300
+CLIENT = ("benchmarks.jobs", "--client")
 
 
 def run(tiny: bool, *, patient: bool = False) -> dict:
@@ -263,80 +261,37 @@ async def raw_job(session: aiohttp.ClientSession, base: str, interval: float) ->
 # --- client processes ----------------------------------------------------------------------------
 
 
-class Client:
-    """A new process that runs a round of jobs when it is told to; use it as a context manager."""
-
-    def __init__(self, way: str, port: int, jobs: int, at_once: int, interval: float) -> None:
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "benchmarks.jobs", "--client"),
-                *map(str, (way, port, jobs, at_once, interval)),
-            ],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        with self._process:
-            try:
-                self._process.wait(PATIENCE)
-            finally:
-                self._process.kill()
-
-    def ready(self) -> None:
-        """Return once it has started: what else runs then would share its processor."""
-        assert self._process.stdout.readline() == "ready\n"
-
-    def round(self) -> dict:
-        """Return the CPU milliseconds of one job, and the peak memory of the process so far."""
-        print(file=self._process.stdin, flush=True)
-        too_late = threading.Timer(PATIENCE, self._process.kill)
-        too_late.start()
-        answer = self._process.stdout.readline()
-        too_late.cancel()
-        if not answer:
-            raise RuntimeError(f"a client process died, or took over {PATIENCE} s; see above")
-        return json.loads(answer)
-
-
 def in_turns(
     ways: tuple[str, ...], rounds: int, port: int, jobs: int, at_once: int, interval: float
 ) -> dict[str, list[float]]:
     """Return what a job cost in each round of new processes, one of each way, in this order."""
     with contextlib.ExitStack() as stack:
         clients = {
-            way: stack.enter_context(Client(way, port, jobs, at_once, interval)) for way in ways
+            way: stack.enter_context(Client(*CLIENT, way, port, jobs, at_once, interval))
+            for way in ways
         }
         for client in clients.values():
             client.ready()
         seen: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(rounds):
             for way, client in clients.items():
-                seen[way].append(client.round()["ms"])
+                seen[way].append(client.ask()["ms"])
     return seen
 
 
 def flight(way: str, port: int, count: int) -> dict:
     """Run so many jobs, all in flight, in a new process."""
-    with Client(way, port, count, count, INTERVAL) as client:
-        client.ready()
-        return client.round()
+    return measured_once(*CLIENT, way, port, count, count, INTERVAL)
 
 
-def answer_rounds(way: str, port: int, jobs: int, at_once: int, interval: float) -> None:
-    pin(0)
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        cost = asyncio.run(crowd(way, port, jobs, at_once, interval))
-        figures = {"ms": round(cost * 1e3, 3), "peak_mib": round(peak_mib(), 1)}
-        print(json.dumps(figures), flush=True)
+def client(way: str, port: str, jobs: str, at_once: str, interval: str) -> None:
+    """Answer each round with CPU milliseconds of one job, and the peak memory so far."""
+
+    def measure() -> dict:
+        cost = asyncio.run(crowd(way, int(port), int(jobs), int(at_once), float(interval)))
+        return {"ms": round(cost * 1e3, 3), "peak_mib": round(peak_mib(), 1)}
+
+    answer(measure)
 
 
 # --- the server ----------------------------------------------------------------------------------
@@ -345,9 +300,9 @@ def answer_rounds(way: str, port: int, jobs: int, at_once: int, interval: float)
 class Server(asyncio.Protocol):
     """Just enough HTTP/1.1: requests come whole or in pieces, never pipelined."""
 
-    seen: dict[bytes, int]
-    port: int
-    connections = 0
+    seen: ClassVar[dict[bytes, int]] = {}
+    port: ClassVar[int]
+    connections: ClassVar[int] = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -367,7 +322,9 @@ class Server(asyncio.Protocol):
         if len(rest) < length:
             return
         self.held = b""
-        path = head.split(b" ", 2)[1]
+        self.respond(head, head.split(b" ", 2)[1])
+
+    def respond(self, head: bytes, path: bytes) -> None:
         if head.startswith(b"POST"):
             name = b"%016x" % len(self.seen)
             self.seen[name] = 0
@@ -395,43 +352,32 @@ class Server(asyncio.Protocol):
         )
 
 
-async def serve() -> None:
-    Server.seen = {}
-    server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", 0, backlog=20_000)
-    Server.port = server.sockets[0].getsockname()[1]
-    print(Server.port, flush=True)
+async def listen(protocol: type[Server]) -> None:
+    """Serve from now on, on the second processor; the protocol knows the port."""
     pin(1)
-    # Ends with the process that started it: its pipe closes.
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    server = await asyncio.get_running_loop().create_server(
+        protocol, "127.0.0.1", 0, backlog=20_000
+    )
+    protocol.port = server.sockets[0].getsockname()[1]
+
+
+async def serve() -> None:
+    await listen(Server)
+    await served(Server.port)
 
 
 @contextlib.contextmanager
-def serving():
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.jobs", "--serve"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    try:
-        yield int(process.stdout.readline())
-    finally:
-        process.stdin.close()
-        process.wait(20)
-
-
-def pin(processor: int) -> None:
-    """Keep client and server apart, where the system lets us."""
-    with contextlib.suppress(AttributeError, OSError):
-        os.sched_setaffinity(0, {processor % (os.cpu_count() or 1)})
+def serving() -> Iterator[int]:
+    """Run the server in a process of its own; yield its port."""
+    with _processes.serving("benchmarks.jobs", "--serve") as (port,):
+        yield port
 
 
 def main() -> None:
     if "--serve" in sys.argv:
         asyncio.run(serve())
     elif "--client" in sys.argv:
-        way, port, jobs, at_once, interval = sys.argv[2:]
-        answer_rounds(way, int(port), int(jobs), int(at_once), float(interval))
+        client(*sys.argv[2:])
     else:
         found = run("--tiny" in sys.argv, patient="--patient" in sys.argv)
         print(json.dumps(found, indent=1))

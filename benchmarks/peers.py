@@ -47,7 +47,7 @@ def run(tiny: bool) -> dict:
     }
     with serving() as place, workers(ways, place) as clients:
         for way in ways:  # imports, and what is built with the first requests
-            clients[way].ask("crowd", count=5, at_once=5, interval=0.001)
+            clients[way].ask(what="crowd", count=5, at_once=5, interval=0.001)
         for at_once, jobs_of_round in COUNTS.items():
             seen: dict[str, list[float]] = {way: [] for way in ways}
             for number in range(rounds):
@@ -58,7 +58,7 @@ def run(tiny: bool) -> dict:
                     if tiny:
                         count, crowd = 10, min(at_once, 10)
                     done = clients[way].ask(
-                        "crowd", count=count, at_once=crowd, interval=INTERVALS[at_once]
+                        what="crowd", count=count, at_once=crowd, interval=INTERVALS[at_once]
                     )
                     seen[way].append(done["cpu"] * 1e3)
             name = f"at once: {at_once}"

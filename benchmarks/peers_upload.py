@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks import _peers
 from benchmarks._bars import below, paired, spread, unmeasured
 from benchmarks._peerserver import serving
-from benchmarks._worker import Worker, workers
+from benchmarks._worker import worker, workers
 
 MIB = 2**20
 
@@ -39,14 +39,15 @@ def run(tiny: bool) -> dict:
         with workers(ways, place) as clients:
             for number in range(rounds + 1):  # the first warms up
                 for way in ways if number % 2 else reversed(ways):
-                    done = clients[way].ask("pictures", at_once=1, **words)
+                    done = clients[way].ask(what="pictures", at_once=1, **words)
                     if number or tiny:
                         cpu[way].append(done["cpu"] * 1e3)
         for way in ways:
             # Gigabytes of one peer differ by nothing that matters here from run to run.
             for _ in range(7 if way == _peers.OURS and not tiny else 1):
-                with Worker(way, place) as client:
-                    crowd[way].append(client.ask("pictures", at_once=at_once, **words))
+                with worker(way, place) as client:
+                    client.ready()
+                    crowd[way].append(client.ask(what="pictures", at_once=at_once, **words))
     found: dict = {
         "question": f"CPU and memory of a {size / MIB:g} MiB picture, beside the peers",
         "installed": {way: _peers.WAYS[way].version() for way in ways},

@@ -16,17 +16,17 @@ import gc
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Self
 
 import aiohttp
 
 from benchmarks._bars import at_most
+from benchmarks._heart import Heart
 from benchmarks._memory import MIB, peak_mib, start_of_peak
+from benchmarks._processes import answer, measured_once, pin, served, serving
 from grok_video import _base64, _images
 from grok_video._redaction import Secret
 from grok_video._requests import Image, VideoRequest
@@ -35,20 +35,22 @@ from grok_video._transports._base import TransportConfig
 
 ANSWER = b'{"request_id":"4b2cd27e-0000-4000-8000-000000000000"}'
 PROMPT = "slow push-in"
-ROOT = Path(__file__).parents[1]
 
 
 def run(tiny: bool) -> dict:
     """Return the figures of one run; `ratios` are what must hold on any machine."""
     rounds, size, at_once = (1, MIB, 4) if tiny else (9, 10 * MIB, 50)
-    with tempfile.TemporaryDirectory() as folder, serving() as port:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving("benchmarks.upload", "--serve") as (port,),
+    ):
         photograph = Path(folder, "photograph.jpg")
         photograph.write_bytes(b"\xff\xd8\xff\xe0" + os.urandom(size - 4))
         pin(0)
         cpu = asyncio.run(compare(port, photograph, photograph.read_bytes(), rounds))
         crowd: dict = {
             way: [
-                in_a_process(way, port, photograph, at_once)
+                measured_once("benchmarks.upload", "--crowd", way, port, photograph, at_once)
                 for _ in range(1 if tiny or way == "usual" else 7)
             ]
             for way in ("url", "path", "path-stdlib", "data", "usual")
@@ -205,29 +207,6 @@ def without_pybase64():
 # --- memory and stalls, many at once -------------------------------------------------------------
 
 
-def in_a_process(way: str, port: int, photograph: Path, at_once: int) -> dict:
-    """Return what a fresh process saw that sent `at_once` pictures together."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "benchmarks.upload",
-            "--crowd",
-            way,
-            str(port),
-            str(photograph),
-            str(at_once),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    return json.loads(done.stdout)
-
-
 async def crowd(way: str, port: int, photograph: Path, at_once: int) -> dict:
     """Send the same picture `at_once` times together; return CPU, peak memory and stall."""
     # One string that all share: what is measured is what sending adds to it.
@@ -266,29 +245,6 @@ def as_data_uri(content: bytes) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
 
 
-class Heart:
-    """Beats every millisecond; `longest` is the longest that a beat came late, in seconds."""
-
-    def __init__(self) -> None:
-        self.longest = 0.0
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._beat())
-        await asyncio.sleep(0.01)
-        self.longest = 0.0
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await asyncio.sleep(0)
-        self._task.cancel()
-
-    async def _beat(self) -> None:
-        while True:
-            before = time.perf_counter()
-            await asyncio.sleep(0.001)
-            self.longest = max(self.longest, time.perf_counter() - before - 0.001)
-
-
 # --- the server ----------------------------------------------------------------------------------
 
 
@@ -318,41 +274,16 @@ class Sink(asyncio.BufferedProtocol):
 
 
 async def serve() -> None:
-    """Serve until stdin ends; the port is the first line printed."""
     server = await asyncio.get_running_loop().create_server(Sink, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-
-
-@contextlib.contextmanager
-def serving():
-    """Run the sink in a process of its own; yield its port."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.upload", "--serve"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=ROOT,
-    ) as process:
-        try:
-            yield int(process.stdout.readline())
-        finally:
-            process.stdin.close()
-
-
-def pin(processor: int) -> None:
-    """Keep this process on one processor, where there is a choice."""
-    if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > 1:
-        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[processor]})
+    await served(server.sockets[0].getsockname()[1])
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["--serve"]:
-            pin(-1)
+            pin(1)
             asyncio.run(serve())
         case ["--crowd", way, port, photograph, at_once]:
-            pin(0)
-            seen = asyncio.run(crowd(way, int(port), Path(photograph), int(at_once)))
-            print(json.dumps(seen))
+            answer(lambda: asyncio.run(crowd(way, int(port), Path(photograph), int(at_once))))
         case arguments:
             print(json.dumps(run("--tiny" in arguments), indent=2))
