@@ -10,20 +10,20 @@ from __future__ import annotations
 import math
 import os
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 import anyio
 from anyio import to_thread
 
 from grok_video._budget import Budget
+from grok_video._earlier import check_ids, earlier_outcome
 from grok_video._errors import (
     ConfigurationError,
-    CreateOutcomeUnknown,
     DestinationError,
-    GrokVideoError,
     InvalidRequest,
     LedgerError,
+    add_note,
+    going_on_note,
     resume_hint,
 )
 from grok_video._gate import Gate
@@ -31,15 +31,15 @@ from grok_video._item import Course, ItemRun
 from grok_video._ledger import Entry, Journal, Ledger
 from grok_video._lifecycle import Event, State
 from grok_video._manifest import Line, Manifest, Unusable
-from grok_video._models import Video
-from grok_video._outcomes import BatchItem, BatchSummary, Outcome, OutcomeState, Tally
+from grok_video._outcomes import BatchSummary, Outcome, OutcomeState, Tally
 from grok_video._public import publish
 from grok_video._requests import refuse
 from grok_video._session import logger
 from grok_video._transports._loops import current_time
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncIterator, Iterable
+    from pathlib import Path
     from types import TracebackType
 
     from anyio.abc import TaskGroup
@@ -49,9 +49,11 @@ if TYPE_CHECKING:
     from grok_video._manifest import BatchSource
     from grok_video._session import Session
 
-__all__ = ["AsyncBatch", "run_through"]
+__all__ = ["AsyncBatch", "farewell_of", "run_through"]
 
 
+#: States of items whose jobs go on, or have ended and wait to be fetched.
+_GOING_ON: Final = frozenset({State.PENDING, State.READY, State.FETCHING})
 #: States in which an item may still take an id that a person found.
 _FINDABLE: Final = frozenset({State.IN_DOUBT, State.PENDING})
 
@@ -113,7 +115,7 @@ class AsyncBatch:
         journal = Journal() if settings.ledger is None else await Ledger.open(settings.ledger)
         try:
             if settings.found_ids:
-                _check_ids(settings.found_ids, *await journal.look_up(settings.found_ids))
+                check_ids(settings.found_ids, *await journal.look_up(settings.found_ids))
             self._course = Course(
                 session,
                 journal,
@@ -166,6 +168,34 @@ class AsyncBatch:
             finally:
                 if not course.journal.keeps:
                     self._log_untold()
+                # A loop that was broken off by hand needs no note: it raises nothing.
+                if error is not None and not isinstance(error, GeneratorExit):
+                    note = farewell_of(self)
+                    if note is not None:
+                        add_note(error, note)
+
+    def _farewell(self) -> str | None:
+        untold = sorted(self._untold, key=lambda entry: entry.key)
+        going_on = [entry for entry in untold if entry.state in _GOING_ON]
+        in_doubt = [entry.key for entry in untold if entry.state is State.IN_DOUBT]
+        words: list[str] = []
+        ledger = self._settings.ledger
+        if in_doubt:
+            keys = ", ".join(map(repr, in_doubt[:20])) + (", ..." if len(in_doubt) > 20 else "")
+            words.append(
+                f"{len(in_doubt)} of the batch's creates may have been accepted and billed, and no "
+                f"request_id is known of them: {keys}."
+            )
+        if going_on and ledger is None:
+            words.append(going_on_note([entry.request_id or "" for entry in going_on]))
+        elif going_on:
+            jobs = "1 job was accepted and goes on"
+            if len(going_on) > 1:
+                jobs = f"{len(going_on)} jobs were accepted and go on"
+            words.append(f"{jobs} at the provider, perhaps billed.")
+        if words and ledger is not None:
+            words.append(f"The ledger {ledger} has them: the same call with it goes on.")
+        return " ".join(words) or None
 
     def _log_untold(self) -> None:
         """Tell the log of each item that may be billed and that nobody else knows of."""
@@ -257,14 +287,16 @@ class AsyncBatch:
             begun.add(key)
             found_id = self._ids_left.pop(key, None)
             entry = found.known.get(key) or Entry(key, line.fingerprint)
-            self._compare(entry, line)
-            if key not in missing and self._is_over(entry, course.journal):
-                await self._tell(_earlier(entry))
+            is_over = key not in missing and self._is_over(entry, course.journal)
+            is_changed = self._is_changed(entry, line)
+            if is_over:
+                await self._tell(earlier_outcome(entry, is_changed=is_changed))
             else:
                 self._keys.add(key)
                 if entry.state not in _FINDABLE or entry.request_id == found_id:
                     found_id = None  # an earlier run took it
-                tasks.start_soon(self._work, line.item, entry, course, found_id)
+                run = ItemRun(course, line.item, entry, found_id, is_changed=is_changed)
+                tasks.start_soon(self._work, run, entry)
 
     async def _without_file(self, entries: Iterable[Entry], course: Course) -> set[str]:
         """Return the keys of saved items whose files are not here any more."""
@@ -274,14 +306,22 @@ class AsyncBatch:
         # All of them in one hand-over to a thread: ten thousand are looked for in a second.
         return await to_thread.run_sync(_missing, saved, course)
 
-    def _compare(self, entry: Entry, line: Line) -> None:
-        if entry.fingerprint != line.fingerprint and not self._has_warned:
+    def _is_changed(self, entry: Entry, line: Line) -> bool:
+        """Return whether the item was begun with another request than this one; the log is told."""
+        if entry.fingerprint == line.fingerprint:
+            return False
+        if entry.state is State.PLANNED:
+            entry.fingerprint = line.fingerprint  # nothing of the other one counts any more
+            return False
+        if not self._has_warned:
             self._has_warned = True  # a folder that was moved changes every one of them
             logger.warning(
-                "item %r was begun with another request (and perhaps more were); the key counts, "
-                "and what was begun goes on",
+                "item %r was begun with another request (and perhaps more were: their outcomes "
+                "have is_changed); the key counts, and what was begun goes on. For a video of the "
+                "new request give it a new key",
                 entry.key,
             )
+        return True
 
     def _is_over(self, entry: Entry, journal: Journal) -> bool:
         """Return whether nothing is to be done for an item; what a person decided is noted."""
@@ -305,15 +345,13 @@ class AsyncBatch:
             journal.note(entry, Event.RELEASED)
         return not released
 
-    async def _work(
-        self, item: BatchItem, entry: Entry, course: Course, found_id: str | None
-    ) -> None:
+    async def _work(self, run: ItemRun, entry: Entry) -> None:
         self._untold.add(entry)
         try:
-            await self._tell(await ItemRun(course, item, entry, found_id).outcome(), entry)
+            await self._tell(await run.outcome(), entry)
         finally:
-            self._keys.discard(item.key)
-            course.announce()
+            self._keys.discard(entry.key)
+            self._entered().announce()
             self._end_if_over()
 
     async def _tell(self, outcome: Outcome, entry: Entry | None = None) -> None:
@@ -323,6 +361,12 @@ class AsyncBatch:
     def _end_if_over(self) -> None:
         if self._all_taken and not self._keys:
             self._send.close()
+
+
+def farewell_of(batch: AsyncBatch) -> str | None:
+    """Return what somebody who is torn out of the batch should know; None if nothing goes on."""
+    # A function beside the class: what is public there has a blocking twin.
+    return batch._farewell()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
 async def run_through(batch: AsyncBatch) -> None:
@@ -379,91 +423,12 @@ def _is_file(path: str | Path, size: int | None) -> bool:
         return True  # nobody can tell
 
 
-def _check_ids(
-    ids: Mapping[str, str], known: Mapping[str, Entry], owners: Mapping[str, str]
-) -> None:
-    """Raise `InvalidRequest` for the first id that cannot be its item's, by what the ledger has."""
-    for key, found in ids.items():
-        entry = known.get(key)
-        if entry is not None and entry.request_id == found:
-            continue  # the same call again
-        limit = None
-        if entry is None:
-            limit = f"must be for items in doubt, and the ledger has none of the key {key!r}"
-        elif entry.state is not State.IN_DOUBT and not (
-            entry.state is State.PENDING and entry.id_was_found
-        ):
-            has = f" (job {entry.request_id})" if entry.request_id is not None else ""
-            limit = f"must be for items in doubt, and {key!r} is {entry.state.value}{has}"
-        elif owners.get(found) not in (None, key):
-            limit = f"must not take an id from another item: {owners[found]!r} has this one"
-        if limit is not None:
-            raise refuse("found_ids", {key: found}, limit)
-
-
 def _twice(key: str) -> InvalidRequest:
     limit = (
         "must be given once in a manifest, and the first one with it counts (for several videos of "
         "one request, give each a key of its own)"
     )
     return refuse("key", key, limit)
-
-
-def _doubt(entry: Entry) -> str:
-    """Return why an item is in doubt, once: what was written down may say all of it already."""
-    if entry.error is not None and entry.error_type == CreateOutcomeUnknown.__name__:
-        return entry.error
-    return (
-        "the create may have been accepted and billed, and no request_id is known: "
-        f"{entry.error or 'the process that sent it ended before the answer came.'} Look at the "
-        "account's usage before sending the same request again."
-    )
-
-
-def _earlier(entry: Entry) -> Outcome:
-    """Return the outcome of an item with which an earlier run came to an end."""
-    video = error = None
-    match entry.state:
-        case State.FAILED | State.EXPIRED:
-            state = OutcomeState(entry.state.value)
-            again = "It is tried again only with retry_failed."
-            if not entry.is_retryable:
-                again = "It is not tried again: give another request, under another key."
-            error = GrokVideoError(
-                f"an earlier run ended with {entry.error_type}: {entry.error} {again}",
-                request_id=entry.request_id,
-            )
-        case State.IN_DOUBT:
-            state = OutcomeState.IN_DOUBT
-            error = CreateOutcomeUnknown(
-                f"{_doubt(entry)} With an id from there give found_ids; to send it again, "
-                "resubmit_in_doubt.",
-                fingerprint=entry.fingerprint,
-                sent_at=entry.sent_at or 0.0,
-                phase="awaiting the answer",
-            )
-        case _:
-            state = OutcomeState.SKIPPED
-            video = Video(
-                entry.request_id or "",
-                None,
-                cost_usd=entry.cost_usd,
-                path=Path(entry.path) if entry.path is not None else None,
-                sha256=entry.sha256,
-                size=entry.size,
-            )
-    return Outcome(
-        entry.key,
-        state,
-        request_id=entry.request_id,
-        video=video,
-        error=error,
-        cost_usd=entry.cost_usd,
-        attempts=entry.attempts,
-        polls=entry.polls,
-        seconds=entry.seconds,
-        retryable=entry.is_retryable,
-    )
 
 
 publish(globals(), ("AsyncBatch",))

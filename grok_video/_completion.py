@@ -16,7 +16,13 @@ from typing import Self
 
 import anyio
 
-from grok_video._errors import GrokVideoError, JobTimeout, resume_hint
+from grok_video._errors import (
+    GrokVideoError,
+    JobTimeout,
+    add_note,
+    going_on_note,
+    resume_hint,
+)
 from grok_video._job import AsyncJob, poller_of
 from grok_video._policies import Deadline
 from grok_video._requests import refuse, require_positive
@@ -48,7 +54,12 @@ class Completion:
         if not self._ready:
             if not self._pump.is_open:
                 raise StopAsyncIteration
-            self._ready.extend(await self._pump.next_finished())
+            try:
+                self._ready.extend(await self._pump.next_finished())
+            except anyio.get_cancelled_exc_class() as error:
+                if ids := self._pump.waiting:
+                    add_note(error, going_on_note(ids))
+                raise
         return self._ready.popleft()
 
 
@@ -71,6 +82,7 @@ def _checked(jobs: Iterable[AsyncJob]) -> list[AsyncJob]:
 class _Pump:
     def __init__(self, jobs: list[AsyncJob], deadline: Deadline) -> None:
         self._deadline = deadline
+        self._jobs = jobs
         self._finished = [job for job in jobs if job.is_finished]
         #: (due, tie-breaker, job): the number keeps the heap from comparing jobs.
         self._waiting: list[tuple[float, int, AsyncJob]] = []
@@ -86,6 +98,11 @@ class _Pump:
     @property
     def is_open(self) -> bool:
         return bool(self._finished or self._waiting)
+
+    @property
+    def waiting(self) -> list[str]:
+        """The ids of the jobs that are not finished, in the order in which they were given."""
+        return [job.request_id for job in self._jobs if not job.is_finished]
 
     async def next_finished(self) -> list[AsyncJob]:
         """Return the jobs that finished since the last call, waiting for the first of them."""

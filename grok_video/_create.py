@@ -100,6 +100,8 @@ class AttemptOutcome:
             )
         elif attempts > 1:
             more = f" It was tried {attempts} times and never taken; nothing was created."
+        elif self.event is Event.REFUSED and isinstance(failure, APIError):
+            more = " Nothing was created."
         if more:
             reword(failure, f"{failure.message.rstrip('.')}.{more}")
         return failure
@@ -242,7 +244,14 @@ def _unknown(
     again = "Nothing was sent again."
     if attempts > 1:
         again = f"It was sent {attempts} times, and more than one may have been accepted."
-    status = failure.status if isinstance(failure, APIError) else None
+    status = possible_id = None
+    if isinstance(failure, APIError):
+        status, possible_id = failure.status, failure.possible_id
+    if possible_id is not None:
+        again += (
+            f" The answer names the id {possible_id!r}: if it is the job's and not just a trace, "
+            "a poll of it will say so."
+        )
     phase = (
         "reading the answer" if isinstance(failure, UnexpectedResponse) else "awaiting the answer"
     )
@@ -255,5 +264,6 @@ def _unknown(
         phase=phase,
         status=status,
     )
+    error.possible_id = possible_id
     error.__cause__ = failure
     return error

@@ -111,6 +111,8 @@ class Crossing(Generic[T]):
         self.request_id: str | None = None
         #: True once the caller's own function was told of the job, to its end.
         self.is_heard: bool = False
+        #: What the work wanted to be known when it was cancelled, for what interrupted it.
+        self.last_words: list[str] = []
         self._work: Callable[[], Awaitable[T]] | None = work
         self._scope: anyio.CancelScope | None = None
         self._withdrawn = False
@@ -182,7 +184,11 @@ class Crossing(Generic[T]):
                 self._scope = scope
                 if self._withdrawn or self.line.stopping:
                     scope.cancel()
-                self.end(await work())
+                try:
+                    self.end(await work())
+                except asyncio.CancelledError as error:
+                    self.last_words = list(getattr(error, "__notes__", ()))
+                    raise
         except asyncio.CancelledError:
             pass
         except BaseException as error:  # noqa: BLE001 - raised on the other side of the door
@@ -217,8 +223,10 @@ class Call(Crossing[T]):
                 self.send()
                 while not self.is_over:
                     self._listen()
-            except BaseException:
+            except BaseException as error:
                 self.withdraw()
+                for words in self.last_words:
+                    add_note(error, words)
                 raise
             return self._outcome()
         except BaseException as error:

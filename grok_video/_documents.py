@@ -7,8 +7,10 @@ opinion about what a document means for a job (that is `_wire`) or for a caller 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import re
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NewType, TypeGuard, cast
 
@@ -220,8 +222,57 @@ def read_document(status: int, body: bytes, *, refused: bool) -> tuple[Document,
         )
     # After reading: the signature of a link and an opaque id may look like a picture.
     if may_hold_pictures(body):
-        hide_pictures_within(raw)
+        hide_pictures_within(raw, in_haste=len(body) > _SCANNED)
     return document, raw
+
+
+#: What a job's id is called, the surest names first: an "id" may be anything's.
+_NAMES: Final = ("request_id", "task_id", "taskId")
+_NAMED: Final = r'"(?:request_id|task_id|taskId)"\s*:\s*("(?:[^"\\]|\\.)*")'
+#: Characters of an answer that is no JSON in which an id is looked for.
+_SCANNED: Final = 2**16
+
+
+def read_identity(body: bytes) -> str | None:
+    """Return the id of a job that an answer names, whatever else stands there; None if none does.
+
+    The id may be paid for, so nothing beside it that cannot be read may cost it: not a field of
+    another type, not something after the document, nor that its end is missing.
+    """
+    levels = _levels(body)
+    for names in (_NAMES, ("id",)):
+        for level in levels:
+            for name in names:
+                value = level.get(name)
+                if isinstance(value, int) and not isinstance(value, bool):
+                    value = str(value)
+                if isinstance(value, str) and value.strip():
+                    return value
+    if levels:
+        return None
+    text = body[:_SCANNED].decode("utf-8", "replace")
+    for found in re.finditer(_NAMED, text):
+        with contextlib.suppress(ValueError):
+            name = str(json.loads(found[1]))
+            if name.strip():
+                return name
+    return None
+
+
+def _levels(body: bytes) -> list[dict[str, Any]]:
+    """Return the objects of an answer, outermost first; none where it is no JSON object."""
+    levels: list[dict[str, Any]] = []
+    try:
+        # The first of several documents, too: the id comes first.
+        raw, _ = _JSON.raw_decode(body.decode("utf-8-sig").lstrip())
+        while is_object(raw):
+            levels.append(raw)
+            raw = raw.get("data")
+            if isinstance(raw, str):
+                raw, _ = _JSON.raw_decode(raw.lstrip())
+    except (ValueError, RecursionError):
+        pass
+    return levels
 
 
 def _explain(error: Exception) -> tuple[str, str]:

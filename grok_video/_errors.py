@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any
 from grok_video._public import publish
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from grok_video._models import Snapshot
@@ -78,6 +79,15 @@ __all__ = [
 def resume_hint(request_id: str) -> str:
     """Return the sentence that says how to go on with a job."""
     return f"Resume with client.job({request_id!r}) or: grok-video wait {shlex.quote(request_id)}"
+
+
+def going_on_note(ids: Sequence[str]) -> str:
+    """Return the note on what tears somebody out of waiting for these jobs."""
+    jobs = "1 job goes" if len(ids) == 1 else f"{len(ids)} jobs go"
+    lines = [f"  grok-video wait {shlex.quote(request_id)}" for request_id in ids]
+    return "\n".join(
+        [f"{jobs} on at the provider and may be billed. Resume with client.job(ID), or:", *lines]
+    )
 
 
 def accepted_note(request_id: str) -> str:
@@ -123,6 +133,9 @@ class GrokVideoError(Exception):
     error, so that a handler never has to ask for the type before it saves the id.
     """
 
+    #: Status and beginning of an answer to a create of which the rest did not come; for a
+    #: transport to tell, and taken out before anybody sees the error.
+    received: tuple[int, bytes] | None = None
     #: The caller's own words for `resume`, or "" where the job is over.
     _resume: str | None = None
 
@@ -215,6 +228,9 @@ class APIError(GrokVideoError):
     nothing. `refused` is True where the answer itself proves that no job was created.
     """
 
+    #: An id that stands in an answer to a create which does not say that there is a job.
+    possible_id: str | None = None
+
     def __init__(
         self,
         message: str,
@@ -285,9 +301,12 @@ class CreateOutcomeUnknown(GrokVideoError):
 
     `fingerprint` is the hash of the request (never the picture), `sent_at` Unix seconds,
     `phase` what was going on ("awaiting the answer", "reading the answer"), `status` the HTTP
-    status where there was one. The API has no list call: look at the bill or the provider's
-    console before sending the same request again.
+    status where there was one, `possible_id` an id in an error that may be the job's (or a trace).
+    The API has no list call: look at the bill or the provider's console before sending the same
+    request again.
     """
+
+    possible_id: str | None = None
 
     def __init__(
         self,
@@ -407,7 +426,12 @@ class NotAVideo(DownloadError):
 
 
 class DestinationError(DownloadError):
-    """The destination cannot be written: it exists, is a folder, read-only, or on a full disk."""
+    """The destination cannot be written: it exists, is a folder, read-only, or on a full disk.
+
+    `is_taken` is True where something else is in its place that `overwrite` would replace.
+    """
+
+    is_taken: bool = False
 
 
 publish(globals(), __all__)

@@ -127,9 +127,18 @@ class ItemRun:
     """One item from where the ledger has it to where it can go."""
 
     def __init__(
-        self, course: Course, item: BatchItem, entry: Entry, found_id: str | None = None
+        self,
+        course: Course,
+        item: BatchItem,
+        entry: Entry,
+        found_id: str | None = None,
+        *,
+        is_changed: bool = False,
     ) -> None:
-        """See the class; `found_id` is the request_id that a person found for the item."""
+        """See the class; `found_id` is the request_id that a person found for the item.
+
+        `is_changed` says that what an earlier run began is not what the item asks for now.
+        """
         self._course = course
         self._session = course.session
         self._journal = course.journal
@@ -137,6 +146,7 @@ class ItemRun:
         self._item = item
         self._entry = entry
         self._found_id = found_id
+        self._is_changed = is_changed
         self._price = list_price(item.request)
         self._committed = False
         #: True once the answer of a create was lost: whatever comes of one that is sent after it,
@@ -144,15 +154,17 @@ class ItemRun:
         self._lost = False
         #: What the provider charges for this attempt; None until it says so.
         self._charged: Decimal | None = None
-        #: True if an earlier run had it accepted: a file of its name is then ours to replace.
+        #: True if an earlier run had it accepted.
         self._taken_up = entry.state is not State.PLANNED
+        #: True if a file of its name may be its own, which nobody wrote down: ours to replace.
+        self._may_be_saved = entry.may_be_saved
         #: True if its file is gone: it is fetched again, and stays saved whatever comes of that.
         self._is_lost = entry.state is State.SAVED
         self._polls_before = entry.polls
         #: When the create was.
         self._began = current_time()
         self._video: Video | None = None
-        if not entry.item:
+        if not self._taken_up:
             entry.describe(item.request, self._price)
 
     async def outcome(self) -> Outcome:
@@ -195,6 +207,7 @@ class ItemRun:
             polls=entry.polls,
             seconds=entry.seconds,
             retryable=entry.is_retryable,
+            is_changed=self._is_changed,
         )
 
     def _called(self, error: Exception | None) -> OutcomeState:
@@ -423,7 +436,7 @@ class ItemRun:
                 poller,
                 video,
                 self._place(),
-                overwrite=self._course.overwrite or (self._taken_up and not self._is_lost),
+                overwrite=self._course.overwrite or self._may_be_saved,
                 sha256=self._course.sha256,
                 deadline=NO_END,
             )

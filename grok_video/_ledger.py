@@ -16,15 +16,14 @@ from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from functools import reduce
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from attrs import define, field, frozen
+from attrs import field, frozen
 
+from grok_video._entry import Entry, plain, read_id, written_id
 from grok_video._errors import LedgerError
-from grok_video._ledgerfile import LedgerFile, iso
+from grok_video._ledgerfile import LedgerFile
 from grok_video._lifecycle import Event, State, advance
-from grok_video._redaction import redact
 from grok_video._transports._loops import Bell, caller_of, finish, running_loop
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from grok_video._ledgerfile import Facts, Opened
-    from grok_video._requests import Image, VideoRequest
 
 __all__ = ["Entry", "Found", "Journal", "Ledger"]
 
@@ -41,106 +39,6 @@ __all__ = ["Entry", "Found", "Journal", "Ledger"]
 _GATHERING: Final = 0.002
 #: Rows in one transaction at most: 1,000 are about 200 KiB and take some milliseconds.
 _MOST_ROWS: Final = 1000
-#: Characters kept of a prompt and of an error.
-_LONGEST_PROMPT: Final = 8000
-_LONGEST_ERROR: Final = 1000
-
-
-#: Errors that the same request would meet again, as the ledger names them; a new attempt at what
-#: moderation refused may be billed once more.
-_FOR_GOOD: Final = frozenset({"BadRequest", "ModerationRefused"})
-
-
-@define(eq=False)
-class Entry:
-    """One item as the ledger knows it: its state, and what was learned on the way."""
-
-    key: str
-    fingerprint: str
-    #: Number of the item's row; 0 as long as it has none.
-    item: int = 0
-    state: State = State.PLANNED
-    request_id: str | None = None
-    #: True where a person found the id; the answer to a create gave it otherwise.
-    id_was_found: bool = False
-    #: Unix seconds at which a create was last sent, and was accepted; None before.
-    sent_at: float | None = None
-    accepted_at: float | None = None
-    #: Creates sent, those that were not taken included.
-    attempts: int = 0
-    polls: int = 0
-    #: Seconds from the create to the end of the item.
-    seconds: float | None = None
-    #: What the provider said it charges, over all attempts; None where it said nothing.
-    cost_usd: Decimal | None = None
-    path: str | None = None
-    size: int | None = None
-    sha256: str | None = None
-    error_type: str | None = None
-    error: str | None = None
-    #: The row of `request` that is to be written with the first event.
-    request_row: tuple[Any, ...] | None = field(default=None, repr=False)
-
-    def describe(self, request: VideoRequest, estimate_usd: Decimal) -> None:
-        """Set what a person should read of the request; `output` and `user` may be secrets."""
-        image = request.image
-        self.request_row = (
-            _plain(self.key),
-            self.fingerprint,
-            redact(request.prompt, limit=_LONGEST_PROMPT),
-            _plain(_described(image)) if image is not None else None,
-            request.model,
-            request.duration,
-            request.resolution,
-            request.aspect_ratio,
-            float(estimate_usd),
-        )
-
-    def advance(self, event: Event) -> None:
-        """Take one step in the table of states. Raises `IllegalEvent` if it has no such row."""
-        self.state = advance(self.state, event)
-        if event is Event.SENDING_BEGAN:
-            self.attempts += 1
-            self.sent_at = time.time()
-        elif event is Event.ACCEPTED:
-            self.accepted_at = time.time()
-            self.id_was_found = False
-        elif event is Event.ID_FOUND:
-            self.accepted_at = None
-            self.id_was_found = True
-        elif event is Event.RELEASED:
-            self.request_id = self.accepted_at = self.seconds = None
-            self.path = self.size = self.sha256 = self.error_type = self.error = None
-
-    @property
-    def is_retryable(self) -> bool:
-        """True where it ended without a video, and the same request may come to another end."""
-        ended = self.state in (State.FAILED, State.EXPIRED)
-        return ended and self.error_type not in _FOR_GOOD
-
-    def fail(self, error: BaseException | None) -> None:
-        """Set what went wrong, or that nothing did."""
-        self.error_type = type(error).__name__ if error is not None else None
-        self.error = _plain(redact(str(error), limit=_LONGEST_ERROR)) if error is not None else None
-
-    def row(self, event: Event) -> tuple[Any, ...]:
-        """Return the event's row, with all that is known now."""
-        return (
-            iso(time.time()),
-            self.item,
-            event,
-            self.state,
-            self.request_id,
-            self.attempts,
-            self.polls,
-            round(self.seconds, 3) if self.seconds is not None else None,
-            float(self.cost_usd) if self.cost_usd is not None else None,
-            self.path,
-            self.size,
-            self.sha256,
-            self.error_type,
-            self.error,
-        )
 
 
 @frozen
@@ -257,17 +155,17 @@ class Ledger(Journal):
         return self._file.is_low
 
     async def find(self, keys: list[str]) -> Found:
-        wanted = [_plain(key) for key in keys]
+        wanted = [plain(key) for key in keys]
         facts, again = await self._ask(lambda file: file.find(wanted))
         return Found(self._entries(facts), again)
 
     async def look_up(
         self, found_ids: Mapping[str, str]
     ) -> tuple[dict[str, Entry], dict[str, str]]:
-        keys = [_plain(key) for key in found_ids]
-        ids = [_plain(request_id) for request_id in found_ids.values()]
+        keys = [plain(key) for key in found_ids]
+        ids = [written_id(request_id) for request_id in found_ids.values()]
         facts, owners = await self._ask(lambda file: file.look_up(keys, ids))
-        return self._entries(facts), owners
+        return self._entries(facts), {read_id(text) or "": key for text, key in owners.items()}
 
     async def _ask(self, ask: Callable[[LedgerFile], Any]) -> Any:  # noqa: ANN401 - its answer
         question = _Question(ask)
@@ -303,6 +201,7 @@ class Ledger(Journal):
                 entry.item = self._next_item
                 self._next_item += 1
                 assert entry.request_row is not None  # noqa: S101 - described before its first event
+            if entry.request_row is not None:
                 request_row = (entry.item, *entry.request_row)
                 entry.request_row = None
             rows.append(entry.row(event))
@@ -325,7 +224,7 @@ class Ledger(Journal):
             facts.fingerprint,
             item=item,
             state=state,
-            request_id=request_id,
+            request_id=read_id(request_id),
             id_was_found=_was_found(facts.events),
             sent_at=_unix(facts.sent_at),
             accepted_at=(
@@ -340,6 +239,7 @@ class Ledger(Journal):
             path=path,
             size=size,
             sha256=sha256,
+            may_be_saved=_was_torn_out(facts.events) and rest[0] is None,
             error_type=rest[0],
             error=rest[1],
         )
@@ -477,21 +377,15 @@ def _was_found(events: Sequence[Event]) -> bool:
     return next(came, None) is Event.ID_FOUND
 
 
+def _was_torn_out(events: Sequence[Event]) -> bool:
+    """Return whether the last fetch had no end, but for that of its run."""
+    last = next((n for n, one in enumerate(reversed(events)) if one is Event.FETCHING_BEGAN), None)
+    return last is not None and set(events[len(events) - last :]) <= _ENDS_OF_RUNS
+
+
+#: What is noted where a run ends in the middle of a fetch, or of anything after it.
+_ENDS_OF_RUNS: Final = frozenset({Event.FETCHING_BROKE, Event.INTERRUPTED})
+
+
 def _unix(moment: str | None) -> float | None:
     return datetime.fromisoformat(moment).timestamp() if moment is not None else None
-
-
-def _described(image: Image) -> str:
-    """Return what stands for a picture; a file by its whole name, to be found from any folder."""
-    name = image.describe()
-    if image.kind != "path":
-        return name
-    try:
-        return str(Path(name).absolute())
-    except OSError:  # the working folder is gone
-        return name
-
-
-def _plain(text: str) -> str:
-    """Return text that SQLite can hold: a file name may have bytes that are no UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -48,7 +48,7 @@ CREATE TABLE run (
     host TEXT NOT NULL,
     pid INTEGER NOT NULL
 );
--- What was asked for, once for each key; pictures are described, never kept.
+-- What was asked for last, once for each key; pictures are described, never kept.
 CREATE TABLE request (
     id INTEGER PRIMARY KEY,
     key TEXT NOT NULL UNIQUE,
@@ -123,7 +123,12 @@ def _insertion(table: str, columns: str, *, fixed: str = "", values: str = "") -
 
 
 _ADD_EVENTS: Final = _insertion("event", _EVENT_COLUMNS, fixed=", run", values=", :run")
-_ADD_REQUESTS: Final = _insertion("request", _REQUEST_COLUMNS)
+#: An item that is sent anew may ask for something else than before. (Without "WHERE" the parser
+#: takes "ON" for that of a join.)
+_ADD_REQUESTS: Final = _insertion("request", _REQUEST_COLUMNS) + (
+    " WHERE true ON CONFLICT (id) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in _REQUEST_COLUMNS.split(", ")[2:])
+)
 
 #: The items whose fate a dead process left open, with what the table of states makes of them.
 _CUT_SHORT: Final = {
@@ -330,9 +335,12 @@ class LedgerFile:
             os.close(descriptor)
 
     def _connect(self, mode: str) -> sqlite3.Connection:
-        return sqlite3.connect(
+        file = sqlite3.connect(
             f"{self.path.as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=_PATIENCE
         )
+        # One text that cannot be read must not lock out all the others.
+        file.text_factory = _decoded
+        return file
 
     # --- writing and reading ---------------------------------------------------------------------
 
@@ -474,6 +482,10 @@ def _histories(file: sqlite3.Connection, wanted: str) -> dict[str, Facts]:
     for row in file.execute(_FIND, (wanted,)):
         rows.setdefault(row[0], []).append(row)
     return {key: _facts(found) for key, found in rows.items()}
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode("utf-8", "backslashreplace")
 
 
 def _facts(rows: list[Sequence[Any]]) -> Facts:

@@ -21,8 +21,8 @@ __all__ = ["BatchItem", "BatchSummary", "Outcome", "OutcomeState"]
 
 #: Characters of a key at most: long enough for any path.
 LONGEST_KEY: Final = 1000
-#: Keys that a summary names of those in doubt, of those left, and of those that failed; the counts
-#: know all of them.
+#: Keys that a summary names of those in doubt, of those left, of those that failed, and of those
+#: that were changed.
 NAMED: Final = 1000
 #: Characters that a summary has of why an item failed; its outcome and the ledger have more.
 _LONGEST_REASON: Final = 500
@@ -87,6 +87,9 @@ class Outcome:
     seconds: float | None = None
     #: True where the same call with `retry_failed` would send the item again.
     retryable: bool = False
+    #: True where an earlier run began the item with another request than the manifest has for it
+    #: now. The key counts: what was begun goes on, and only a new key makes the new video.
+    is_changed: bool = False
 
     @property
     def is_ok(self) -> bool:
@@ -125,6 +128,9 @@ class BatchSummary:
     failed: tuple[tuple[str, str], ...] = ()
     #: How many of those that failed or expired the same call with `retry_failed` would send again.
     retryable: int = 0
+    #: Keys of items whose request was changed since an earlier run began them (`is_changed`), the
+    #: first 1,000.
+    changed: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -147,6 +153,7 @@ class Tally:
     left: list[str] = field(factory=list[str])
     failed: list[tuple[str, str]] = field(factory=list[tuple[str, str]])
     retryable: int = 0
+    changed: list[str] = field(factory=list[str])
     _polls: int = 0
     _latencies: Counter[int] = field(factory=Counter[int])
 
@@ -154,6 +161,8 @@ class Tally:
         """Count one outcome."""
         self.counts[outcome.state] += 1
         self.retryable += outcome.retryable
+        if outcome.is_changed and len(self.changed) < NAMED:
+            self.changed.append(outcome.key)
         if outcome.state is OutcomeState.IN_DOUBT and len(self.in_doubt) < NAMED:
             self.in_doubt.append(outcome.key)
         elif outcome.state is OutcomeState.LEFT and len(self.left) < NAMED:
@@ -193,6 +202,7 @@ class Tally:
             left=tuple(self.left),
             failed=tuple(self.failed),
             retryable=self.retryable,
+            changed=tuple(self.changed),
             stopped=stopped,
         )
 

@@ -36,6 +36,10 @@ _MOST_BUFFERS: Final = 512
 _LONGEST_NAME: Final = 255
 #: Attempts to get hold of a part whose last holder renames or removes it just then.
 _HOLDS: Final = 10
+_TAKEN: Final = (
+    "it exists, and it is kept as it is; pass overwrite=True to replace it, or another name"
+)
+_TAKEN_MEANWHILE: Final = "it was made by somebody else meanwhile, and is kept as it is"
 _RECORD_FORMAT: Final = 1
 
 
@@ -96,10 +100,7 @@ class _Place:
                 if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
                     return "it is a pipe, socket or device, not a file; it was not touched"
                 if not overwrite:
-                    return (
-                        "it exists, and it is kept as it is; pass overwrite=True to replace it, "
-                        "or another name"
-                    )
+                    return _TAKEN
             if not os.access(folder, os.W_OK | os.X_OK):
                 return f"the folder {folder} cannot be written to"
         except OSError as error:
@@ -230,8 +231,7 @@ class PartFile:
                     self._release()
                 self._rename()
             except FileExistsError as error:
-                problem = "it was made by somebody else meanwhile, and is kept as it is"
-                raise self._refuse(problem) from error
+                raise self._refuse(_TAKEN_MEANWHILE) from error
             except OSError as error:
                 raise self._refuse(_disk.words(error)) from error
             self.saved = self._closed = True
@@ -457,13 +457,15 @@ def refusal(
 ) -> DestinationError:
     """Return the error that tells why a video cannot be put there."""
     shown = Path(os.fsdecode(destination))
-    return DestinationError(
+    error = DestinationError(
         f"the video of job {request_id} cannot be saved as {shown}: {problem}. "
         f"{resume_hint(request_id)}"
         if request_id is not None
         else f"a video cannot be saved as {shown}: {problem}. Nothing was sent.",
         request_id=request_id,
     )
+    error.is_taken = problem in (_TAKEN, _TAKEN_MEANWHILE)
+    return error
 
 
 def kept_words(kept: int, part: Path) -> str:

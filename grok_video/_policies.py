@@ -50,7 +50,11 @@ class Retry(Value):
     A create is sent again only where that cannot pay twice: it certainly was not sent (DNS,
     connect, TLS), or the server clearly refused it for a passing reason (429, a 503 before any
     upstream took it). A poll may always be sent again. Waits double from `base` to `cap` seconds
-    with full jitter, and never undercut a Retry-After.
+    with full jitter, and never undercut a Retry-After; a create gives up where that is longer than
+    `patience`. `attempts` counts the first one too.
+
+    `resend_unknown_creates` takes the promise back that nothing is paid twice: a create whose
+    outcome is unknown is sent again, and each such resend can pay for a second video.
     """
 
     #: How many times a create is sent at most, the first included: CometAPI's examples use 5.
@@ -100,7 +104,12 @@ class Retry(Value):
 
 @frozen(eq=False, repr=False)
 class Limits(Value):
-    """How much one client does at once."""
+    """How much one client does at once.
+
+    `creates_per_minute` is None for the pace that the server's answers allow. `polls_per_second` is
+    shared by all jobs. `concurrent_downloads` is how many files are fetched at a time.
+    `connections` are those to the API for polls, and as many again for creates.
+    """
 
     #: Creates started in a minute at most; None leaves the pace to the server's answers. The
     #: provider documents 60 for the model 1.5 (contract.md, section 5).

@@ -254,7 +254,14 @@ def _stalled_after(value: float | None) -> float | None:
 
 @frozen(eq=False, repr=False)
 class Polling(Value):
-    """How often running jobs are asked about; the default learns (see the module)."""
+    """How often running jobs are asked about; the default learns.
+
+    It learns from each finished job how long such jobs take, and from their progress, so that it
+    asks when the end is likely and seldom before: as thrifty as asking every `interval` seconds
+    where it knows nothing, and earlier with fewer polls the more it knows. With `adaptive=False`
+    it asks every `interval` seconds, give or take `jitter`. `stalled_after` is how many seconds
+    without anything new end a wait with `JobTimeout`; None waits to its deadline.
+    """
 
     #: Seconds. A fixed policy asks this often; the learner is about as thrifty as that where it
     #: knows nothing, and better on both counts the more it knows.

@@ -164,15 +164,24 @@ def hide_pictures(body: bytes) -> bytes:
     return re.sub(_BASE64_RUN, _short_base64, text).encode("latin-1")
 
 
-def hide_pictures_within(document: dict[str, Any]) -> None:
-    """Take the pictures out of every text of a JSON document; links stay as they are."""
+def hide_pictures_within(document: dict[str, Any], *, in_haste: bool = False) -> None:
+    """Take the pictures out of every text of a JSON document; links stay as they are.
+
+    `in_haste` takes out every text that is long enough to hold one, unless a link begins it: the
+    patterns would run for a second over megabytes, and hold up the event loop.
+    """
     left: list[Any] = [document]
     while left:  # however deep it is
         found = left.pop()
         for place in list(found) if hasattr(found, "keys") else range(len(found)):
             value: Any = found[place]
             if isinstance(value, str):
-                found[place] = _hide_pictures_beside_links(value)
+                if not in_haste:
+                    found[place] = _hide_pictures_beside_links(value)
+                elif "data:" in value or (
+                    len(value) >= _SHORTEST_RUN and not value.startswith(("http:", "https:"))
+                ):
+                    found[place] = f"<{len(value)} characters>"
             elif isinstance(value, dict | list):
                 left.append(value)
 

@@ -13,7 +13,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from grok_video._documents import excerpt, is_object, looks_like_html
+from grok_video._documents import excerpt, is_object, looks_like_html, read_identity
 from grok_video._errors import (
     APIError,
     AuthenticationError,
@@ -57,6 +57,10 @@ _NEVER_REACHED_UPSTREAM: Final = (
     r"(connection timeout|connection failure|overflow|remote connection failure)|"
     r"no healthy upstream"
 )
+# What says that an upstream did have it, whatever header stands beside it.
+_REACHED_UPSTREAM: Final = (
+    r"(?i)reset reason|disconnect/reset before headers|upstream\b.{0,30}\btim(ed[ -]?|e)out"
+)
 
 _ADVICE: Final[dict[type[APIError], str]] = {
     BadRequest: "The same request will fail again.",
@@ -80,7 +84,8 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now: flo
 
     `now` is Unix seconds, for a Retry-After that names a date without the server's own Date.
     """
-    body = hide_pictures(body)
+    # Its beginning is all that is looked at: the patterns must not hold up the event loop.
+    body = hide_pictures(body[: 2 * TEXT_LIMIT])
     code, text, is_json = _read_error_body(body)
     html = not is_json and looks_like_html(body)
     kind = _classify(status, code, text, html=html)
@@ -93,7 +98,7 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now: flo
         "gateway_request_id": request[1] if request else _header_id(headers),
         "body": excerpt(body),
         "retry_after": read_retry_after(headers, now=now),
-        "refused": _is_refusal(kind, status, code, text, headers),
+        "refused": _is_refusal(kind, status, code, text, headers, body),
     }
     advice = (_ADVICE_BY_CODE.get(_word(code)) if kind is NotFound else None) or _ADVICE[kind]
     sentence = f"the API answered HTTP {status}{label}: {shown.rstrip('.')}. {advice}"
@@ -152,7 +157,12 @@ def _classify(status: int, code: str | None, text: str, *, html: bool) -> type[A
 
 
 def _is_refusal(
-    kind: type[APIError], status: int, code: str | None, text: str, headers: Mapping[str, str]
+    kind: type[APIError],
+    status: int,
+    code: str | None,
+    text: str,
+    headers: Mapping[str, str],
+    body: bytes,
 ) -> bool:
     """Return whether this answer to a create proves that no job was made."""
     if status < 200:
@@ -164,7 +174,11 @@ def _is_refusal(
         return True
     if status != 503:
         return False
-    return bool(re.search(_NEVER_REACHED_UPSTREAM, text)) or "retry-after" in headers
+    if re.search(_NEVER_REACHED_UPSTREAM, text):
+        return True
+    # A gateway that asks to come back has turned it away, unless something speaks against it.
+    turned_away = "retry-after" in headers and not re.search(_REACHED_UPSTREAM, text)
+    return turned_away and read_identity(body) is None
 
 
 def read_retry_after(headers: Mapping[str, str], *, now: float) -> float | None:

@@ -285,8 +285,8 @@ class VideoRequest(Shown):
     `duration` is seconds, an int from 1 to 15 (the server's default is 8). `aspect_ratio` with an
     image stretches the image to it; omitted, the video has the image's own ratio. `output` may
     hold `upload_url`, a signed URL to which the provider puts the MP4. `user` is an opaque id of
-    your end user. Raises `InvalidRequest` naming field, value and limit. Source: the create page,
-    contract.md section 2.
+    your end user. Raises `InvalidRequest` naming field, value and limit. Source: CometAPI's page on
+    creating a Grok video.
     """
 
     prompt: str

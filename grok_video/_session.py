@@ -236,15 +236,19 @@ class Session:
     async def _post(self, transport: Transport, body: CreateBody, slot: Taken) -> str:
         try:
             answer = await transport.post(self.create_url, body)
-        except APIConnectionError:
-            if body.failure is not None:
+        except (APIConnectionError, UnexpectedResponse) as error:
+            if body.failure is not None and isinstance(error, APIConnectionError):
                 # The picture changed while it was sent: the body was cut short of its length, and
                 # no server can have accepted it.
                 raise body.failure from None
-            raise
-        request_id = _wire.read_create(
-            answer.status, answer.headers, self.without_key(answer), now=time.time()
-        )
+            received, error.received = error.received, None
+            request_id = _wire.read_broken_create(*received) if received is not None else None
+            if request_id is None:
+                raise
+        else:
+            request_id = _wire.read_create(
+                answer.status, answer.headers, self.without_key(answer), now=time.time()
+            )
         # Before anybody is told: the caller's function may close the client, which waits for what
         # is on its way. After a refusal the next in line has to hear of a Retry-After first.
         slot.release()
@@ -286,7 +290,8 @@ class Session:
 
     def poll_url(self, request_id: str) -> Address:
         """Return where a job is asked about; ids are opaque, so every odd character is encoded."""
-        return Address(f"{self.config.base_url}{_wire.POLL_PATH}{quote(request_id, safe='')}")
+        name = quote(request_id.encode("utf-8", "surrogatepass"), safe="")
+        return Address(f"{self.config.base_url}{_wire.POLL_PATH}{name}")
 
     async def poll(
         self,

@@ -7,7 +7,6 @@ that were accepted and are not known to be finished. Whoever interrupts is told 
 from __future__ import annotations
 
 import inspect
-import shlex
 import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
@@ -15,7 +14,14 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 from grok_video._client import AsyncClient, renewed
 from grok_video._completion import Completion
 from grok_video._crossing import accept
-from grok_video._errors import ConfigurationError, JobTimeout, add_note, name_job, names_job
+from grok_video._errors import (
+    ConfigurationError,
+    JobTimeout,
+    add_note,
+    going_on_note,
+    name_job,
+    names_job,
+)
 from grok_video._job import DEFAULT_TIMEOUT, AsyncJob, poller_of
 from grok_video._portal import BlockingIterator, Portal
 from grok_video._requests import refuse
@@ -126,17 +132,13 @@ class Core(Portal):
             if not (job.is_finished or job.request_id in named or names_job(error, job.request_id))
         ]
         if ids:
-            note = _note(ids)
-            if note not in getattr(error, "__notes__", ()) and not add_note(error, note):
-                logger.warning("%s", note)
+            tell(error, going_on_note(ids))
 
 
-def _note(ids: list[str]) -> str:
-    jobs = "1 job goes" if len(ids) == 1 else f"{len(ids)} jobs go"
-    lines = [f"  grok-video wait {shlex.quote(request_id)}" for request_id in ids]
-    return "\n".join(
-        [f"{jobs} on at the provider and may be billed. Resume with client.job(ID), or:", *lines]
-    )
+def tell(error: BaseException, note: str) -> None:
+    """The exception has the note, once; the log is told where its class takes none."""
+    if note not in getattr(error, "__notes__", ()) and not add_note(error, note):
+        logger.warning("%s", note)
 
 
 async def _awaitable(function: Callable[..., T], *args: object) -> T:
@@ -323,11 +325,18 @@ class BatchTwin(Twin["AsyncBatch"]):
         return next(self._outcomes)
 
     def _leave(self, error: BaseException | None) -> None:
-        """The batch is left; an interrupt on its way out is told which jobs go on."""
-        if error is not None:
-            self._tell(error)
-        if self._outcomes is not None:
-            self._outcomes.close()
+        """The batch is left; what tears somebody out of it is told which jobs go on."""
+        try:
+            if self._outcomes is not None:
+                self._outcomes.close()
+        finally:
+            if error is not None:
+                self._tell(error)
+                # Here, as the batch is. Only now it knows what became of its last creates.
+                from grok_video._batch import farewell_of
+
+                if (note := farewell_of(self._handle)) is not None:
+                    tell(error, note)
 
     def _call_plain(self, function: Callable[[], T]) -> T:
         """Return what a plain method of the handle returns, called in the loop's thread."""

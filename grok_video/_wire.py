@@ -11,7 +11,14 @@ import json
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
-from grok_video._documents import Document, VideoDocument, excerpt, is_object, read_document
+from grok_video._documents import (
+    Document,
+    VideoDocument,
+    excerpt,
+    is_object,
+    read_document,
+    read_identity,
+)
 from grok_video._errors import BadRequest, UnexpectedResponse
 from grok_video._models import JobFailure, JobStatus, Snapshot, Video
 from grok_video._redaction import redact
@@ -52,16 +59,18 @@ def read_create(status: int, headers: Mapping[str, str], body: bytes, *, now: fl
     """Return the job's id.
 
     Raises the `APIError` that the answer means. Its `refused` is False where the answer does not
-    prove that no job exists: a 5xx, or a 2xx that cannot be read or has no id.
+    prove that no job exists: a 5xx, or a 2xx that has no id; `possible_id` is one that such a 5xx
+    names all the same.
     """
     if not 200 <= status < 300:
-        raise read_error(status, headers, body, now=now)
+        error = read_error(status, headers, body, now=now)
+        if not error.refused:
+            error.possible_id = read_identity(body)
+        raise error
+    request_id = read_identity(body)
+    if request_id is not None:
+        return request_id
     document, _ = read_document(status, body, refused=False)
-    found: Document | None = document
-    while found is not None:
-        if found.identity and found.identity.strip():
-            return found.identity
-        found = found.data
     if document.error is not None or (document.code and not _is_success(document.code)):
         raise read_error(status, headers, body, now=now)
     raise UnexpectedResponse(
@@ -71,6 +80,11 @@ def read_create(status: int, headers: Mapping[str, str], body: bytes, *, now: fl
         body=excerpt(body),
         refused=False,
     )
+
+
+def read_broken_create(status: int, body: bytes) -> str | None:
+    """Return the job's id if the beginning of an answer that broke off has it."""
+    return read_identity(body) if 200 <= status < 300 else None
 
 
 # --- reading a poll ------------------------------------------------------------------------------

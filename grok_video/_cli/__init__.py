@@ -10,7 +10,10 @@ it), `_progress` (its bar) and `_show` (its report).
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,8 +26,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `arguments` default to the process's own.
 
     0 done, 1 failed, 2 usage, 3 the outcome of a create is unknown, 4 timed out with the job still
-    running, 130 interrupted (143 for SIGTERM).
+    running, 130 interrupted (143 for SIGTERM). A closed stderr is silence; with a closed stdout
+    nothing is sent, because an id that nobody hears may be paid for.
     """
+    if arguments is None and not _has_streams():
+        sys.stderr.write(
+            "grok-video: stdout is closed, and the result would be lost; send it to a file or to "
+            f"{os.devnull}. Nothing was sent.\n"
+        )
+        return 2
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return _run(arguments)
+    finally:
+        # A command that was interrupted keeps its handlers while it says its last words; a process
+        # that goes on with something else gets its own back.
+        if arguments is not None and threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _has_streams() -> bool:
+    """Let no file or socket become a standard stream; return whether there is a stdout."""
+    stdout = sys.stdout
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free, which is this one.
+            os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - to the end
+    return stdout is not None
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         try:
             from grok_video._cli._app import run

@@ -24,6 +24,7 @@ from grok_video._cli._plan import plain
 from grok_video._cli._rows import BadManifest, Rows, open_rows
 from grok_video._cli._words import (
     SHOWN,
+    choices,
     ending,
     headline,
     last_words,
@@ -31,8 +32,9 @@ from grok_video._cli._words import (
     outcome_facts,
     raised,
     summary_facts,
+    way_on,
 )
-from grok_video._errors import GrokVideoError
+from grok_video._errors import DestinationError, GrokVideoError
 from grok_video._outcomes import Outcome, OutcomeState
 
 if TYPE_CHECKING:
@@ -99,6 +101,7 @@ async def _go(
                 try:
                     async for outcome in batch:
                         telling.tell(outcome, batch)
+                        errand.in_the_way += _is_in_the_way(outcome)
                 except anyio.get_cancelled_exc_class():
                     running = batch.summary.in_flight
                     console.status(
@@ -108,6 +111,11 @@ async def _go(
                     )
                     raise
     return errand.conclude()
+
+
+def _is_in_the_way(outcome: Outcome) -> bool:
+    is_taken = isinstance(outcome.error, DestinationError) and outcome.error.is_taken
+    return is_taken and outcome.state is OutcomeState.UNFETCHED
 
 
 def _note_command(plan: Plan) -> None:
@@ -184,10 +192,12 @@ class BatchErrand(Errand):
         self.plan = plan
         #: Set once the ledger is held: from then on something may have been sent.
         self.batch: AsyncBatch | None = None
+        #: Videos that are paid for and not here, as something else is in the place of their files.
+        self.in_the_way = 0
 
     @property
     def resume(self) -> str | None:
-        """The same command, where there is something to go on with; it names a higher ceiling."""
+        """The same command, for a batch that was broken off; it names a higher ceiling."""
         if self.batch is None:
             return None
         return self.plan.command(*raised(self.batch.summary, self.plan))
@@ -202,12 +212,13 @@ class BatchErrand(Errand):
                 "summary": summary_facts(summary),
                 "error": None,
                 "message": headline(summary),
-                "resume": None if summary.is_complete else self.resume,
+                "resume": way_on(summary, self.plan, self.in_the_way),
+                **choices(summary, self.plan, self.in_the_way),
                 "exit_code": code,
             }
             self.console.result(facts, "")
         else:
-            for line in last_words(summary, self.plan):
+            for line in last_words(summary, self.plan, self.in_the_way):
                 self.console.status(line)
         return code
 
@@ -222,17 +233,22 @@ class BatchErrand(Errand):
             facts["total"] = error.total
         if self.batch is not None:
             facts["summary"] = summary_facts(self.batch.summary)
+            facts["states"] = self._states()
         return facts
+
+    def _states(self) -> dict[str, int]:
+        """Return how many items the ledger has in which state, those of earlier runs included."""
+        try:
+            return dict(_report.count_states(self.plan.ledger_path))
+        except GrokVideoError:
+            return {}
 
     def _message(self, error: BaseException) -> str:
         if not isinstance(error, Interrupted | KeyboardInterrupt) or self.batch is None:
             return super()._message(error)
         summary = self.batch.summary
         words = [f"interrupted; {headline(summary)}."]
-        try:
-            states = _report.count_states(self.plan.ledger_path)
-        except GrokVideoError:
-            states = {}
+        states = self._states()
         if going_on := states.get("pending", 0) + states.get("ready", 0):
             words.append(f"Accepted, paid for and going on: {going_on:,}.")
         if in_doubt := states.get("in_doubt", 0) + states.get("submitting", 0):

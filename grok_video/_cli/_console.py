@@ -54,8 +54,11 @@ class Console:
 
     def error_line(self, facts: Mapping[str, Any]) -> str:
         """Return the one line that an error is for people."""
-        resume = f" Resume with: {facts['resume']}" if facts.get("resume") else ""
-        return PREFIX + one_line(str(facts["message"])) + resume
+        message = one_line(str(facts["message"]))
+        if facts.get("resume"):
+            stop = "" if message.endswith((".", "!", "?")) else "."
+            message += f"{stop} Resume with: {facts['resume']}"
+        return PREFIX + message
 
     def error_at_once(self, facts: Mapping[str, Any]) -> None:
         """Tell an error from inside a signal handler: past all buffers, and the cursor is back."""

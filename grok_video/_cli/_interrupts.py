@@ -75,8 +75,11 @@ def _handlers(
         with _woken_by_signals(loop):
             yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        # Once interrupted, it stays so to the end of the process (or of `main`): the handlers of
+        # before would let the next one leave without last words and with an exit code of their own.
+        if not received:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -49,6 +49,7 @@ def outcome_facts(outcome: Outcome) -> dict[str, Any]:
         "attempts": outcome.attempts,
         "polls": outcome.polls,
         "seconds": round(outcome.seconds, 3) if outcome.seconds is not None else None,
+        "changed": outcome.is_changed,
     }
 
 
@@ -94,8 +95,31 @@ def headline(summary: BatchSummary) -> str:
     return f"{', '.join(words) or 'nothing ended'}; cost {cost}"
 
 
-def last_words(summary: BatchSummary, plan: Plan) -> list[str]:
-    """Return what a person should know at the end: a line for each thing that waits for them."""
+def way_on(summary: BatchSummary, plan: Plan, in_the_way: int) -> str | None:
+    """Return the command that goes on with the batch; None where it would only end as this did.
+
+    `in_the_way` is how many videos are not here because their files' places are taken.
+    """
+    counts = summary.counts
+    waiting = counts.get(OutcomeState.PENDING, 0) + counts.get(OutcomeState.UNFETCHED, 0)
+    if waiting > in_the_way or counts.get(OutcomeState.LEFT, 0):
+        return plan.command(*raised(summary, plan))
+    return None
+
+
+def choices(summary: BatchSummary, plan: Plan, in_the_way: int) -> dict[str, str | None]:
+    """Return the commands that a person has to decide on; None where there is nothing to decide."""
+    return {
+        "retry_failed": plan.command("--retry-failed") if summary.retryable else None,
+        "overwrite": plan.command("--overwrite") if in_the_way else None,
+    }
+
+
+def last_words(summary: BatchSummary, plan: Plan, in_the_way: int = 0) -> list[str]:
+    """Return what a person should know at the end: a line for each thing that waits for them.
+
+    `in_the_way` is how many videos are not here because their files' places are taken.
+    """
     counts = summary.counts
     lines = [headline(summary)]
     if summary.median_seconds is not None and summary.p90_seconds is not None:
@@ -119,8 +143,16 @@ def last_words(summary: BatchSummary, plan: Plan) -> list[str]:
             f"{plan.command()} --found-id KEY=REQUEST_ID. To send them again, and perhaps pay "
             f"twice: {plan.command('--resubmit-in-doubt')}"
         )
-    if waiting := counts.get(OutcomeState.PENDING, 0) + counts.get(OutcomeState.UNFETCHED, 0):
-        lines.append(f"accepted, and not here yet: {waiting:,}. To fetch: {plan.command()}")
+    waiting = counts.get(OutcomeState.PENDING, 0) + counts.get(OutcomeState.UNFETCHED, 0)
+    if waiting > in_the_way:
+        lines.append(
+            f"accepted, and not here yet: {waiting - in_the_way:,}. To fetch: {plan.command()}"
+        )
+    if in_the_way:
+        lines.append(
+            f"paid for, and not here because something else is in their place: {in_the_way:,} "
+            f"(each says what). To replace it: {plan.command('--overwrite')}"
+        )
     failed = counts.get(OutcomeState.FAILED, 0) + counts.get(OutcomeState.EXPIRED, 0)
     if again := summary.retryable:
         lines.append(
@@ -129,6 +161,11 @@ def last_words(summary: BatchSummary, plan: Plan) -> list[str]:
     if final := failed - again:
         lines.append(
             f"{final:,} failed for good (each says why), and --retry-failed leaves them out"
+        )
+    if summary.changed:
+        lines.append(
+            "begun before with another request than the manifest has now, and what was begun "
+            f"counts (a new key makes a new video): {_names(summary.changed, len(summary.changed))}"
         )
     ledger = shlex.quote(str(plan.ledger_path))
     report = shlex.quote(str(plan.ledger_path.with_name("report.html")))
@@ -152,6 +189,7 @@ def summary_facts(summary: BatchSummary) -> dict[str, Any]:
     return {
         "counts": {state.value: summary.counts.get(state, 0) for state in OutcomeState},
         "total": summary.total,
+        "in_flight": summary.in_flight,
         "cost_usd": float(summary.cost_usd),
         "open_usd": float(summary.open_usd),
         "median_seconds": summary.median_seconds,
@@ -164,5 +202,6 @@ def summary_facts(summary: BatchSummary) -> dict[str, Any]:
             {"key": key, "reason": one_line(in_shell_words(why))} for key, why in summary.failed
         ],
         "retryable": summary.retryable,
+        "changed": list(summary.changed),
         "stopped": in_shell_words(summary.stopped) if summary.stopped is not None else None,
     }

@@ -39,6 +39,7 @@ from grok_video._transports._base import (
     Answer,
     PrivateAddress,
     Proxies,
+    Received,
     Transport,
     TransportConfig,
     answer_too_long,
@@ -77,7 +78,7 @@ class AiohttpTransport(Transport):
     async def post(self, url: str, body: Body) -> Answer:
         sessions = self._sessions.held(asyncio.get_running_loop()) or await self._sessions.get()
         outer = sys.exception()
-        payload = _Payload(body)
+        payload, received = _Payload(body), Received()
         try:
             with sessions.timeouts.exchange():
                 response = await sessions.creates.post(
@@ -91,11 +92,12 @@ class AiohttpTransport(Transport):
                     # It stood in the connection before anything was asked: no answer to this.
                     response.close()
                     raise aiohttp.ServerDisconnectedError  # noqa: TRY301 - as if it was closed
-                return await sessions.read(response)
+                return await sessions.read(response, received)
         except GrokVideoError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever broke, was the request sent?
-            raise failure_of(error, url, outer, sent=payload.began) from presentable(error, outer)
+            failure = received.told_by(failure_of(error, url, outer, sent=payload.began))
+            raise failure from presentable(error, outer)
         except BaseException as error:  # noqa: BLE001 - the frames hold the key
             if sessions.took_back(error):
                 raise failure_of(
@@ -250,8 +252,21 @@ class _Sessions:
         self._note(response)
         return response
 
-    async def read(self, response: aiohttp.ClientResponse) -> Answer:
-        """Return the whole answer of the API."""
+    async def read(
+        self, response: aiohttp.ClientResponse, received: Received | None = None
+    ) -> Answer:
+        """Return the whole answer of the API; `received` has what came where it breaks off."""
+        try:
+            return await self._read(response, received)
+        except Exception:
+            if received is not None:
+                received.status = response.status
+                # What came together with the end of its connection is not handed out any more. (A
+                # private name: where it is missing, no more is known than the error says.)
+                received.parts.extend(getattr(response.content, "_buffer", ()))
+            raise
+
+    async def _read(self, response: aiohttp.ClientResponse, received: Received | None) -> Answer:
         headers = response.headers
         if response.connection is None:  # it is all here, which is the rule
             body = await response.read()
@@ -261,7 +276,10 @@ class _Sessions:
             self._note(response)
             try:
                 body = await read_bounded(
-                    response.status, headers.get("Content-Length"), response.content.iter_any()
+                    response.status,
+                    headers.get("Content-Length"),
+                    response.content.iter_any(),
+                    received,
                 )
             finally:
                 # An exchange that came to its end has given the connection back already. What is

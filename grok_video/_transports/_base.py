@@ -15,12 +15,17 @@ import socket
 import ssl
 import urllib.request
 import zlib
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
 
 import anyio
 
 from grok_video import __version__
-from grok_video._errors import APIConnectionError, APITimeoutError, UnexpectedResponse
+from grok_video._errors import (
+    APIConnectionError,
+    APITimeoutError,
+    GrokVideoError,
+    UnexpectedResponse,
+)
 from grok_video._public import publish
 from grok_video._redaction import Secret, redact_url
 from grok_video._urls import Origin, is_public_address
@@ -29,9 +34,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from contextlib import AbstractAsyncContextManager
 
+E = TypeVar("E", bound=GrokVideoError)
+
 #: Largest answer to a create or a poll that is read, in bytes: the largest recorded one has 600,
 #: and an envelope with every bookkeeping key stays under 10,000.
 ANSWER_LIMIT: Final = 4 * 2**20
+#: Bytes of an answer in which the id of a job is looked for where the rest cannot be had.
+BEGINNING: Final = 2**16
 #: Seconds to establish a connection (DNS, TCP, TLS each get this long): httpx and aiohttp wait 5
 #: and 30; a handshake across an ocean under load takes 1 to 3.
 CONNECT_TIMEOUT: Final = 15.0
@@ -202,20 +211,44 @@ def _proves_refusal(status: int) -> bool:
     return 300 <= status < 500
 
 
-async def read_bounded(status: int, length: str | None, chunks: AsyncIterator[bytes]) -> bytes:
+class Received:
+    """What came of an answer: a create that breaks off behind its id was accepted all the same."""
+
+    __slots__ = ("parts", "status")
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.parts: list[bytes] = []
+
+    def told_by(self, failure: E) -> E:
+        """Return the failure, with what had come until then."""
+        if self.status is not None and self.parts:
+            failure.received = (self.status, b"".join(self.parts)[:BEGINNING])
+        return failure
+
+
+async def read_bounded(
+    status: int,
+    length: str | None,
+    chunks: AsyncIterator[bytes],
+    received: Received | None = None,
+) -> bytes:
     """Return the chunks as one, at most `ANSWER_LIMIT` bytes; `length` is the Content-Length.
 
-    Raises `UnexpectedResponse` if it is longer, before reading it where the server says so.
+    `received` has what came of them where the rest does not. Raises `UnexpectedResponse` if it is
+    longer, after its beginning where the server says so.
     """
-    if length is not None and length.isdecimal() and int(length) > ANSWER_LIMIT:
-        raise answer_too_long(status)
-    parts: list[bytes] = []
+    received = received or Received()
+    received.status, parts = status, received.parts
+    limit = ANSWER_LIMIT
+    if length is not None and length.isdecimal() and int(length[:20]) > ANSWER_LIMIT:
+        limit = 0
     total = 0
     async for chunk in chunks:
         total += len(chunk)
-        if total > ANSWER_LIMIT:
-            raise answer_too_long(status)
         parts.append(chunk)
+        if total > limit:
+            raise received.told_by(answer_too_long(status))
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

@@ -21,6 +21,7 @@ from grok_video._errors import GrokVideoError
 from grok_video._transports._base import (
     Answer,
     PrivateAddress,
+    Received,
     Transport,
     TransportConfig,
     Trouble,
@@ -131,17 +132,17 @@ class HttpxTransport(Transport):
     ) -> Answer:
         hide_written_bytes()
         outer = sys.exception()
-        sent = _Sent(lines, self._config.timeout)
+        sent, received = _Sent(lines, self._config.timeout), Received()
         try:
             with anyio.fail_after(self._config.timeout + lines.patience) as sent.scope:
-                return await self._attempt(lines, sent, method, url, body)
+                return await self._attempt(lines, sent, received, method, url, body)
         except GrokVideoError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever broke, was the request sent?
             # For a poll it has no consequence, and nobody wants to read it.
             may = None if body is None else sent
             failure = _failure(error, url, outer, may, lines, answered=sent.answered)
-            raise failure from _presentable(error, outer)
+            raise received.told_by(failure) from _presentable(error, outer)
         except BaseException as error:  # noqa: BLE001 - the frames hold the key
             raise without_frames(error, outer)  # noqa: B904 - it is the same error
 
@@ -149,6 +150,7 @@ class HttpxTransport(Transport):
         self,
         lines: OwnLines | GivenLines,
         sent: _Sent,
+        received: Received,
         method: str,
         url: str,
         body: Body | None,
@@ -171,7 +173,10 @@ class HttpxTransport(Transport):
             streamed = _Streamed(response, url, lines)
             try:
                 raw = await read_bounded(
-                    streamed.status, streamed.headers.get("content-length"), streamed.parts
+                    streamed.status,
+                    streamed.headers.get("content-length"),
+                    streamed.parts,
+                    received,
                 )
             finally:
                 await streamed.aclose()

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -244,6 +245,43 @@ def test_a_closed_stdout_still_names_the_job(grok_emulator: Emulator) -> None:
     assert child.wait() == 1
     assert "result was written. Resume with: " in err.splitlines()[-1]
     assert f"grok-video wait {grok_emulator.creates[0].request_id}" in err
+
+
+def run_with_closed(
+    streams: str, *words: str, env: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run a command as a shell does that closes these streams."""
+    line = shlex.join([sys.executable, "-m", "grok_video", *words])
+    return subprocess.run(
+        ["sh", "-c", f"{line} {streams}"], env=env, capture_output=True, text=True, check=False
+    )
+
+
+def test_without_stdout_nothing_is_sent(grok_emulator: Emulator) -> None:
+    env = environment(grok_emulator)
+    done = run_with_closed(">&-", "submit", "drift", *SMALL, env=env)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "grok-video: stdout is closed, and the result would be lost; send it to a file or to "
+        "/dev/null. Nothing was sent.\n"
+    )
+    assert not grok_emulator.requests
+    assert run_with_closed(">/dev/null", "submit", "drift", *SMALL, env=env).returncode == 0
+    assert grok_emulator.accepted == 1
+
+
+def test_without_stderr_and_stdin_all_goes_as_usual(
+    tmp_path: Path, grok_emulator: Emulator
+) -> None:
+    env = environment(grok_emulator)
+    place = tmp_path / "a.mp4"
+    words = ("generate", "drift", *SMALL, "--poll-interval", "0.05", "-o", str(place))
+    done = run_with_closed("2>&- <&-", *words, env=env)
+    assert (done.returncode, done.stdout) == (0, f"{place}\n")
+    assert place.read_bytes()[4:8] == b"ftyp", "no word of the command landed in the file"
+    done = run_with_closed("2>&-", "status", "no-such-id", "--json", env=env)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"] == "NotFound"
 
 
 # --- a terminal and a pipe -----------------------------------------------------------------------

@@ -96,6 +96,44 @@ with Client(**QUICK) as client:
     assert f"grok-video wait {ids(slow)[0]}" in err
 
 
+#: Ways to run three items: in a call, in a loop, and where the loop's own work is interrupted.
+BATCHES = {
+    "run_batch": "client.run_batch(items, **words)",
+    "loop": "for outcome in client.batch(items, **words): pass",
+    "context": """with client.batch(items, **words) as batch:
+        for outcome in batch: pass""",
+    "outside of a call": """with client.batch(items, **words) as batch:
+        while batch.summary.in_flight < 3: pass
+        threading.Event().wait()""",
+}
+
+
+@pytest.mark.parametrize("ledger", [True, False], ids=["ledger", "no ledger"])
+@pytest.mark.parametrize("way", BATCHES.values(), ids=BATCHES)
+def test_an_interrupted_batch_says_what_goes_on_and_who_knows_of_it(
+    slow: Emulator, tmp_path: Path, way: str, ledger: bool
+) -> None:
+    place = tmp_path / "run.sqlite"
+    script = f"""
+import threading
+items = [VideoRequest(f"drift {{n}}", duration=1) for n in range(3)]
+words = {{"ledger": {str(place) if ledger else None!r}}}
+with Client(**QUICK) as client:
+    say("waiting")
+    {way}
+"""
+    with running(script, slow) as child:
+        child.hears("waiting")
+        until(lambda: slow.polls >= 3)
+        err = ended_by_ctrl_c(child)
+    if ledger:
+        told = "3 jobs were accepted and go on at the provider, perhaps billed."
+        assert err.count(f"{told} The ledger {place} has them: the same call with it goes on.") == 1
+    else:
+        assert err.count("3 jobs go on at the provider and may be billed") == 1
+        assert all(f"grok-video wait {request_id}" in err for request_id in ids(slow))
+
+
 def test_jobs_whose_futures_are_waited_for_are_named(slow: Emulator) -> None:
     script = """
 from concurrent.futures import wait

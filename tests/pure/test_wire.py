@@ -360,6 +360,25 @@ def test_503_with_retry_after_is_a_clear_refusal() -> None:
     assert error.retry_after == 3
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"upstream connect error or disconnect/reset before headers. "
+        b"reset reason: connection termination",
+        b"upstream request timeout",
+        b'{"message":"upstream timed out while the task was running"}',
+        b'{"request_id":"r-1","message":"accepted, response delayed"}',
+    ],
+)
+def test_a_503_is_no_refusal_where_something_says_that_it_was_taken(body: bytes) -> None:
+    assert not _refusals.read_error(503, {"retry-after": "3"}, body, now=0).refused
+
+
+def test_a_503_that_no_upstream_had_is_a_refusal_whatever_else_it_says() -> None:
+    body = b"upstream connect error or disconnect/reset before headers. reset reason: overflow"
+    assert _refusals.read_error(503, {}, body, now=0).refused
+
+
 def test_the_gateways_request_id_is_an_attribute() -> None:
     text = "model name is required (request id: 20260205132859798638387SIHCnxzJ)"
     error = _refusals.read_error(400, {}, json.dumps({"error": {"message": text}}).encode(), now=0)
@@ -423,6 +442,38 @@ def test_a_yes_without_an_id_proves_nothing(body: bytes) -> None:
     with pytest.raises(UnexpectedResponse) as caught:
         _wire.read_create(200, {}, body, now=0)
     assert not caught.value.refused
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"request_id":"paid","status":0}',
+        '{"request_id":"paid","video":[]}',
+        '{"request_id":"paid","data":["x"],"error":[{"a":1}],"result_url":false}',
+        '{"request_id":"paid","code":500,"status":{"x":1}}',
+        '{"id":17,"code":"success","data":{"task_id":"paid"}}',
+        '{"data":"{\\"task_id\\":\\"paid\\"}"}',
+        '{"request_id":"paid"}\n{"trace":1}',
+        '\ufeff {"request_id":"paid"}',
+        '{"request_id":"paid","n":' + "9" * 5000 + "}",
+        '{"request_id":"paid","deep":' + "[" * 5000,
+        '{"request_id" : "paid"',
+        'data: {"request_id":"paid"}\n\n',
+    ],
+)
+def test_nothing_beside_the_id_of_a_create_can_cost_it(body: str) -> None:
+    assert _wire.read_create(200, {}, body.encode(), now=0) == "paid"
+
+
+def test_an_id_in_an_error_that_proves_nothing_is_told_as_a_possible_one() -> None:
+    body = b'{"request_id":"perhaps","error":"internal"}'
+    with pytest.raises(ServerError) as caught:
+        _wire.read_create(500, {}, body, now=0)
+    assert not caught.value.refused
+    assert caught.value.possible_id == "perhaps"
+    with pytest.raises(APIError) as caught:
+        _wire.read_create(401, {}, body, now=0)
+    assert caught.value.possible_id is None
 
 
 def test_a_page_instead_of_an_answer_is_probably_a_wrong_address_and_proves_nothing() -> None:

@@ -18,7 +18,7 @@ from conftest import (
 )
 from rawserver import Part, Visit, dead_port, leaves_after, ok, says
 
-from grok_video import APIConnectionError, APITimeoutError
+from grok_video import APIConnectionError, APITimeoutError, AsyncClient, CreateOutcomeUnknown
 from grok_video._transports._base import causes
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 22\r\n\r\n"
@@ -279,3 +279,45 @@ def unknown_names(monkeypatch: pytest.MonkeyPatch) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+#: Answers whose id is here and whose rest is not.
+WITH_THEIR_ID: dict[str, Part] = {
+    "closes before the end": says(HEAD.replace(b"22", b"40") + BODY, then="close"),
+    "resets before the end": says(HEAD.replace(b"22", b"40") + BODY, then="reset"),
+    "closes between chunks": says(CHUNKED + b"%x\r\n%b\r\n" % (len(BODY), BODY), then="close"),
+    "closes in the document": says(HEAD.replace(b"22", b"40") + BODY[:-1] + b",", then="close"),
+    "announces megabytes": says(
+        HEAD.replace(b"22", b"99999999") + BODY[:-1] + b',"echo":"', then="wait"
+    ),
+    "is megabytes": says(
+        HEAD.replace(b"22", b"9000022") + BODY[:-1] + b',"echo":"' + bytes(9_000_000), then="wait"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WITH_THEIR_ID)
+async def test_a_create_whose_answer_broke_off_behind_its_id_was_accepted(
+    scene: SceneMaker, name: str
+):
+    async with scene(WITH_THEIR_ID[name]) as play:
+        client = AsyncClient(KEY, base_url=play.base, transport=play.transport)
+        job = await client.submit("drift")
+        assert job.request_id == "job-1"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [HEAD.replace(b"22", b"40") + BODY[:17], HEAD.replace(b"200", b"500") + BODY],
+    ids=["half an id", "an error"],
+)
+async def test_an_id_that_is_not_whole_or_in_an_error_is_not_taken_for_the_jobs(
+    scene: SceneMaker, answer: bytes
+):
+    async with scene(says(answer, then="close")) as play:
+        client = AsyncClient(KEY, base_url=play.base, transport=play.transport)
+        with pytest.raises(CreateOutcomeUnknown) as caught:
+            await client.submit("drift")
+        assert caught.value.request_id is None
+        assert caught.value.__cause__.received is None, "nothing of the answer is carried about"

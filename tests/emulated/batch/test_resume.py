@@ -22,7 +22,7 @@ from grok_video import (
 )
 from grok_video.emulator import Emulator, faults
 
-from .conftest import outcomes, read, requests, states
+from .conftest import NewClient, NewEmulator, outcomes, read, requests, states
 
 
 async def doubtful(client: AsyncClient, emulator: Emulator, folder: Path, **more: Any) -> Any:
@@ -395,3 +395,78 @@ async def test_the_doubt_is_told_once_in_each_run(
         assert text.count("Look at the account's usage") == 1
         assert "found_ids" in text
         assert "resubmit_in_doubt" in text
+
+
+async def test_an_item_that_was_changed_keeps_what_was_begun_and_says_so(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = {"ledger": tmp_path / "a.sqlite", "out": tmp_path}
+    first = await outcomes(client, requests(3), **words)
+    assert not any(one.is_changed for one in first.values())
+    changed = [(key, VideoRequest("another", duration=1)) for key, _ in requests(2)]
+    async with client.batch([*changed, requests(3)[2]], **words) as batch:
+        found = {outcome.key: outcome async for outcome in batch}
+    assert states(found) == dict.fromkeys(found, "skipped")
+    assert [key for key, one in found.items() if one.is_changed] == ["key-000", "key-001"]
+    assert batch.summary.changed == ("key-000", "key-001")
+    assert caplog.text.count("was begun with another request") == 1
+    assert "give it a new key" in caplog.text
+    assert grok_emulator.accepted == 3
+    # What is fetched again is what was begun.
+    (tmp_path / "key-000.mp4").unlink()
+    again = await outcomes(client, changed[:1], **words)
+    assert (again["key-000"].state, again["key-000"].is_changed) == ("saved", True)
+    assert grok_emulator.accepted == 3
+
+
+async def test_an_item_that_failed_is_tried_again_with_its_new_request(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    words = {"ledger": tmp_path / "a.sqlite"}
+    await outcomes(client, [("a", VideoRequest("[failed] x", duration=1))], **words)
+    mended = [("a", VideoRequest("mended", duration=1))]
+    kept = await outcomes(client, mended, **words)
+    assert (kept["a"].state, kept["a"].is_changed) == ("failed", True)
+    for retry_failed in (True, False):
+        done = await outcomes(client, mended, retry_failed=retry_failed, **words)
+        assert done["a"].is_ok
+        assert not done["a"].is_changed, "the new request is what the item stands for now"
+    assert read(words["ledger"], "SELECT prompt FROM item") == [("mended",)]
+    assert grok_emulator.accepted == 2
+
+
+async def test_an_item_that_ended_has_the_same_error_in_every_run(
+    client: AsyncClient, tmp_path: Path
+) -> None:
+    words = {"ledger": tmp_path / "a.sqlite"}
+    things = [
+        (word, VideoRequest(f"[{word}] x", duration=1))
+        for word in ("moderated", "failed", "expired")
+    ]
+    first = await outcomes(client, things, **words)
+    again = await outcomes(client, things, **words)
+    for key in first:
+        assert type(again[key].error) is type(first[key].error)
+        assert again[key].error.request_id == first[key].request_id
+        assert "an earlier run ended with" in str(again[key].error)
+
+
+async def test_a_file_of_somebody_else_is_kept_by_every_run(
+    grok_emulator_factory: NewEmulator, new_client: NewClient, tmp_path: Path
+) -> None:
+    emulator = grok_emulator_factory(time_scale=1.0)
+    words = {"ledger": tmp_path / "a.sqlite", "out": tmp_path}
+    place = tmp_path / "key-000.mp4"
+    async with new_client(emulator) as client:
+        first = await outcomes(client, requests(1), timeout=0.2, **words)
+        assert states(first) == {"key-000": "pending"}
+        emulator.finish(emulator.creates[0].request_id)
+        place.write_bytes(b"another paid video")
+        for _ in range(2):
+            found = await outcomes(client, requests(1), **words)
+            assert states(found) == {"key-000": "unfetched"}
+            assert found["key-000"].error.is_taken
+            assert place.read_bytes() == b"another paid video"
+        found = await outcomes(client, requests(1), overwrite=True, **words)
+        assert states(found) == {"key-000": "saved"}
+    assert emulator.accepted == 1

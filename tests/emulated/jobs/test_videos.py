@@ -212,6 +212,26 @@ async def test_as_completed_names_what_is_still_running(
     assert all(job.request_id in str(caught.value) for job in jobs[1:])
 
 
+async def test_a_cancelled_as_completed_says_what_goes_on(
+    grok_emulator_factory: Callable[..., Emulator], new_client: Callable[..., AsyncClient]
+) -> None:
+    emulator = grok_emulator_factory(time_scale=1.0)
+    notes: list[str] = []
+    async with new_client(emulator) as client:
+        jobs = [await client.submit("drift") for _ in range(3)]
+        emulator.finish(jobs[0].request_id)
+        with anyio.CancelScope() as scope:
+            try:
+                async for _ in client.as_completed(jobs):
+                    scope.cancel()
+            except anyio.get_cancelled_exc_class() as error:
+                notes = error.__notes__
+                raise
+    [note] = notes
+    assert "2 jobs go on at the provider and may be billed" in note
+    assert [job.request_id in note for job in jobs] == [False, True, True]
+
+
 async def test_as_completed_left_in_the_middle_leaves_nothing_behind(
     client: AsyncClient, grok_emulator: Emulator
 ) -> None:

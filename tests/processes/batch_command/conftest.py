@@ -25,7 +25,7 @@ from tests.processes.command import (
 
 OUTCOME_KEYS = {
     "key", "state", "request_id", "path", "url", "duration", "size", "sha256", "error", "reason",
-    "cost_usd", "attempts", "polls", "seconds",
+    "cost_usd", "attempts", "polls", "seconds", "changed",
 }  # fmt: skip
 
 

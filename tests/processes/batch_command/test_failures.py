@@ -161,3 +161,46 @@ def test_the_ceiling_holds_and_what_is_left_is_said(
     assert run(*words, env=env).returncode == 0
     assert not (out / "grok-video.sqlite.left.txt").exists()
     assert grok_emulator.accepted == 30
+
+
+def test_a_command_to_go_on_is_named_only_where_it_can_change_something(
+    tmp_path: Path, beside: dict[str, str]
+) -> None:
+    rows = items(3)
+    rows[1]["prompt"] = "drift [failed]"
+    manifest, out = write(tmp_path / "m.csv", rows), tmp_path / "out"
+    words = ("batch", str(manifest), "-o", str(out), *QUICK, "--json")
+    for kind in ("JobFailed", "JobFailed"):  # told in the same words by the second run
+        outcomes, last = lines(run(*words, env=beside).stdout)
+        assert outcomes["k001"]["error"] == kind
+        assert (last["exit_code"], last["resume"], last["overwrite"]) == (1, None, None)
+        assert shlex.split(last["retry_failed"])[-1] == "--retry-failed"
+
+    # Something else is in the place of a file that is paid for.
+    rows[1]["prompt"] = "drift"
+    write(tmp_path / "m.csv", rows)
+    assert run_line(last["retry_failed"], beside).returncode == 0
+    (out / "k000.mp4").write_bytes(b"mine")
+    done = run(*words[:-1], env=beside)
+    assert done.returncode == 1
+    assert "To fetch: " not in done.stderr
+    assert "not here because something else is in their place: 1 " in done.stderr
+    _, last = lines(run(*words, env=beside).stdout)
+    assert (last["resume"], last["retry_failed"]) == (None, None)
+    assert run_line(last["overwrite"], beside).returncode == 0
+    assert (out / "k000.mp4").stat().st_size > 4
+
+
+def test_changed_lines_are_named(tmp_path: Path, beside: dict[str, str]) -> None:
+    manifest, out = write(tmp_path / "m.csv", items(3)), tmp_path / "out"
+    words = ("batch", str(manifest), "-o", str(out), *QUICK)
+    assert run(*words, env=beside).returncode == 0
+    rows = items(3)
+    rows[0]["prompt"] = rows[2]["prompt"] = "something else"
+    write(manifest, rows)
+    done = run(*words, env=beside)
+    assert done.returncode == 0
+    assert "(a new key makes a new video): k000, k002" in done.stderr
+    outcomes, last = lines(run(*words, "--json", env=beside).stdout)
+    assert [key for key, one in outcomes.items() if one["changed"]] == ["k000", "k002"]
+    assert last["summary"]["changed"] == ["k000", "k002"]

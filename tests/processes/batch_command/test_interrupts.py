@@ -48,6 +48,8 @@ def test_ctrl_c_in_the_middle_and_the_same_command_loses_and_repeats_nothing(
         last = json.loads(told.splitlines()[-1])
         assert (last["error"], last["exit_code"]) == ("Interrupted", 130)
         assert last["summary"]["counts"]["saved"] > 0
+        assert last["states"] == states(out / "grok-video.sqlite")
+        assert last["summary"]["in_flight"] == 0
         # What is printed is the command that was given.
         assert shlex.split(last["resume"]) == ["grok-video", *_sorted(words)]
         assert "no more creates are sent" in err

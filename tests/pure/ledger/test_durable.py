@@ -20,7 +20,7 @@ from grok_video._ledgerfile import LedgerFile
 from grok_video._lifecycle import Event, State
 from grok_video._lockfile import LockFile
 
-from .conftest import new_entry, rows, snapshot, write
+from .conftest import found, new_entry, rows, snapshot, write
 
 
 async def test_an_event_is_on_disk_when_it_was_recorded(tmp_path: Path) -> None:
@@ -250,3 +250,41 @@ async def test_texts_that_are_no_utf8_are_kept_readable(tmp_path: Path) -> None:
     await ledger.close()
     [(shown,)] = rows(path, "SELECT image FROM item")
     assert shown == str(Path.cwd() / "caf\\udce9.jpg")
+
+
+@pytest.mark.parametrize(
+    "request_id", ["\ud800odd", "odd\0tail", '"quoted"', "line\nline", "plain"]
+)
+async def test_an_id_of_any_characters_is_given_back_as_it_was(
+    tmp_path: Path, request_id: str
+) -> None:
+    path = tmp_path / "a.sqlite"
+    ledger = await Ledger.open(path)
+    entry = new_entry()
+    await ledger.record(entry, Event.SENDING_BEGAN)
+    entry.request_id = request_id
+    await ledger.record(entry, Event.ACCEPTED)
+    await ledger.close()
+    entry = await found(path)
+    assert entry is not None
+    assert entry.request_id == request_id
+    ledger = await Ledger.open(path)
+    _, owners = await ledger.look_up({"another": request_id})
+    await ledger.close()
+    assert owners == {request_id: "cat"}
+
+
+async def test_a_text_that_cannot_be_read_does_not_lock_out_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    for key in ("a", "b"):
+        await write(path, Event.SENDING_BEGAN, Event.ACCEPTED, key=key)
+    with closing(sqlite3.connect(path)) as file:
+        # As an earlier version wrote an id with half a character.
+        file.execute("DROP TRIGGER event_is_never_changed")
+        file.execute("UPDATE event SET request_id = CAST(x'eda080' AS TEXT) WHERE item = 1")
+        file.commit()
+    ledger = await Ledger.open(path)
+    known = (await ledger.find(["a", "b"])).known
+    await ledger.close()
+    assert known["b"].request_id == "4b2cd27e"
+    assert known["a"].state is State.PENDING

@@ -1,0 +1,116 @@
+"""What earlier runs left of an item, told as the outcome of this one, and the ids found for it.
+
+What the ledger has goes in, an outcome or a refusal comes out; nothing here waits or writes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from grok_video._errors import (
+    CreateOutcomeUnknown,
+    GrokVideoError,
+    JobExpired,
+    JobFailed,
+    ModerationRefused,
+)
+from grok_video._lifecycle import State
+from grok_video._models import Video
+from grok_video._outcomes import Outcome, OutcomeState
+from grok_video._requests import refuse
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from grok_video._ledger import Entry
+
+
+#: Errors of jobs that can be told again by what the ledger has of them.
+_KINDS: Final = {kind.__name__: kind for kind in (JobFailed, ModerationRefused, JobExpired)}
+
+
+def check_ids(
+    ids: Mapping[str, str], known: Mapping[str, Entry], owners: Mapping[str, str]
+) -> None:
+    """Raise `InvalidRequest` for the first id that cannot be its item's, by what the ledger has."""
+    for key, found in ids.items():
+        entry = known.get(key)
+        if entry is not None and entry.request_id == found:
+            continue  # the same call again
+        limit = None
+        if entry is None:
+            limit = f"must be for items in doubt, and the ledger has none of the key {key!r}"
+        elif entry.state is not State.IN_DOUBT and not (
+            entry.state is State.PENDING and entry.id_was_found
+        ):
+            has = f" (job {entry.request_id})" if entry.request_id is not None else ""
+            limit = f"must be for items in doubt, and {key!r} is {entry.state.value}{has}"
+        elif owners.get(found) not in (None, key):
+            limit = f"must not take an id from another item: {owners[found]!r} has this one"
+        if limit is not None:
+            raise refuse("found_ids", {key: found}, limit)
+
+
+def _doubt(entry: Entry) -> str:
+    """Return why an item is in doubt, once: what was written down may say all of it already."""
+    if entry.error is not None and entry.error_type == CreateOutcomeUnknown.__name__:
+        return entry.error
+    return (
+        "the create may have been accepted and billed, and no request_id is known: "
+        f"{entry.error or 'the process that sent it ended before the answer came.'} Look at the "
+        "account's usage before sending the same request again."
+    )
+
+
+def _error(entry: Entry) -> GrokVideoError:
+    again = "It is tried again only with retry_failed."
+    if not entry.is_retryable:
+        again = "It is not tried again: give another request, under another key."
+    message = f"an earlier run ended with {entry.error_type}: {entry.error} {again}"
+    kind = _KINDS.get(entry.error_type or "")
+    if kind is None or entry.request_id is None:
+        # Of an answer that refused there is more to know than was written down.
+        return GrokVideoError(message, request_id=entry.request_id)
+    return kind(message, request_id=entry.request_id)
+
+
+def earlier_outcome(entry: Entry, *, is_changed: bool) -> Outcome:
+    """Return the outcome of an item with which an earlier run came to an end."""
+    video = error = None
+    match entry.state:
+        case State.FAILED | State.EXPIRED:
+            state = OutcomeState(entry.state.value)
+            error = _error(entry)
+        case State.IN_DOUBT:
+            state = OutcomeState.IN_DOUBT
+            error = CreateOutcomeUnknown(
+                f"{_doubt(entry)} With an id from there give found_ids; to send it again, "
+                "resubmit_in_doubt.",
+                fingerprint=entry.fingerprint,
+                sent_at=entry.sent_at or 0.0,
+                phase="awaiting the answer",
+            )
+        case _:
+            state = OutcomeState.SKIPPED
+            video = Video(
+                entry.request_id or "",
+                None,
+                cost_usd=entry.cost_usd,
+                path=Path(entry.path) if entry.path is not None else None,
+                sha256=entry.sha256,
+                size=entry.size,
+            )
+    return Outcome(
+        entry.key,
+        state,
+        request_id=entry.request_id,
+        video=video,
+        error=error,
+        cost_usd=entry.cost_usd,
+        attempts=entry.attempts,
+        polls=entry.polls,
+        seconds=entry.seconds,
+        retryable=entry.is_retryable,
+        is_changed=is_changed,
+    )

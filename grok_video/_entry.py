@@ -1,0 +1,160 @@
+"""One item as the ledger knows it, and how its texts are written there.
+
+An item's state is the sum of its events. What a stranger wrote (an id, an error) is brought into a
+form that the database gives back as it was. No file and no thread is known here.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from attrs import define, field
+
+from grok_video._ledgerfile import iso
+from grok_video._lifecycle import Event, State, advance
+from grok_video._redaction import redact
+
+if TYPE_CHECKING:
+    from grok_video._requests import Image, VideoRequest
+
+__all__ = ["Entry", "plain", "read_id", "written_id"]
+
+#: Characters kept of a prompt and of an error.
+_LONGEST_PROMPT: Final = 8000
+_LONGEST_ERROR: Final = 1000
+#: Errors that the same request would meet again, as the ledger names them; a new attempt at what
+#: moderation refused may be billed once more.
+_FOR_GOOD: Final = frozenset({"BadRequest", "ModerationRefused"})
+
+
+@define(eq=False)
+class Entry:
+    """One item as the ledger knows it: its state, and what was learned on the way."""
+
+    key: str
+    fingerprint: str
+    #: Number of the item's row; 0 as long as it has none.
+    item: int = 0
+    state: State = State.PLANNED
+    request_id: str | None = None
+    #: True where a person found the id; the answer to a create gave it otherwise.
+    id_was_found: bool = False
+    #: Unix seconds at which a create was last sent, and was accepted; None before.
+    sent_at: float | None = None
+    accepted_at: float | None = None
+    #: Creates sent, those that were not taken included.
+    attempts: int = 0
+    polls: int = 0
+    #: Seconds from the create to the end of the item.
+    seconds: float | None = None
+    #: What the provider said it charges, over all attempts; None where it said nothing.
+    cost_usd: Decimal | None = None
+    path: str | None = None
+    size: int | None = None
+    sha256: str | None = None
+    error_type: str | None = None
+    error: str | None = None
+    #: True if an earlier run was torn out of a fetch: a file in its place may be its own.
+    may_be_saved: bool = False
+    #: The row of `request` that is to be written with the next event.
+    request_row: tuple[Any, ...] | None = field(default=None, repr=False)
+
+    def describe(self, request: VideoRequest, estimate_usd: Decimal) -> None:
+        """Set what a person should read of the request; `output` and `user` may be secrets."""
+        image = request.image
+        self.request_row = (
+            plain(self.key),
+            self.fingerprint,
+            redact(request.prompt, limit=_LONGEST_PROMPT),
+            plain(_described(image)) if image is not None else None,
+            request.model,
+            request.duration,
+            request.resolution,
+            request.aspect_ratio,
+            float(estimate_usd),
+        )
+
+    def advance(self, event: Event) -> None:
+        """Take one step in the table of states. Raises `IllegalEvent` if it has no such row."""
+        self.state = advance(self.state, event)
+        if event is Event.SENDING_BEGAN:
+            self.attempts += 1
+            self.sent_at = time.time()
+        elif event is Event.ACCEPTED:
+            self.accepted_at = time.time()
+            self.id_was_found = False
+        elif event is Event.ID_FOUND:
+            self.accepted_at = None
+            self.id_was_found = True
+        elif event is Event.FETCHING_BEGAN:
+            self.fail(None)
+        elif event is Event.RELEASED:
+            self.request_id = self.accepted_at = self.seconds = None
+            self.path = self.size = self.sha256 = self.error_type = self.error = None
+
+    @property
+    def is_retryable(self) -> bool:
+        """True where it ended without a video, and the same request may come to another end."""
+        ended = self.state in (State.FAILED, State.EXPIRED)
+        return ended and self.error_type not in _FOR_GOOD
+
+    def fail(self, error: BaseException | None) -> None:
+        """Set what went wrong, or that nothing did."""
+        self.error_type = type(error).__name__ if error is not None else None
+        self.error = plain(redact(str(error), limit=_LONGEST_ERROR)) if error is not None else None
+
+    def row(self, event: Event) -> tuple[Any, ...]:
+        """Return the event's row, with all that is known now."""
+        return (
+            iso(time.time()),
+            self.item,
+            event,
+            self.state,
+            written_id(self.request_id) if self.request_id is not None else None,
+            self.attempts,
+            self.polls,
+            round(self.seconds, 3) if self.seconds is not None else None,
+            float(self.cost_usd) if self.cost_usd is not None else None,
+            self.path,
+            self.size,
+            self.sha256,
+            self.error_type,
+            self.error,
+        )
+
+
+def _described(image: Image) -> str:
+    """Return what stands for a picture; a file by its whole name, to be found from any folder."""
+    name = image.describe()
+    if image.kind != "path":
+        return name
+    try:
+        return str(Path(name).absolute())
+    except OSError:  # the working folder is gone
+        return name
+
+
+def plain(text: str) -> str:
+    """Return text that SQLite can hold: a file name may have bytes that are no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def written_id(request_id: str) -> str:
+    """Return an id as the ledger has it: SQLite cuts at a null and holds no half of a character."""
+    if request_id.isprintable() and not request_id.startswith('"'):
+        return request_id
+    return json.dumps(request_id)
+
+
+def read_id(text: str | None) -> str | None:
+    """Return the id that was written."""
+    if text is None or not text.startswith('"'):
+        return text
+    try:
+        return str(json.loads(text))
+    except ValueError:  # of an earlier version, which wrote all of them as they were
+        return text
