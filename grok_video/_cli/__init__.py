@@ -14,12 +14,15 @@ import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["main"]
+
+#: Exit codes above this are those of signals.
+_SIGNALLED: Final = 128
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,12 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    own = arguments is None
     try:
-        return _run(arguments)
+        code = _run(arguments)
+        if own and code > _SIGNALLED:
+            # All is said. What comes while the interpreter ends would have an exit code of its own.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return code
     finally:
         # A command that was interrupted keeps its handlers while it says its last words; a process
         # that goes on with something else gets its own back.
-        if arguments is not None and threading.current_thread() is threading.main_thread():
+        if not own and threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
                 signal.signal(number, handler)
 

@@ -167,6 +167,45 @@ def test_a_second_ctrl_c_leaves_at_once_and_says_what_may_be_lost(held: HeldCrea
     assert "Traceback" not in err
 
 
+#: Holds the interpreter up when all is said and its handlers of signals are gone.
+GATE = """
+import os
+
+class Gate:
+    def __del__(self, write=os.write, read=os.read):
+        write(2, b"ending\\n")
+        read(0, 1)
+
+gate = Gate()
+"""
+
+
+def test_a_ctrl_c_behind_the_last_words_changes_nothing(
+    slow_emulator: Emulator, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(GATE)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "grok_video", "generate", "drift", *SMALL],
+        env=environment(slow_emulator, PYTHONPATH=str(tmp_path)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    request_id = until_submitted(child)
+    child.send_signal(signal.SIGINT)
+    assert child.stderr is not None
+    assert f"job {request_id} goes on and may be billed" in child.stderr.readline()
+    assert child.stderr.readline() == "ending\n"
+    child.send_signal(signal.SIGINT)
+    assert child.stdin is not None
+    child.stdin.write(".")
+    child.stdin.close()
+    child.stdin = None
+    assert rest(child, PATIENCE) == ("", "")
+    assert child.returncode == 130
+
+
 def test_ctrl_c_ends_the_emulator_inside_the_command(tmp_path: Path) -> None:
     out_file = str(tmp_path / "o.mp4")
     child = start("generate", "drift", "--emulator", "--duration", "15", "-o", out_file,
