@@ -150,6 +150,25 @@ class AsyncBatch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        out = error
+        try:
+            await self._leave(kind, error, traceback)
+        except BaseException as raised:
+            out = raised  # a cancellation is often another one when it comes out
+            raise
+        finally:
+            # A loop that was broken off by hand needs no note: nothing is raised there.
+            if out is not None and not isinstance(out, GeneratorExit):
+                note = self._farewell()
+                if note is not None:
+                    add_note(out, note)
+
+    async def _leave(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         tasks, course = self._tasks, self._entered()
         self._manifest.close()  # first: places that come free now are nobody's
         # Creates that are on their way have a shield of their own and are let finish.
@@ -168,11 +187,6 @@ class AsyncBatch:
             finally:
                 if not course.journal.keeps:
                     self._log_untold()
-                # A loop that was broken off by hand needs no note: it raises nothing.
-                if error is not None and not isinstance(error, GeneratorExit):
-                    note = farewell_of(self)
-                    if note is not None:
-                        add_note(error, note)
 
     def _farewell(self) -> str | None:
         untold = sorted(self._untold, key=lambda entry: entry.key)

@@ -41,6 +41,8 @@ E = TypeVar("E", bound=GrokVideoError)
 ANSWER_LIMIT: Final = 4 * 2**20
 #: Bytes of an answer in which the id of a job is looked for where the rest cannot be had.
 BEGINNING: Final = 2**16
+#: Seconds for that beginning of an answer whose length says that it will not be read.
+_BEGINNING_PATIENCE: Final = 0.5
 #: Seconds to establish a connection (DNS, TCP, TLS each get this long): httpx and aiohttp wait 5
 #: and 30; a handshake across an ocean under load takes 1 to 3.
 CONNECT_TIMEOUT: Final = 15.0
@@ -240,14 +242,19 @@ async def read_bounded(
     """
     received = received or Received()
     received.status, parts = status, received.parts
-    limit = ANSWER_LIMIT
     if length is not None and length.isdecimal() and int(length[:20]) > ANSWER_LIMIT:
-        limit = 0
+        if 200 <= status < 300:
+            # Its beginning has come along with the head, if it comes at all.
+            with anyio.move_on_after(_BEGINNING_PATIENCE):
+                async for chunk in chunks:
+                    parts.append(chunk)
+                    break
+        raise received.told_by(answer_too_long(status))
     total = 0
     async for chunk in chunks:
         total += len(chunk)
         parts.append(chunk)
-        if total > limit:
+        if total > ANSWER_LIMIT:
             raise received.told_by(answer_too_long(status))
     return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -30,7 +30,6 @@ from ...transports.rawserver import Visit, raw_server
         faults.timed_out(524),
         faults.html_page(200, accepted=True),
         faults.empty_202(),
-        faults.WrongLength(10),
     ],
     ids=lambda fault: type(fault).__name__,
 )
@@ -49,6 +48,15 @@ async def test_an_unknown_outcome_is_never_sent_again(
     assert error.fingerprint == request.fingerprint()
     assert error.phase in ("awaiting the answer", "reading the answer")
     assert "Nothing was sent again" in str(error)
+
+
+async def test_an_answer_that_ends_too_early_has_its_id_all_the_same(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("create", [faults.WrongLength(10)])
+    job = await client.submit("drift")
+    assert job.request_id == grok_emulator.creates[0].request_id
+    assert grok_emulator.accepted == 1
 
 
 async def test_the_caller_may_ask_for_resends_of_unknown_creates(
