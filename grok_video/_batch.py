@@ -16,6 +16,7 @@ import anyio
 from anyio import to_thread
 
 from grok_video._budget import Budget
+from grok_video._course import Course
 from grok_video._earlier import check_ids, earlier_outcome
 from grok_video._errors import (
     ConfigurationError,
@@ -27,7 +28,7 @@ from grok_video._errors import (
     resume_hint,
 )
 from grok_video._gate import Gate
-from grok_video._item import Course, ItemRun
+from grok_video._item import ItemRun
 from grok_video._ledger import Entry, Journal, Ledger
 from grok_video._lifecycle import Event, State
 from grok_video._manifest import Line, Manifest, Unusable

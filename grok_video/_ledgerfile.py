@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import frozen
 
 from grok_video._errors import LedgerError
-from grok_video._lifecycle import Event, State, advance
+from grok_video._ledgersql import (
+    ADD_EVENTS,
+    ADD_REQUESTS,
+    FIND,
+    INTERRUPT,
+    OWNERS,
+    SCHEMA,
+    TOTALS,
+)
+from grok_video._lifecycle import Event
 from grok_video._lockfile import Held, LockFile
 
 if TYPE_CHECKING:
@@ -39,133 +48,8 @@ _PATIENCE: Final = 30.0
 RESERVE: Final = 2**20
 _RESERVE: Final = ".reserve"
 
-_SCHEMA: Final = """
--- Who wrote here.
-CREATE TABLE run (
-    id INTEGER PRIMARY KEY,
-    started_at TEXT NOT NULL,
-    ended_at TEXT,
-    host TEXT NOT NULL,
-    pid INTEGER NOT NULL
-);
--- What was asked for last, once for each key; pictures are described, never kept.
-CREATE TABLE request (
-    id INTEGER PRIMARY KEY,
-    key TEXT NOT NULL UNIQUE,
-    fingerprint TEXT NOT NULL,
-    prompt TEXT NOT NULL,
-    image TEXT,
-    model TEXT NOT NULL,
-    duration INTEGER,
-    resolution TEXT,
-    aspect_ratio TEXT,
-    estimate_usd REAL NOT NULL
-);
--- What happened, in order. Each row also has all that was known of the item after it.
-CREATE TABLE event (
-    id INTEGER PRIMARY KEY,
-    at TEXT NOT NULL,
-    run INTEGER NOT NULL REFERENCES run (id),
-    item INTEGER NOT NULL REFERENCES request (id),
-    event TEXT NOT NULL,
-    state TEXT NOT NULL,
-    request_id TEXT,
-    attempts INTEGER NOT NULL,
-    polls INTEGER NOT NULL,
-    seconds REAL,
-    cost_usd REAL,
-    path TEXT,
-    size INTEGER,
-    sha256 TEXT,
-    error_type TEXT,
-    error TEXT
-);
-CREATE INDEX event_of_item ON event (item);
-CREATE TRIGGER event_is_never_changed BEFORE UPDATE ON event
-BEGIN SELECT RAISE(ABORT, 'events are never changed'); END;
-CREATE TRIGGER event_is_never_removed BEFORE DELETE ON event
-BEGIN SELECT RAISE(ABORT, 'events are never removed'); END;
--- Where each item stands.
-CREATE VIEW item AS
-SELECT
-    request.key, last.state, last.request_id, last.path, last.cost_usd, last.error_type, last.error,
-    last.attempts, last.polls, last.seconds, last.size, last.sha256,
-    (SELECT at FROM event WHERE item = request.id ORDER BY id LIMIT 1) AS began_at,
-    (SELECT at FROM event WHERE item = request.id AND event = 'accepted' ORDER BY id DESC LIMIT 1)
-        AS accepted_at,
-    last.at AS changed_at,
-    request.prompt, request.image, request.model, request.duration, request.resolution,
-    request.aspect_ratio, request.estimate_usd, request.fingerprint
-FROM request JOIN event AS last
-    ON last.id = (SELECT max(id) FROM event WHERE item = request.id);
-"""
-
 #: What leads from a version to the next one; each runs in one transaction with its new number.
 MIGRATIONS: Final[dict[int, str]] = {}
-
-_EVENT_COLUMNS: Final = (
-    "at, item, event, state, request_id, attempts, polls, seconds, cost_usd, path, size, sha256, "
-    "error_type, error"
-)
-_REQUEST_COLUMNS: Final = (
-    "id, key, fingerprint, prompt, image, model, duration, resolution, aspect_ratio, estimate_usd"
-)
-
-
-def _insertion(table: str, columns: str, *, fixed: str = "", values: str = "") -> str:
-    # All rows in one statement: the interpreter's lock is given up and fought for again at each
-    # step of a statement, which a row at a time costs up to 5 ms beside a busy event loop.
-    picked = ", ".join(f"json_extract(value, '$[{n}]')" for n in range(columns.count(",") + 1))
-    return (
-        f"INSERT INTO {table} ({columns}{fixed}) "  # noqa: S608 - no value is in it
-        f"SELECT {picked}{values} FROM json_each(:rows)"
-    )
-
-
-_ADD_EVENTS: Final = _insertion("event", _EVENT_COLUMNS, fixed=", run", values=", :run")
-#: An item that is sent anew may ask for something else than before. (Without "WHERE" the parser
-#: takes "ON" for that of a join.)
-_ADD_REQUESTS: Final = _insertion("request", _REQUEST_COLUMNS) + (
-    " WHERE true ON CONFLICT (id) DO UPDATE SET "
-    + ", ".join(f"{name} = excluded.{name}" for name in _REQUEST_COLUMNS.split(", ")[2:])
-)
-
-#: The items whose fate a dead process left open, with what the table of states makes of them.
-_CUT_SHORT: Final = {
-    state: advance(state, Event.INTERRUPTED) for state in (State.SUBMITTING, State.FETCHING)
-}
-_INTERRUPT: Final = f"""
-INSERT INTO event ({_EVENT_COLUMNS}, run)
-SELECT :now, last.item, '{Event.INTERRUPTED}',
-    CASE last.state {" ".join(f"WHEN '{a}' THEN '{b}'" for a, b in _CUT_SHORT.items())} END,
-    last.request_id, last.attempts, last.polls, last.seconds, last.cost_usd, last.path, last.size,
-    last.sha256, last.error_type, last.error, :run
-FROM request JOIN event AS last ON last.id = (SELECT max(id) FROM event WHERE item = request.id)
-WHERE last.state IN ({", ".join(f"'{state}'" for state in _CUT_SHORT)})
-"""  # noqa: S608 - names of states, no value
-
-#: Spent for certain, and what may be billed without anybody having said how much.
-_TOTALS: Final = """
-SELECT
-    coalesce(sum(cost_usd), 0),
-    coalesce(sum(estimate_usd) FILTER (WHERE
-        state IN ('submitting', 'in_doubt', 'pending')
-        OR cost_usd IS NULL AND (
-            state IN ('ready', 'fetching', 'saved', 'expired')
-            OR error_type = 'ModerationRefused')), 0)
-FROM item
-"""
-
-_OWNERS: Final = """
-SELECT request_id, key FROM item WHERE request_id IN (SELECT value FROM json_each(?))
-"""
-
-_FIND: Final = f"""
-SELECT request.key, request.fingerprint, {_EVENT_COLUMNS}
-FROM request JOIN event ON event.item = request.id
-WHERE request.key IN (SELECT value FROM json_each(?))
-ORDER BY event.id
-"""  # noqa: S608 - names of columns, no value
 
 
 @frozen
@@ -250,12 +134,12 @@ class LedgerFile:
             ).lastrowid
             or 0
         )
-        file.execute(_INTERRUPT, {"now": iso_now(), "run": self._run})
+        file.execute(INTERRUPT, {"now": iso_now(), "run": self._run})
         file.execute("COMMIT")
         # The keys that this run has seen, on disk: a manifest has as many lines as it likes.
         file.execute("CREATE TEMP TABLE seen (key TEXT PRIMARY KEY) WITHOUT ROWID")
         (next_item,) = file.execute("SELECT coalesce(max(id), 0) + 1 FROM request").fetchone()
-        spent, open_ = file.execute(_TOTALS).fetchone()
+        spent, open_ = file.execute(TOTALS).fetchone()
         return Opened(next_item, round(spent, 6), round(open_, 6))
 
     def _inspect(self) -> int:
@@ -302,7 +186,7 @@ class LedgerFile:
         try:
             with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as made:
                 made.execute(f"PRAGMA application_id = {_APPLICATION}")
-                made.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+                made.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
                 # WAL: whoever looks in while it runs never waits and never holds it up.
                 made.execute("PRAGMA journal_mode = WAL")
             new.replace(self.path)
@@ -366,8 +250,8 @@ class LedgerFile:
         try:
             if requests:
                 file.execute("BEGIN IMMEDIATE")
-                file.execute(_ADD_REQUESTS, {"rows": json.dumps(requests)})
-            file.execute(_ADD_EVENTS, {"rows": json.dumps(events), "run": self._run})
+                file.execute(ADD_REQUESTS, {"rows": json.dumps(requests)})
+            file.execute(ADD_EVENTS, {"rows": json.dumps(events), "run": self._run})
             if requests:
                 file.execute("COMMIT")
         except sqlite3.Error:
@@ -413,7 +297,7 @@ class LedgerFile:
         """
         file, ids = self._opened(), json.dumps(list(request_ids))
         try:
-            owners = dict(file.execute(_OWNERS, (ids,)).fetchall())
+            owners = dict(file.execute(OWNERS, (ids,)).fetchall())
             return _histories(file, json.dumps(list(keys))), owners
         except sqlite3.Error as error:
             raise self.failure(error) from error
@@ -479,7 +363,7 @@ def iso_now() -> str:
 
 def _histories(file: sqlite3.Connection, wanted: str) -> dict[str, Facts]:
     rows: dict[str, list[Sequence[Any]]] = {}
-    for row in file.execute(_FIND, (wanted,)):
+    for row in file.execute(FIND, (wanted,)):
         rows.setdefault(row[0], []).append(row)
     return {key: _facts(found) for key, found in rows.items()}
 

@@ -6,6 +6,8 @@ failure means.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import ssl
 import sys
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -171,6 +173,9 @@ def own_family() -> Family:
     except ImportError:
         message = 'this needs httpx2, which is not installed: pip install "grok-video[trio]"'
         raise ConfigurationError(message) from None
+    # Newer versions import it with their first connection, which would hold up the event loop.
+    with contextlib.suppress(ImportError):
+        importlib.import_module("httpcore2")
     return httpx2
 
 

@@ -1,0 +1,79 @@
+"""What the items of one batch share, and how they hear of each other.
+
+Which create may go is the gate's and the budget's to say; here they stand together, with the first
+reason why no more are sent. Nothing here sends, waits or writes.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Final
+
+import anyio
+from attrs import define, field
+
+from grok_video._budget import Budget
+from grok_video._errors import GrokVideoError
+from grok_video._filenames import file_name
+from grok_video._gate import Gate
+from grok_video._ledger import Journal
+from grok_video._session import Session
+
+__all__ = ["Course"]
+
+#: Seconds of a job's wait in which the server must let it be polled, for a create to be sent; of a
+#: short wait half. All that waited for that moment are polled then, at a slower pace.
+_LEAST_WAIT: Final = 60.0
+
+
+@define(eq=False)
+class Course:
+    """What the items of one batch share."""
+
+    session: Session
+    journal: Journal
+    budget: Budget
+    gate: Gate
+    #: The folder for the files, None for no downloads, and the template of their names.
+    out: Path | None
+    name: str
+    overwrite: bool
+    #: Whether files are hashed as they arrive.
+    sha256: bool
+    #: Seconds for each wait, None for no end.
+    timeout: float | None
+    #: Raised when every outcome was told: what ended the batch before its manifest.
+    failure: Exception | None = None
+    _news: anyio.Event = field(factory=anyio.Event)
+
+    def place(self, key: str) -> Path:
+        """Return where an item's file belongs; asked only where there is a folder."""
+        assert self.out is not None  # noqa: S101 - for the type checker
+        return self.out / file_name(self.name, key)
+
+    def stop(self, reason: str, error: GrokVideoError | None = None) -> None:
+        """No more creates are sent; the first reason stays."""
+        self.gate.stop(reason, error)
+        self.announce()
+
+    def fail(self, error: Exception) -> None:
+        """Stop sending, and raise this when everything else was told; the first one stays."""
+        self.failure = self.failure or error
+        self.stop(str(error), error if isinstance(error, GrokVideoError) else None)
+
+    def announce(self) -> None:
+        """Wake those who wait for news: an item ended, or the batch stopped sending."""
+        self._news.set()
+        self._news = anyio.Event()
+
+    def unfollowed_until(self) -> float:
+        """Return the time before which the wait of a new job would see no poll in time."""
+        if self.timeout is None:
+            return -math.inf
+        blocked_until = self.session.polls_blocked_until()
+        return blocked_until - self.timeout + min(_LEAST_WAIT, self.timeout / 2)
+
+    async def news(self) -> None:
+        """Return at the next announcement."""
+        await self._news.wait()
