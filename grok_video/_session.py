@@ -7,6 +7,7 @@ JSON (that is `_wire`).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import random
@@ -99,10 +100,15 @@ class Session:
         )
         self._http_client = http_client
         self._transports: dict[str, Transport] = {}
-        if self._given is None and transport != "httpx" and http_client is None:
+        if self._given is None and http_client is None:
             # Imported here and not at the first request: inside a coroutine it would hold the
             # event loop for a fifth of a second.
-            import_module("grok_video._transports._aiohttp")
+            if transport != "httpx":
+                import_module("grok_video._transports._aiohttp")
+            else:
+                with contextlib.suppress(ConfigurationError):  # the first call says it
+                    import_module("grok_video._transports._httpxlines").own_family()
+                import_module("grok_video._transports._httpx")
 
     def renewed(self) -> Session:
         """Return a session that is set up like this one and shares no connection with it.

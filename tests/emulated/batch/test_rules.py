@@ -26,6 +26,7 @@ EMULATOR = "grok_video.emulator"
 
 @pytest.fixture
 def no_blocking() -> Iterator[None]:
+    AsyncClient("key", transport="httpx")  # it imports what it needs when it is made
     excluded = [sys.modules[name] for name in sys.modules if name.startswith(EMULATOR)]
     with blockbuster_ctx(scanned_modules=["grok_video"], excluded_modules=excluded):
         yield
