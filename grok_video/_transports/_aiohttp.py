@@ -256,41 +256,45 @@ class _Sessions:
         self, response: aiohttp.ClientResponse, received: Received | None = None
     ) -> Answer:
         """Return the whole answer of the API; `received` has what came where it breaks off."""
+        headers, body = response.headers, b""
         try:
-            return await self._read(response, received)
-        except Exception:
+            if response.connection is None:  # it is all here, which is the rule
+                body = await response.read()
+                if len(body) > ANSWER_LIMIT:
+                    raise answer_too_long(response.status)  # noqa: TRY301 - noted as all of them
+            else:
+                body = await self._read_slowly(response, received)
+            if "Content-Encoding" in headers:
+                encoding = {"content-encoding": headers["Content-Encoding"]}
+                body = decode_body(response.status, encoding, body)
+        except Exception as error:
             if received is not None:
                 received.status = response.status
+                received.parts.append(body)
                 # What came together with the end of its connection is not handed out any more. (A
                 # private name: where it is missing, no more is known than the error says.)
                 received.parts.extend(getattr(response.content, "_buffer", ()))
+                if isinstance(error, GrokVideoError):
+                    received.told_by(error)
             raise
-
-    async def _read(self, response: aiohttp.ClientResponse, received: Received | None) -> Answer:
-        headers = response.headers
-        if response.connection is None:  # it is all here, which is the rule
-            body = await response.read()
-            if len(body) > ANSWER_LIMIT:
-                raise answer_too_long(response.status)
-        else:
-            self._note(response)
-            try:
-                body = await read_bounded(
-                    response.status,
-                    headers.get("Content-Length"),
-                    response.content.iter_any(),
-                    received,
-                )
-            finally:
-                # An exchange that came to its end has given the connection back already. What is
-                # left unread of an answer, or unsent of a body that was answered early, must not
-                # keep it.
-                if response.connection is not None:
-                    response.close()
-        if "Content-Encoding" in headers:
-            encoding = {"content-encoding": headers["Content-Encoding"]}
-            body = decode_body(response.status, encoding, body)
         return Answer(response.status, headers, body)
+
+    async def _read_slowly(
+        self, response: aiohttp.ClientResponse, received: Received | None
+    ) -> bytes:
+        self._note(response)
+        try:
+            return await read_bounded(
+                response.status,
+                response.headers.get("Content-Length"),
+                response.content.iter_any(),
+                received,
+            )
+        finally:
+            # An exchange that came to its end has given the connection back already. What is left
+            # unread of an answer, or unsent of a body that was answered early, must not keep it.
+            if response.connection is not None:
+                response.close()
 
     def _note(self, response: aiohttp.ClientResponse) -> None:
         self._open.add(response)
