@@ -55,7 +55,8 @@ class Follows:
 
     start: int
     version: Version
-    #: Where they end, if the server said so; None for the end of the file.
+    #: Where a part of the file ends: less may come than was asked for (RFC 9110, section 15.3.7).
+    #: None where the answer is the whole file.
     end: int | None = None
 
 
@@ -86,28 +87,37 @@ class Passing:
 Verdict: TypeAlias = Follows | Complete | StartOver | LinkDied | Passing
 
 
-def judge(status: int, headers: Mapping[str, str], *, have: int, version: Version) -> Verdict:
+def judge(
+    status: int, headers: Mapping[str, str], *, have: int, version: Version, whole: bool = False
+) -> Verdict:
     """Return what a file server's answer means to someone who has the first `have` bytes.
 
-    `version` is what those bytes are of. RFC 9110, sections 13.1.5 (If-Range), 14.4
-    (Content-Range) and 15.3.7 (206).
+    `version` is what those bytes are of; `whole` says that all of the file was asked for
+    nevertheless. RFC 9110, sections 13.1.5 (If-Range), 14.4 (Content-Range) and 15.3.7 (206).
     """
     match status:
         case 200:
             return Follows(0, version_of(headers, total=_length(headers)))
         case 206:
             match = _CONTENT_RANGE.fullmatch(headers.get("content-range", "").strip())
-            if match is None or match[1] is None or int(match[1]) != have:
+            if match is None or match[1] is None:
                 return StartOver()
-            total = int(match[3]) if match[3] != "*" else version.total
-            new = version_of(headers, total=total)
-            if have and not new.is_same(version):
+            start, end = int(match[1]), int(match[2]) + 1
+            total = int(match[3]) if match[3] != "*" else None
+            if whole or not have:
+                if (start, end) != (0, total):
+                    return StartOver()  # a part that nobody asked for
+                return Follows(0, version_of(headers, total=total), end)
+            new = version_of(headers, total=version.total if total is None else total)
+            # A range that cannot be is not to be added to anything (section 14.4).
+            possible = start < end and (new.total is None or end <= new.total)
+            if start != have or not possible or not new.is_same(version):
                 return StartOver()
-            return Follows(have, new, int(match[2]) + 1)
+            return Follows(have, new, end)
         case 416:
             match = _CONTENT_RANGE.fullmatch(headers.get("content-range", "").strip())
-            whole = have > 0 and match is not None and match[3] == str(have)
-            return Complete() if whole and version.total in (None, have) else StartOver()
+            is_end = have > 0 and match is not None and match[3] == str(have)
+            return Complete() if is_end and version.total in (None, have) else StartOver()
         case 408 | 425 | 429:
             return Passing(_failure(RateLimited, status, headers))
         case _ if 400 <= status < 500:
@@ -161,13 +171,6 @@ def refused_link(url: str, *, public_only: bool, came_from: str | None = None) -
     if public_only and origin.is_private:
         return "it leads into a private network"
     return None
-
-
-def is_framed(headers: Mapping[str, str]) -> bool:
-    """Return whether HTTP itself can tell a whole answer from one that broke off."""
-    return _length(headers) is not None or (
-        "chunked" in headers.get("transfer-encoding", "").lower()
-    )
 
 
 def _length(headers: Mapping[str, str]) -> int | None:

@@ -34,7 +34,6 @@ from grok_video._ranges import (
     StartOver,
     Verdict,
     Version,
-    is_framed,
     judge,
     redirect_target,
     refused_link,
@@ -142,14 +141,10 @@ class Transfer:
             self._forget_unprovable()
             verdict: Verdict | None = None
             failure: GrokVideoError | None = None
+            reached = self._reached
             try:
                 async with _Followed(self) as answer:
-                    verdict = judge(
-                        answer.status, answer.headers, have=self.have, version=self.version
-                    )
-                    if isinstance(verdict, Follows) and self._is_endless(answer, verdict):
-                        verdict = StartOver()
-                        self._forget("nobody can tell where the file ends")
+                    verdict = self._judge(answer)
                     if isinstance(verdict, Follows):
                         intake = self._begin(answer, verdict)
                         chunks = answer.chunks()
@@ -174,8 +169,10 @@ class Transfer:
                 case Follows() if failure is None:
                     if self.have == self.total:
                         return
+                    if self._reached > reached:
+                        continue  # a slice of the file: the next one is asked for at once
                     failure = APIConnectionError(
-                        "the file server sent less than it had announced", may_have_been_sent=True
+                        "the file server gave less than it was asked for", may_have_been_sent=True
                     )
                 case Follows():
                     pass
@@ -204,17 +201,32 @@ class Transfer:
         """Return the headers of the next request."""
         return {} if self._whole_only else request_headers(self.have, self.version)
 
-    def _is_endless(self, answer: StreamedAnswer, follows: Follows) -> bool:
+    def _judge(self, answer: StreamedAnswer) -> Verdict:
+        """Return what the answer means here."""
+        verdict = judge(
+            answer.status,
+            answer.headers,
+            have=self.have,
+            version=self.version,
+            whole=self._whole_only,
+        )
+        if isinstance(verdict, Follows) and self._is_endless(verdict):
+            self._forget("nobody can tell where the file ends")
+            return StartOver()
+        return verdict
+
+    def _is_endless(self, follows: Follows) -> bool:
         """Return whether nothing could tell the whole from a part, were the file continued so.
 
-        What an earlier process kept came without the place where its boxes stood.
+        What an earlier process kept came without the place where its boxes stood. A part may be
+        added to it even so: where the file ends is asked for after it.
         """
         return (
             self.have > 0
             and self.boxes is None
             and self.total is None
             and follows.version.total is None
-            and not is_framed(answer.headers)
+            and follows.end is None
         )
 
     def _begin(self, answer: StreamedAnswer, follows: Follows) -> _Intake:
@@ -230,8 +242,7 @@ class Transfer:
             skip, anew = 0, True
         if not anew:
             self.version = evolve(self.version, total=follows.version.total or self.total)
-        framed = is_framed(answer.headers)
-        return _Intake(self, follows, skip=skip, anew=anew, framed=framed)
+        return _Intake(self, follows, skip=skip, anew=anew)
 
     def check_head(self, head: bytes) -> None:
         if head[4:_HEAD] != b"ftyp":
@@ -258,7 +269,7 @@ class Transfer:
         self._versions += 1
         if self._versions > _VERSIONS:
             raise self.error(
-                Truncated, "the file keeps changing, or its server cannot serve a part of it"
+                Truncated, "the file keeps changing, or its server does not give what is asked for"
             )
 
     def _forget(self, reason: str) -> None:
@@ -396,14 +407,10 @@ class _Followed:
 class _Intake:
     """Takes in the body of one answer; `have` and `version` of the transfer follow it."""
 
-    def __init__(
-        self, transfer: Transfer, follows: Follows, *, skip: int, anew: bool, framed: bool
-    ) -> None:
+    def __init__(self, transfer: Transfer, follows: Follows, *, skip: int, anew: bool) -> None:
         self._transfer = transfer
         self._version = follows.version
         self._end = follows.end
-        #: False where HTTP itself cannot tell the whole from a part.
-        self._framed = framed
         #: Bytes to throw away: the range was ignored, and the file is still the same one.
         self._skip = skip
         #: True until what is kept is given up, and that only for something that is a video.
@@ -435,18 +442,24 @@ class _Intake:
         return pieces
 
     def end(self) -> None:
-        """The answer came to its end."""
+        """The answer came to its end. Raises `APIConnectionError` if that is no end of its file.
+
+        A part never proves that the file ends with it: only a length does, or a server that has
+        nothing after it (416). Nor does the end of a whole answer, however it is framed: a proxy
+        whose own source breaks off may end it well. So its boxes must end there too.
+        """
         transfer, total = self._transfer, self._version.total
         if self._anew and (total is None or len(self._head) >= total):
             transfer.check_head(self._head)
         short = self._skip or (self._end is not None and transfer.have < self._end)
-        if transfer.total is None and not self._framed:
+        is_all = self._end is None and transfer.total is None
+        if is_all:
             short = short or transfer.boxes is None or not transfer.boxes.is_between
         if short:
             raise APIConnectionError(
                 "the file came without a length and broke off", may_have_been_sent=True
             )
-        if transfer.total is None:
+        if is_all:
             transfer.version = evolve(transfer.version, total=transfer.have)
 
 

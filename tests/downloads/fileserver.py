@@ -27,6 +27,12 @@ SMALL = clip(300_000)
 MEDIUM = clip(3 * MIB)
 
 
+def boxed(*sizes: int) -> bytes:
+    """Return a file of whole boxes, as an MP4 file is: its head has 24 bytes, then come these."""
+    boxes = (size.to_bytes(4, "big") + b"mdat" + clip(size - 8, size) for size in sizes)
+    return clip(12) + bytes(12) + b"".join(boxes)
+
+
 @frozen
 class Cut:
     """End the connection after so many bytes of the body."""
@@ -70,9 +76,11 @@ class Change:
 
 @frozen
 class Chunked:
-    """Send without a length."""
+    """Send without a length; what ends at `at` breaks off there."""
 
     at: int | None = None
+    #: End it at `at` as if that were all, as a proxy does whose own source broke off.
+    pretends: bool = False
 
 
 @frozen
@@ -84,6 +92,17 @@ class Unframed:
     ignores_range: bool = False
     #: Say of a range where it ends and not how long the file is.
     hides_total: bool = False
+
+
+@frozen
+class Slice:
+    """Answer a range with at most so many bytes, and do not say how long the file is."""
+
+    size: int
+    #: Also where no range was asked for.
+    unasked: bool = False
+    #: Say how long the file is.
+    total: bool = False
 
 
 @define
@@ -173,6 +192,8 @@ class FileServer:
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
         headers = {"ETag": self.etag, "Last-Modified": self.modified}
         body = memoryview(self.data)[start:]
+        if isinstance(fault, Slice) and (start or fault.unasked):
+            body = body[: fault.size]
         if start >= len(self.data):
             self._head(connection, 416, {"Content-Range": f"bytes */{len(self.data)}"})
             return True
@@ -180,6 +201,8 @@ class FileServer:
             self._head(connection, 200, headers | {"Transfer-Encoding": "chunked"})
             for at in range(0, len(body), 2**16):
                 if fault.at is not None and at >= fault.at:
+                    if fault.pretends:
+                        break
                     return False
                 piece = body[at : at + 2**16]
                 connection.sendall(b"%x\r\n" % len(piece))
@@ -190,10 +213,12 @@ class FileServer:
             return True
         if not isinstance(fault, Unframed):
             headers["Content-Length"] = str(len(body))
-        if start:
-            total = "*" if getattr(fault, "hides_total", False) else len(self.data)
-            headers["Content-Range"] = f"bytes {start}-{len(self.data) - 1}/{total}"
-        self._head(connection, 206 if start else 200, headers)
+        is_part = bool(start) or getattr(fault, "unasked", False)
+        if is_part:
+            hides = getattr(fault, "hides_total", not getattr(fault, "total", True))
+            total = "*" if hides else len(self.data)
+            headers["Content-Range"] = f"bytes {start}-{start + len(body) - 1}/{total}"
+        self._head(connection, 206 if is_part else 200, headers)
         at = getattr(fault, "at", None)
         for place in range(0, len(body) if at is None else min(at, len(body)), 2**16):
             piece = body[place : min(place + 2**16, len(body) if at is None else at)]

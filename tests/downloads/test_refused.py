@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 from attrs import field, frozen
 
-from grok_video import DownloadError, NotAVideo, Retry, _download
+from grok_video import DownloadError, NotAVideo, Retry, Truncated, _download
 from grok_video._models import Video
 from grok_video._policies import NO_END
 
-from .fileserver import SMALL, Chunked, Cut, FileServer, Say
+from .fileserver import MEDIUM, SMALL, Chunked, Cut, FileServer, Say, Slice
 from .harness import ID, KEY, PUBLIC, Downloads, is_whole, names
 
 if TYPE_CHECKING:
@@ -63,6 +63,27 @@ async def test_a_file_without_a_length_has_a_bound_too(
     monkeypatch.setattr("grok_video._transfer.MOST_BYTES", 200_000)
     downloads.server.always = Chunked()
     await downloads.refused(DownloadError, tmp_path / "cat.mp4")
+    assert not (tmp_path / "cat.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "kind", "most"), [(70_000, DownloadError, 5), (100, Truncated, 8)]
+)
+async def test_slices_without_end_come_to_an_end(
+    downloads: Downloads,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    kind: type[DownloadError],
+    most: int,
+) -> None:
+    """Large ones by the bytes that are fetched at most, small ones because they bring nothing."""
+    monkeypatch.setattr("grok_video._transfer.MOST_BYTES", 200_000)
+    downloads.server.data = MEDIUM
+    downloads.server.script.append(Chunked(2**16))
+    downloads.server.always = Slice(size)
+    await downloads.refused(kind, tmp_path / "cat.mp4")
+    assert len(downloads.server.requests) <= most + 1
     assert not (tmp_path / "cat.mp4").exists()
 
 

@@ -17,7 +17,19 @@ import pytest
 from grok_video import LinkExpired, Truncated, _disk, _partfile
 from grok_video._partfile import Batch, PartFile
 
-from .fileserver import MEDIUM, MIB, SMALL, Change, Cut, IgnoreRange, Say, Unframed, clip
+from .fileserver import (
+    MEDIUM,
+    MIB,
+    SMALL,
+    Change,
+    Chunked,
+    Cut,
+    IgnoreRange,
+    Say,
+    Unframed,
+    boxed,
+    clip,
+)
 from .harness import ID, Downloads, is_whole, names
 
 CUTS = random.Random(20261124).sample(range(20 * MIB), 200)
@@ -350,11 +362,21 @@ async def test_a_part_that_is_already_whole(
 async def test_a_part_of_unknown_length_is_not_continued_without_a_length_by_the_next_process(
     downloads: Downloads, tmp_path: Path
 ) -> None:
-    data = clip(12) + bytes(12) + (200_000).to_bytes(4, "big") + b"mdat" + clip(199_992)
-    downloads.server.data = data
+    downloads.server.data = data = boxed(200_000)
     downloads.server.script.extend([Unframed(150_000), *[Say(403)] * 5])
     await downloads.refused(LinkExpired, tmp_path / "cat.mp4")
     downloads.server.script.extend([Unframed(10, hides_total=True)])
     downloads.server.always = Unframed(hides_total=True)
     video = await downloads.save(tmp_path / "cat.mp4")
     assert is_whole(video, tmp_path / "cat.mp4", data)
+
+
+async def test_a_part_of_unknown_length_is_fetched_anew_by_the_next_process_if_no_part_is_given(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    downloads.server.data = data = boxed(299_976)
+    downloads.server.script.extend([Chunked(2**16), *[Say(403)] * 5])
+    await downloads.refused(LinkExpired, tmp_path / "cat.mp4")
+    downloads.server.always = Chunked()
+    assert is_whole(await downloads.save(tmp_path / "cat.mp4"), tmp_path / "cat.mp4", data)
+    assert downloads.server.ranges[-2:] == ["bytes=65536-", None]

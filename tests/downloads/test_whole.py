@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from blockbuster import blockbuster_ctx
 
-from grok_video import _disk
+from grok_video import LinkExpired, Retry, Truncated, _disk
 from grok_video._transfer import Transfer
 
-from .fileserver import MEDIUM, MIB, SMALL, Chunked, Cut, Say, Unframed, clip
+from .fileserver import MEDIUM, MIB, SMALL, Chunked, Cut, Say, Slice, Unframed, boxed, clip
 from .harness import Downloads, is_whole, names
 
 
@@ -73,16 +73,112 @@ async def test_a_relative_path_means_the_folder_of_the_call(
 async def test_a_file_without_a_length_is_taken_to_its_end(
     downloads: Downloads, tmp_path: Path
 ) -> None:
+    downloads.server.data = data = boxed(299_976)
     downloads.server.always = Chunked()
     video = await downloads.save(tmp_path / "cat.mp4")
-    assert is_whole(video, tmp_path / "cat.mp4", SMALL)
+    assert is_whole(video, tmp_path / "cat.mp4", data)
+    assert downloads.server.ranges == [None]
+
+
+async def test_a_file_without_a_length_that_ends_inside_a_box_is_asked_for_its_rest(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    """However well the answer ended: it may be a proxy's, which has no more of it."""
+    downloads.server.data = data = boxed(299_976)
+    downloads.server.script.append(Chunked(2**16, pretends=True))
+    video = await downloads.save(tmp_path / "cat.mp4")
+    assert is_whole(video, tmp_path / "cat.mp4", data)
+    assert downloads.server.ranges == [None, "bytes=65536-"]
+
+
+async def test_a_file_that_ends_inside_a_box_is_whole_if_its_server_says_so(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    downloads.server.script.append(Chunked())
+    assert is_whole(await downloads.save(tmp_path / "cat.mp4"), tmp_path / "cat.mp4", SMALL)
+    assert downloads.server.ranges == [None, f"bytes={len(SMALL)}-"]
+
+
+async def test_a_file_without_a_length_that_never_ends_where_it_may_is_given_up(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    downloads.server.data = boxed(299_976)
+    downloads.server.always = Chunked(2**16, pretends=True)
+    error = await downloads.refused(Truncated, tmp_path / "cat.mp4")
+    assert error.bytes_kept == 2**16
+    assert not (tmp_path / "cat.mp4").exists()
+
+
+@pytest.mark.parametrize("size", [34_488, 70_000, 100_000])
+async def test_the_end_of_a_slice_is_not_the_end_of_the_file(
+    downloads: Downloads, tmp_path: Path, size: int
+) -> None:
+    """Also not where a box ends with it. Only the server can say that there is no more."""
+    downloads.server.data = data = boxed(100_000, 100_000)
+    downloads.server.script.append(Chunked(2**16))
+    downloads.server.always = Slice(size)
+    video = await downloads.save(tmp_path / "cat.mp4")
+    assert is_whole(video, tmp_path / "cat.mp4", data)
+    starts = [*range(2**16, len(data), size), len(data)]
+    assert downloads.server.ranges == [None, *(f"bytes={start}-" for start in starts)]
+
+
+async def test_slices_of_a_file_of_unknown_length_go_on_in_the_next_process_without_a_wait(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    path = tmp_path / "cat.mp4"
+    downloads.server.data = MEDIUM
+    downloads.server.script.extend([Chunked(2**16), Slice(MIB), *[Say(403)] * 5])
+    error = await downloads.refused(LinkExpired, path)
+    assert error.bytes_kept == 2**16 + MIB
+    downloads.server.requests.clear()
+    downloads.server.always = Slice(MIB)
+    slow = Retry(base=100.0, cap=100.0)  # with which any wait would be past the deadline
+    assert is_whole(await downloads.save(path, retry=slow), path, MEDIUM)
+    assert downloads.server.ranges == [
+        f"bytes={start}-" for start in [*range(2**16 + MIB, 3 * MIB, MIB), 3 * MIB]
+    ]
+
+
+async def test_a_slice_that_nobody_asked_for_is_not_taken_for_the_file(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    for number, total in enumerate((False, True)):
+        path = tmp_path / f"{number}.mp4"
+        downloads.server.requests.clear()
+        downloads.server.script.append(Slice(100_000, unasked=True, total=total))
+        assert is_whole(await downloads.save(path), path, SMALL)
+        assert downloads.server.ranges == [None, None]
+    downloads.server.always = Slice(100_000, unasked=True)
+    await downloads.refused(Truncated, tmp_path / "cat.mp4")
+    assert not (tmp_path / "cat.mp4").exists()
+
+
+@pytest.mark.parametrize("cut", [0, 100_000])
+async def test_a_part_that_nobody_asked_for_and_that_is_the_whole_file_is_as_good(
+    downloads: Downloads, tmp_path: Path, cut: int
+) -> None:
+    """To a first request, and to the one that gives up asking for a part."""
+    part = Slice(len(SMALL), unasked=True, total=True)
+    downloads.server.script.extend([Cut(cut), Say(206)] if cut else [])
+    downloads.server.script.append(part)
+    assert is_whole(await downloads.save(tmp_path / "cat.mp4"), tmp_path / "cat.mp4", SMALL)
+    assert downloads.server.ranges == [None, *(["bytes=100000-", None] if cut else [])]
+
+
+@pytest.mark.parametrize("says", ["bytes 100000-99999/*", "bytes 100000-100009/100005"])
+async def test_a_range_that_cannot_be_is_not_added_to_what_is_here(
+    downloads: Downloads, tmp_path: Path, says: str
+) -> None:
+    headers = {"Content-Range": says, "ETag": '"v1"'}
+    downloads.server.script.extend([Chunked(2**16), Slice(34_464), Say(206, b"x" * 10, headers)])
+    assert is_whole(await downloads.save(tmp_path / "cat.mp4"), tmp_path / "cat.mp4", SMALL)
 
 
 async def test_a_file_that_only_ends_with_the_connection_is_checked_by_its_boxes(
     downloads: Downloads, tmp_path: Path
 ) -> None:
-    data = clip(12) + bytes(12) + (200_000).to_bytes(4, "big") + b"mdat" + clip(199_992)
-    downloads.server.data = data
+    downloads.server.data = data = boxed(200_000)
     downloads.server.script.extend([Unframed(150_000), Unframed()])
     video = await downloads.save(tmp_path / "cat.mp4")
     assert is_whole(video, tmp_path / "cat.mp4", data)
@@ -104,8 +200,7 @@ async def test_a_file_that_only_ends_with_the_connection_is_checked_by_its_boxes
 async def test_an_answer_without_a_length_that_breaks_off_again_is_no_whole_file(
     downloads: Downloads, tmp_path: Path, second: Unframed
 ) -> None:
-    data = clip(12) + bytes(12) + (200_000).to_bytes(4, "big") + b"mdat" + clip(199_992)
-    downloads.server.data = data
+    downloads.server.data = data = boxed(200_000)
     downloads.server.script.extend([Unframed(150_000), second])
     downloads.server.always = Unframed(hides_total=True)
     video = await downloads.save(tmp_path / "cat.mp4")
