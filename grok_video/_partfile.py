@@ -19,7 +19,7 @@ from attrs import define, field
 
 from grok_video import _disk
 from grok_video._errors import DestinationError, resume_hint
-from grok_video._ranges import Version
+from grok_video._ranges import Version, strong
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -486,7 +486,7 @@ def _read_record(record: Any, request_id: str) -> Version | None:  # noqa: ANN40
         return None
     etag, modified, total = facts.get("etag"), facts.get("modified"), facts.get("total")
     version = Version(
-        etag if isinstance(etag, str) else None,
+        strong(etag) if isinstance(etag, str) else None,
         modified if isinstance(modified, str) else None,
         total if isinstance(total, int) else None,
     )

@@ -21,14 +21,18 @@ from grok_video._urls import Origin, names_a_user
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_CONTENT_RANGE: Final = re.compile(r"bytes\s+(?:(\d+)-(\d+)|\*)/(\d+|\*)\s*", re.IGNORECASE)
+#: Digits of a length: 2**63 has 19, and Python itself refuses to read more than 4300.
+_LENGTH: Final = re.compile(r"\d{1,19}", re.ASCII)
+_CONTENT_RANGE: Final = re.compile(
+    r"bytes\s+(?:(\d{1,19})-(\d{1,19})|\*)/(\d{1,19}|\*)\s*", re.ASCII | re.IGNORECASE
+)
 
 
 @frozen
 class Version:
     """Which bytes a server has, whatever link leads to them."""
 
-    #: A strong ETag as it came, quotes included; a weak one promises no equal bytes.
+    #: A strong ETag as it came, quotes included (see `strong`).
     etag: str | None = None
     #: Last-Modified as it came; asked only where there is no ETag.
     modified: str | None = None
@@ -139,10 +143,18 @@ def request_headers(have: int, version: Version) -> dict[str, str]:
 
 def version_of(headers: Mapping[str, str], *, total: int | None) -> Version:
     """Return the version that an answer's headers name."""
-    etag = headers.get("etag", "").strip()
-    # A weak one ("W/...") promises the same meaning, not the same bytes (RFC 9110, section 8.8.1).
-    strong = etag if len(etag) > 2 and etag[0] == etag[-1] == '"' else None
-    return Version(strong, headers.get("last-modified") or None, total)
+    etag = strong(headers.get("etag", "").strip())
+    return Version(etag, headers.get("last-modified") or None, total)
+
+
+def strong(etag: str) -> str | None:
+    """Return this ETag if it can be compared and sent back, or None.
+
+    A weak one ("W/...") promises the same meaning, not the same bytes (RFC 9110, section 8.8.1).
+    One with a byte above 127 is allowed there, but httpx refuses to send it.
+    """
+    is_strong = len(etag) > 2 and etag[0] == etag[-1] == '"'
+    return etag if is_strong and etag.isascii() and etag.isprintable() else None
 
 
 def redirect_target(url: str, status: int, headers: Mapping[str, str]) -> str | None:
@@ -175,7 +187,7 @@ def refused_link(url: str, *, public_only: bool, came_from: str | None = None) -
 
 def _length(headers: Mapping[str, str]) -> int | None:
     text = headers.get("content-length", "")
-    return int(text) if text.isascii() and text.isdigit() else None
+    return int(text) if _LENGTH.fullmatch(text) else None
 
 
 def _failure(kind: type[APIError], status: int, headers: Mapping[str, str]) -> APIError:

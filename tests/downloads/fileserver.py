@@ -167,7 +167,7 @@ class FileServer:
             while first := lines.readline():
                 request = {"path": first.split()[1].decode()}
                 while line := lines.readline().strip():
-                    name, _, value = line.decode().partition(":")
+                    name, _, value = line.decode(errors="surrogateescape").partition(":")
                     request[name.lower()] = value.strip()
                 self.requests.append(request)
                 fault = self.script.popleft() if self.script else self.always
@@ -234,4 +234,4 @@ class FileServer:
     def _head(self, connection: socket.socket, status: int, headers: dict) -> None:
         lines = [f"HTTP/1.1 {status} Whatever"]
         lines += [f"{name}: {value}" for name, value in headers.items() if value is not None]
-        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        connection.sendall("\r\n".join([*lines, "", ""]).encode(errors="surrogateescape"))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import threading
@@ -16,6 +17,7 @@ import pytest
 
 from grok_video import LinkExpired, Truncated, _disk, _partfile
 from grok_video._partfile import Batch, PartFile
+from grok_video._ranges import Follows, Version, judge
 
 from .fileserver import (
     MEDIUM,
@@ -197,6 +199,54 @@ async def test_last_modified_serves_where_there_is_no_etag(
     downloads.server.script.append(Cut(100_000))
     assert is_whole(await downloads.save(tmp_path / "cat.mp4"), tmp_path / "cat.mp4", SMALL)
     assert downloads.server.ranges == [None, "bytes=100000-"]
+
+
+@pytest.mark.parametrize("modified", [None, "Tue, 24 Nov 2026 02:33:35 GMT"])
+@pytest.mark.parametrize("etag", ['"caf\u00e9"', '"caf\udce9"'], ids=["UTF-8", "Latin-1"])
+async def test_an_etag_that_cannot_be_sent_back_is_none(
+    downloads: Downloads, tmp_path: Path, etag: str, modified: str | None
+) -> None:
+    """A byte above 127 may stand in an ETag, but not every library sends it."""
+    downloads.server.etag, downloads.server.modified = etag, modified
+    downloads.server.script.append(Cut(100_000))
+    assert is_whole(await downloads.save(tmp_path / "cat.mp4"), tmp_path / "cat.mp4", SMALL)
+    assert downloads.server.ranges == [None, "bytes=100000-" if modified else None]
+    assert not any("if-range" in request for request in downloads.server.requests)
+
+
+@pytest.mark.parametrize("modified", [None, "Tue, 24 Nov 2026 02:33:35 GMT"])
+@pytest.mark.parametrize("etag", ['"caf\xe9"', '"v\r\n1"', '"\udce9"', 'W/"v1"'])
+async def test_an_etag_that_cannot_be_sent_back_is_none_in_a_record_either(
+    downloads: Downloads, tmp_path: Path, etag: str, modified: str | None
+) -> None:
+    """An earlier version of this package has kept them."""
+    path, record = tmp_path / "cat.mp4", tmp_path / "cat.mp4.part.json"
+    downloads.server.etag, downloads.server.modified = '"v1"', modified
+    downloads.server.script.extend([Cut(100_000), *[Say(404)] * 5])
+    await downloads.refused(LinkExpired, path)
+    facts, seal = record.read_text().splitlines()
+    record.write_text(json.dumps(json.loads(facts) | {"etag": etag}) + "\n" + seal)
+    downloads.server.etag = 'W/"v1"'
+    assert is_whole(await downloads.save(path), path, SMALL)
+    assert downloads.server.ranges[-1] == ("bytes=100000-" if modified else None)
+
+
+@pytest.mark.parametrize(
+    "says", ["bytes 100000-299999/{}", "bytes {}-299999/300000", "bytes 100000-{}/*"]
+)
+async def test_a_range_with_more_digits_than_any_file_has_is_not_used(
+    downloads: Downloads, tmp_path: Path, says: str
+) -> None:
+    headers = {"Content-Range": says.format("9" * 5000), "ETag": '"v1"'}
+    downloads.server.script.extend([Cut(100_000), Say(206, SMALL[100_000:], headers)])
+    assert is_whole(await downloads.save(tmp_path / "cat.mp4"), tmp_path / "cat.mp4", SMALL)
+    assert downloads.server.ranges == [None, "bytes=100000-", None]
+
+
+def test_a_length_with_more_digits_than_any_file_has_is_none() -> None:
+    """Told by an answer's headers alone: the libraries refuse it before."""
+    verdict = judge(200, {"content-length": "9" * 5000}, have=0, version=Version())
+    assert verdict == Follows(0, Version())
 
 
 async def test_a_part_of_another_job_is_not_continued(downloads: Downloads, tmp_path: Path) -> None:
