@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import stat
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from attrs import define, field
 
 from grok_video import _disk
 from grok_video._errors import DestinationError, resume_hint
-from grok_video._ranges import Version, strong
+from grok_video._partrecord import Record
+from grok_video._ranges import Version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,6 @@ _TAKEN: Final = (
     "it exists, and it is kept as it is; pass overwrite=True to replace it, or another name"
 )
 _TAKEN_MEANWHILE: Final = "it was made by somebody else meanwhile, and is kept as it is"
-_RECORD_FORMAT: Final = 1
 
 
 @define
@@ -135,6 +134,7 @@ class PartFile:
         self.path = Path(os.fsdecode(destination))
         self._destination = destination
         self._place: _Place  # made by `open`: asking for the current folder is a system call
+        self._record: Record
         self._overwrite = overwrite
         self._request_id = request_id
         self._mutex = threading.Lock()
@@ -146,8 +146,6 @@ class PartFile:
         self._hashed = 0
         #: The hash of what was kept, as the record has it; None where it has none.
         self._sealed: str | None = None
-        #: Where the seal begins in the record; None where it has none.
-        self._seal_at: int | None = None
         #: Bytes on disk, and which.
         self.size = 0
         self.version = Version()
@@ -176,7 +174,9 @@ class PartFile:
             problem = self._place.check(overwrite=self._overwrite)
             if problem is not None:
                 raise self._refuse(problem)
+            self._record = Record(self._place.record, self._request_id)
             try:
+                self._record.check()  # before a part is made that nobody would remove
                 self._descriptor = self._hold()
                 self._recall()
             except BaseException as error:
@@ -236,8 +236,7 @@ class PartFile:
                 raise self._refuse(_disk.words(error)) from error
             self.saved = self._closed = True
             self._release()
-            with contextlib.suppress(OSError):
-                self._place.record.unlink(missing_ok=True)
+            self._record.remove()
             try:
                 _disk.sync_folder(self._place.file.parent)
             except OSError as error:
@@ -279,8 +278,7 @@ class PartFile:
                     self._release()
                 with contextlib.suppress(OSError):
                     self._place.part.unlink(missing_ok=True)
-                with contextlib.suppress(OSError):
-                    self._place.record.unlink(missing_ok=True)
+                self._record.remove()
             self._release()
             return kept
 
@@ -327,41 +325,27 @@ class PartFile:
         if not size:
             return
         try:
-            line, _, seal = self._place.record.read_bytes().partition(b"\n")
-            record = json.loads(line)
-            sealed_size, digest = json.loads(seal) if seal else (size, None)
+            kept = self._record.read(size)
         except FileNotFoundError:
             # The record is written before the first byte, so a part without one is not ours.
             problem = f"{self._place.part.name} is not a file of ours; move it away"
             raise self._refuse(problem) from None
-        except (TypeError, ValueError):
+        if kept is None:
             return
-        version = _read_record(record, self._request_id)
-        if sealed_size != size or version is None or (seal and not isinstance(digest, str)):
-            return
-        if version.total is None or size <= version.total:
-            self.size, self.version, self._sealed = size, version, digest
-            self._seal_at = len(line) if seal else None
-            if digest is not None and self._hash is None:
-                self._hash = hashlib.sha256()  # to be compared, and then no more
+        self.size, (self.version, self._sealed) = size, kept
+        if self._sealed is not None and self._hash is None:
+            self._hash = hashlib.sha256()  # to be compared, and then no more
 
     def _seal(self) -> None:
-        """Add to the record what is kept, so that the next try knows if somebody changed it.
-
-        Added, and taken off again before anything is written: the line of the version is never
-        torn, what a killed process has written is relied on, and a try that wrote nothing vouches
-        for nothing.
-        """
-        if self._seal_at is not None:
+        """The record has a seal, so that the next try knows if somebody changed the part."""
+        if self._record.is_sealed:
             return
         digest = self._hash if self._wants_hash and self.is_hashed else None
         if digest is None:
             digest = hashlib.sha256()
             if self._feed(digest.update, 0, self.size) < self.size:
                 return
-        with self._place.record.open("r+b", buffering=0) as record:
-            record.seek(0, os.SEEK_END)
-            record.write(b"\n" + json.dumps([self.size, digest.hexdigest()]).encode())
+        self._record.seal(self.size, digest.hexdigest())
 
     def _feed(self, update: Callable[[bytes], None], start: int, end: int) -> int:
         """Hash what is on disk from here to there. Return where that ended: the file may be cut."""
@@ -393,27 +377,12 @@ class PartFile:
         self.size = self._hashed = 0
         self._hash = hashlib.sha256() if self._wants_hash else None
         self.version = version
-        self._seal_at = None
-        self._place.record.write_text(
-            json.dumps(
-                {
-                    "format": _RECORD_FORMAT,
-                    "request_id": self._request_id,
-                    "etag": version.etag,
-                    "modified": version.modified,
-                    "total": version.total,
-                    "boot": _disk.boot(),
-                }
-            ),
-            encoding="utf-8",
-        )
+        self._record.write(version)
 
     def _append(self, batch: Batch) -> None:
         chunks = batch.chunks
         if chunks:
-            if self._seal_at is not None:
-                os.truncate(self._place.record, self._seal_at)
-                self._seal_at = None
+            self._record.unseal()
             os.lseek(self._descriptor, self.size, os.SEEK_SET)
         while chunks:
             written = _disk.write(self._descriptor, chunks[:_MOST_BUFFERS])
@@ -471,23 +440,3 @@ def refusal(
 def kept_words(kept: int, part: Path) -> str:
     """Return the sentence that says what is kept."""
     return f"{kept} bytes are kept in {part}; downloading again continues there."
-
-
-def _read_record(record: Any, request_id: str) -> Version | None:  # noqa: ANN401 - JSON of any kind
-    """Return the version of a part, or None if its bytes cannot be relied on."""
-    if not isinstance(record, dict) or record.get("format") != _RECORD_FORMAT:  # pyright: ignore[reportUnknownMemberType]
-        return None
-    facts: dict[str, Any] = record  # pyright: ignore[reportUnknownVariableType]
-    if facts.get("request_id") != request_id:
-        return None
-    # After a power cut the length of a file may be there and its bytes not (delayed allocation),
-    # so only what was written since this boot counts.
-    if facts.get("boot") != _disk.boot():
-        return None
-    etag, modified, total = facts.get("etag"), facts.get("modified"), facts.get("total")
-    version = Version(
-        strong(etag) if isinstance(etag, str) else None,
-        modified if isinstance(modified, str) else None,
-        total if isinstance(total, int) else None,
-    )
-    return version if version.is_provable else None

@@ -71,6 +71,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_images",
             "_ranges",
             "_disk",
+            "_partrecord",
             "_partfile",
             "_transfer",
             "_download",

@@ -20,7 +20,7 @@ from grok_video import DestinationError, LinkExpired, _disk, _download
 from grok_video._models import Video
 
 from .children import child
-from .fileserver import MEDIUM, MIB, SMALL, Chunked, Cut, FileServer, Hold, Say, clip
+from .fileserver import MEDIUM, MIB, SMALL, Change, Chunked, Cut, FileServer, Hold, Say, clip
 from .harness import ID, Downloads, descriptors, is_whole, names
 
 if TYPE_CHECKING:
@@ -161,6 +161,91 @@ async def test_a_part_that_is_not_ours_is_left_alone(downloads: Downloads, tmp_p
     os.mkfifo(part)
     await downloads.refused(DestinationError, tmp_path / "cat.mp4")
     assert downloads.server.requests == []
+
+
+FOREIGN = [
+    b"mine",
+    b"[]",
+    b"null",
+    b"\xff\xfe",
+    b'{"url": "https://files.example/cat.mp4", "format": 1}',
+    b'{"format": {"filename": "cat.mp4"}}',
+    b"\0" * 2**21,
+]
+
+
+@pytest.mark.parametrize("part", [None, b"", b"half of somebody's download"])
+@pytest.mark.parametrize("content", FOREIGN, ids=lambda content: repr(content[:9]))
+async def test_a_record_that_is_not_ours_is_left_alone(
+    downloads: Downloads, tmp_path: Path, content: bytes, part: bytes | None
+) -> None:
+    record = tmp_path / "cat.mp4.part.json"
+    record.write_bytes(content)
+    if part is not None:
+        (tmp_path / "cat.mp4.part").write_bytes(part)
+    before = names(tmp_path)
+    error = await downloads.refused(DestinationError, tmp_path / "cat.mp4")
+    assert "cat.mp4.part.json is not a file of ours; move it away" in str(error)
+    assert record.read_bytes() == content
+    assert names(tmp_path) == before, "nothing new is left behind"
+    assert part is None or (tmp_path / "cat.mp4.part").read_bytes() == part
+    assert downloads.server.requests == []
+    assert not any(str(tmp_path) in name for name in descriptors())
+
+
+async def test_a_record_is_not_followed_anywhere(downloads: Downloads, tmp_path: Path) -> None:
+    path, record, victim = (tmp_path / name for name in ("cat.mp4", "cat.mp4.part.json", "victim"))
+    words = "cat.mp4.part.json is not a file of ours"
+    record.symlink_to(victim)
+    assert words in str(await downloads.refused(DestinationError, path))
+    assert not victim.exists()
+    victim.write_bytes(b'{"format": 1}')  # also where it leads to one of ours
+    assert words in str(await downloads.refused(DestinationError, path))
+    assert victim.read_bytes() == b'{"format": 1}'
+    record.unlink()
+    os.mkfifo(record)
+    assert words in str(await downloads.refused(DestinationError, path))
+    record.unlink()
+    record.mkdir()
+    assert words in str(await downloads.refused(DestinationError, path))
+    assert names(tmp_path) == {record.name, victim.name}
+    assert downloads.server.requests == []
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+@pytest.mark.parametrize("end", ["whole", "broken", "given up", "begun anew"])
+async def test_a_record_that_somebody_puts_in_the_place_of_ours_is_left_alone(
+    downloads: Downloads, tmp_path: Path, end: str, kind: str
+) -> None:
+    """At every place where ours would be written or removed."""
+    path, record, victim = (tmp_path / name for name in ("cat.mp4", "cat.mp4.part.json", "victim"))
+    victim.write_bytes(b"precious")
+    downloads.server.data = MEDIUM
+
+    def replace(here: int, _: int | None) -> None:
+        if here >= 2 * MIB and record.exists() and not record.is_symlink():
+            record.unlink()
+            if kind == "link":
+                record.symlink_to(victim)
+            else:
+                record.write_bytes(b"precious")
+
+    match end:
+        case "whole":
+            assert is_whole(await downloads.save(path, on_bytes=replace), path, MEDIUM)
+        case "broken":
+            downloads.server.script.extend([Cut(2 * MIB), *[Say(404)] * 5])
+            await downloads.refused(LinkExpired, path, on_bytes=replace)
+        case "given up":
+            downloads.server.etag = None  # so that nothing of it can be used again
+            downloads.server.script.extend([Cut(2 * MIB), *[Say(404)] * 5])
+            await downloads.refused(LinkExpired, path, on_bytes=replace)
+        case _:
+            downloads.server.script.extend([Cut(2 * MIB), Change(clip(3 * MIB, 2), '"v2"')])
+            error = await downloads.refused(DestinationError, path, on_bytes=replace)
+            assert "cat.mp4.part.json is not a file of ours" in str(error)
+    assert record.read_bytes() == victim.read_bytes() == b"precious"
+    assert record.is_symlink() == (kind == "link")
 
 
 async def test_a_death_between_link_and_unlink_cannot_harm_the_finished_file(

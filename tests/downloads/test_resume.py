@@ -260,11 +260,20 @@ async def test_a_part_of_another_job_is_not_continued(downloads: Downloads, tmp_
 
 @pytest.mark.parametrize(
     "record",
-    [b"", b"{", b"[]", b'{"format": 99}', b"\xff\xfe", b"null", b'{"format": 1}'],
+    [
+        b"",
+        b"{",
+        b'{"format": 99}',
+        b'{"format": 1}',
+        b'{"format": 1, "request_id": "4b',
+        b'{"format": 1, "etag": ' + b"[" * 100_000,
+        b"\0" * 180,
+    ],
 )
 async def test_a_record_that_cannot_be_read_begins_anew(
     downloads: Downloads, tmp_path: Path, record: bytes
 ) -> None:
+    """A crash leaves the first bytes of it, or none, or zeros; and others may have written it."""
     (tmp_path / "cat.mp4.part").write_bytes(SMALL[:1000])
     (tmp_path / "cat.mp4.part.json").write_bytes(record)
     assert is_whole(await downloads.save(tmp_path / "cat.mp4"), tmp_path / "cat.mp4", SMALL)
