@@ -254,7 +254,7 @@ def read_identity(body: bytes) -> str | None:
     for found in re.finditer(_NAMED, text):
         with contextlib.suppress(ValueError):
             name = str(json.loads(found[1]))
-            if name.strip():
+            if name.strip() and "\ufffd" not in name:  # not what the server wrote
                 return name
     return None
 

@@ -27,6 +27,8 @@ PICTURE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x02\0\0\0"
 REQUEST = VideoRequest(
     "drift", image=f"data:image/png;base64,{base64.b64encode(PICTURE).decode()}", duration=1
 )
+#: Bytes of an answer behind its id: the brace. Without them the id is whole, and known.
+BEHIND_THE_ID = len("}")
 #: Cuts of each kind on each door in the normal run.
 SAMPLE = 5
 
@@ -79,9 +81,9 @@ def test_a_create_cut_at_any_byte_of_its_answer_is_never_lost_and_sent_once(
         cut = faults.CutAnswer(after, reset=reset)
         account = _cut(door, cut, "answer", warm=warm)
         assert account.accepted == account.wanted, f"cut after {after} bytes"
-        if after < length:
+        if after < length - BEHIND_THE_ID:
             assert account.ending == "unknown", f"cut after {after} bytes: {account.error!r}"
-        elif not reset:
+        elif not reset:  # a reset may overtake what came before it
             assert account.ending == "known", f"cut after {after} bytes: {account.error!r}"
 
 

@@ -436,7 +436,10 @@ def test_the_id_of_a_create_is_found(document: Any, request_id: str) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{}", b'{"request_id": ""}', b'{"request_id": "  "}', b'{"request_id": "a', b"[]"],
+    [
+        *(b"", b"{}", b"[]", b'{"request_id": ""}', b'{"request_id": "  "}'),
+        *(b'{"request_id": "a', b'{"request_id": "\xff\xfe"}', b'{"request_id": {"a": "b"}}'),
+    ],
 )
 def test_a_yes_without_an_id_proves_nothing(body: bytes) -> None:
     with pytest.raises(UnexpectedResponse) as caught:
