@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 CREATE_PATH: Final = "/videos/generations"
 POLL_PATH: Final = "/videos/"
+#: Characters of what an error may show as an id: several times what the longest one has.
+_LONGEST_ID: Final = 300
 #: One tick of `usage.cost_in_usd_ticks` in US dollars.
 USD_PER_TICK: Final = Decimal("1e-10")
 
@@ -65,7 +67,8 @@ def read_create(status: int, headers: Mapping[str, str], body: bytes, *, now: fl
     if not 200 <= status < 300:
         error = read_error(status, headers, body, now=now)
         if not error.refused:
-            error.possible_id = read_identity(body)
+            found = read_identity(body)
+            error.possible_id = found if found is not None and len(found) <= _LONGEST_ID else None
         raise error
     request_id = read_identity(body)
     if request_id is not None:

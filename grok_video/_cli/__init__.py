@@ -38,20 +38,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{os.devnull}. Nothing was sent.\n"
         )
         return 2
-    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     own = arguments is None
+    # Signals come to the main thread, and only it may say who hears them.
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         code = _run(arguments)
-        if own and code > _SIGNALLED:
+        if own and is_main and code > _SIGNALLED:
             # All is said. What comes while the interpreter ends would have an exit code of its own.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         return code
     finally:
         # A command that was interrupted keeps its handlers while it says its last words; a process
         # that goes on with something else gets its own back.
-        if not own and threading.current_thread() is threading.main_thread():
+        if not own and is_main:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                if handler is not None:  # else it was not set from Python, and is as it was
+                    signal.signal(number, handler)
 
 
 def _has_streams() -> bool:
