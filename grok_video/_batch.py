@@ -381,7 +381,7 @@ class AsyncBatch:
 def farewell_of(batch: AsyncBatch) -> str | None:
     """Return what somebody who is torn out of the batch should know; None if nothing goes on."""
     # A function beside the class: what is public there has a blocking twin.
-    return batch._farewell()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    return batch._farewell()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - as said
 
 
 async def run_through(batch: AsyncBatch) -> None:

@@ -15,6 +15,7 @@ import stat
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from grok_video import _disk
+from grok_video._documents import is_object
 from grok_video._ranges import Version, strong
 
 if TYPE_CHECKING:
@@ -151,16 +152,15 @@ def _is_ours(content: bytes) -> bool:
 
 def _version(facts: Any, request_id: str) -> Version | None:  # noqa: ANN401 - JSON of any kind
     """Return the version that a record names, or None if the part cannot be relied on."""
-    if not isinstance(facts, dict) or facts.get("format") != _FORMAT:  # pyright: ignore[reportUnknownMemberType]
+    if not is_object(facts) or facts.get("format") != _FORMAT:
         return None
-    record: dict[str, Any] = facts  # pyright: ignore[reportUnknownVariableType]
-    if record.get("request_id") != request_id:
+    if facts.get("request_id") != request_id:
         return None
     # After a power cut the length of a file may be there and its bytes not (delayed allocation),
     # so only what was written since this boot counts.
-    if record.get("boot") != _disk.boot():
+    if facts.get("boot") != _disk.boot():
         return None
-    etag, modified, total = record.get("etag"), record.get("modified"), record.get("total")
+    etag, modified, total = facts.get("etag"), facts.get("modified"), facts.get("total")
     version = Version(
         strong(etag) if isinstance(etag, str) else None,
         modified if isinstance(modified, str) else None,
