@@ -27,7 +27,7 @@ from benchmarks._bars import at_most
 from benchmarks._heart import Heart
 from benchmarks._memory import MIB, peak_mib, start_of_peak
 from benchmarks._processes import answer, measured_once, pin, served, serving
-from grok_video import _base64, _images
+from grok_video import _base64, _body
 from grok_video._redaction import Secret
 from grok_video._requests import Image, VideoRequest
 from grok_video._transports._aiohttp import AiohttpTransport
@@ -150,7 +150,7 @@ async def compare(
 
 
 async def send(transport: AiohttpTransport, port: int, request: VideoRequest) -> None:
-    async with _images.create_body(request) as body:
+    async with _body.create_body(request) as body:
         answer = await transport.post(f"http://127.0.0.1:{port}/videos/generations", body)
     assert answer.status == 200
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal, Never, Self, overload
 
 import anyio
 
-from grok_video._completion import Completion
 from grok_video._create import log_unheard
 from grok_video._errors import ConfigurationError, InvalidRequest
 from grok_video._job import (
@@ -287,6 +286,8 @@ class AsyncClient:
         `timeout` is seconds for all of them, None for no end. Raises `JobTimeout` naming the jobs
         that are still running if it passes.
         """
+        from grok_video._completion import Completion
+
         return Completion(jobs, timeout)
 
     def batch(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import json
 import logging
 import threading
 from functools import cache, partial
@@ -19,10 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import anyio
 
 from grok_video._base64 import codec_is_known, encoded_size
-from grok_video._errors import (
-    APITimeoutError,
-    InvalidRequest,
-)
+from grok_video._errors import APITimeoutError, InvalidRequest
 from grok_video._pictures import (
     SMALL,
     DataPicture,
@@ -33,11 +29,9 @@ from grok_video._pictures import (
     encode_pil,
     read_to_end,
 )
-from grok_video._policies import NO_END
 from grok_video._requests import refuse
 from grok_video._threads import Threads
 from grok_video._transports._loops import caller_of, current_time, ends_at, running_loop
-from grok_video._wire import write_create
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -46,9 +40,9 @@ if TYPE_CHECKING:
 
     from grok_video._pictures import Picture
     from grok_video._policies import Deadline
-    from grok_video._requests import Image, VideoRequest
+    from grok_video._requests import Image
 
-__all__ = ["create_body"]
+__all__ = ["PictureBody", "open_body"]
 
 T = TypeVar("T")
 
@@ -81,42 +75,16 @@ _THREADS: Final = Threads(2, "pictures")
 _ENCODERS: Final = Threads(2, "encoders")
 
 
-class create_body:  # noqa: N801 - a context manager, called like the function it would be
-    """Open, sniff and measure the picture of a request; what comes out can be sent, repeatedly.
-
-    Raises `InvalidRequest` on entering if the picture is missing, empty, unreadable or no JPEG,
-    PNG or WebP, and `APITimeoutError` if it is not here `until` then: nothing was sent. A picture
-    that changes while it is sent raises `InvalidRequest` out of `chunks()`, and stands as `failure`
-    on the body: its last byte was never sent, so that no server can have accepted it. Nothing stays
-    open afterwards.
-    """
-
-    __slots__ = ("_body", "_request", "_until")
-
-    def __init__(self, request: VideoRequest, until: Deadline = NO_END) -> None:
-        self._request = request
-        self._until = until
-
-    async def __aenter__(self) -> CreateBody:
-        before, after = write_create(self._request)
-        image = self._request.image
-        if image is None:
-            self._body = CreateBody(before)
-        elif image.kind == "url":
-            self._body = CreateBody(before + _json_text(image) + after)
-        else:
-            picture = await _open_in_time(image, self._until)
-            _warn_if_large(picture)
-            prefix = f"data:{picture.mime};base64,".encode()
-            self._body = CreateBody(before + prefix, picture, after)
-        return self._body
-
-    async def __aexit__(self, *_: object) -> None:
-        self._body.sent()
+async def open_body(before: bytes, image: Image, after: bytes, until: Deadline) -> PictureBody:
+    """Return the body that has the picture between two texts; raises as `create_body` says."""
+    picture = await _open_in_time(image, until)
+    _warn_if_large(picture)
+    prefix = f"data:{picture.mime};base64,".encode()
+    return PictureBody(before + prefix, picture, after)
 
 
-class CreateBody:
-    """The body of one create: a `Body` whose picture is encoded while it is sent.
+class PictureBody:
+    """A `Body` whose picture is encoded while it is sent.
 
     `failure` is why the last round of `chunks()` broke off on this side, or None. A transport sees
     such a break as a broken connection; where this is set, the server has not had a whole request.
@@ -124,14 +92,13 @@ class CreateBody:
 
     __slots__ = ("_after", "_before", "_held", "_picture", "failure", "length")
 
-    def __init__(self, before: bytes, picture: Picture | None = None, after: bytes = b"") -> None:
+    def __init__(self, before: bytes, picture: Picture, after: bytes) -> None:
         self._before = before
         self._picture = picture
         self._after = after
         self._held: Uploads | None = None
         self.failure: InvalidRequest | None = None
-        encoded = 0 if picture is None else encoded_size(picture.size)
-        self.length = len(before) + encoded + len(after)
+        self.length = len(before) + encoded_size(picture.size) + len(after)
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Return an iterator over the body from its beginning; each call starts over."""
@@ -176,9 +143,7 @@ class _Chunks:
 
     __slots__ = ("_after", "_body", "_next", "_offset", "_picture")
 
-    def __init__(
-        self, body: CreateBody, before: bytes, picture: Picture | None, after: bytes
-    ) -> None:
+    def __init__(self, body: PictureBody, before: bytes, picture: Picture, after: bytes) -> None:
         self._body = body
         # By itself, before the first visit to a thread: transports send it with the headers.
         self._next = before
@@ -193,7 +158,7 @@ class _Chunks:
         self._body.sent()
         part, self._next = self._next, b""
         picture = self._picture
-        if not part and picture is not None and self._offset < picture.size:
+        if not part and self._offset < picture.size:
             part, self._next, self._offset = await self._body.piece(picture, self._offset)
         elif not part:
             part, self._after = self._after, b""
@@ -322,16 +287,6 @@ def _two_parts(picture: Picture, offset: int, size: int) -> tuple[bytes, bytes]:
         return picture.encoded(offset, size)[0], b""
     large, last = picture.encoded(offset, size - rest, rest)
     return large, last
-
-
-def _json_text(image: Image) -> bytes:
-    try:
-        image.source.encode()
-    except UnicodeEncodeError:
-        raise refuse(
-            "image", image, "must be a URL that UTF-8 can hold (no lone surrogates)"
-        ) from None
-    return json.dumps(image.source)[1:-1].encode()
 
 
 def _warn_if_large(picture: Picture) -> None:

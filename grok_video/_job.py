@@ -6,15 +6,13 @@ own, so that any number of handles, waiters and processes may share one job.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Final, Self
 
-import grok_video
 from grok_video._models import JobStatus, Snapshot, Video
 from grok_video._policies import Deadline
 from grok_video._poller import Poller
 from grok_video._requests import refuse, require_flags, require_path
-from grok_video._threads import CHECKS
+from grok_video._threads import load
 from grok_video._transports._loops import current_time
 
 if TYPE_CHECKING:
@@ -200,9 +198,7 @@ async def load_downloads() -> None:
 
     It is a sixth of what importing the package costs, and those who only submit never need it.
     """
-    # Not whether it is in `sys.modules`, where it is while another thread still imports it.
-    if not hasattr(grok_video, "_download"):
-        await CHECKS.run(import_module, "grok_video._download")
+    await load("grok_video._download")
 
 
 async def fetch(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from grok_video import _wire
+from grok_video._body import create_body
 from grok_video._create import CANCEL_GRACE, Attempt
 from grok_video._errors import (
     APIConnectionError,
@@ -30,7 +31,6 @@ from grok_video._errors import (
     UnexpectedResponse,
     reword,
 )
-from grok_video._images import create_body
 from grok_video._lifecycle import Event, State, advance
 from grok_video._lifetime import Lifetime
 from grok_video._models import JobStatus, Snapshot
@@ -45,8 +45,8 @@ from grok_video._turns import NoTurn, Turns
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from grok_video._body import CreateBody
     from grok_video._create import AttemptOutcome, Record
-    from grok_video._images import CreateBody
     from grok_video._policies import Deadline, Limits, Retry
     from grok_video._polling import Polling
     from grok_video._requests import VideoRequest

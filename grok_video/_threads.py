@@ -6,6 +6,8 @@ would wait for that work, whatever its own deadline is.
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
 
 import anyio
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
     from anyio.lowlevel import RunVar
 
-__all__ = ["CHECKS", "FILES", "Threads"]
+__all__ = ["CHECKS", "FILES", "Threads", "load"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -65,3 +67,11 @@ FILES: Final = Threads(40, "files")
 #: For what only looks at a disk and may be left alone there: apart from the part files, so that
 #: looking at a disk that hangs keeps no download on another one from being closed.
 CHECKS: Final = Threads(8, "checks")
+
+
+async def load(name: str) -> None:
+    """Return when a module of this package can be imported without holding the event loop."""
+    parent, _, child = name.rpartition(".")
+    # Not whether it is in `sys.modules`, where it is while another thread still imports it.
+    if not hasattr(sys.modules[parent], child):
+        await CHECKS.run(import_module, name)

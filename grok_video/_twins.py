@@ -12,7 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from grok_video._client import AsyncClient, renewed
-from grok_video._completion import Completion
 from grok_video._crossing import accept
 from grok_video._errors import (
     ConfigurationError,
@@ -241,6 +240,8 @@ class ClientTwin(Twin[AsyncClient]):
 
     def _iterate_twins(self, kind: type[J], handles: AsyncIterator[AsyncJob]) -> Iterator[J]:
         """Return a plain iterator over the blocking twins of jobs."""
+        from grok_video._completion import Completion
+
         jobs = handles.jobs if isinstance(handles, Completion) else []
 
         def tell(error: BaseException) -> None:

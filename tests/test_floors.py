@@ -69,6 +69,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_base64",
             "_pictures",
             "_images",
+            "_body",
             "_ranges",
             "_disk",
             "_partrecord",

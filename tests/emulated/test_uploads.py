@@ -20,7 +20,8 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 from grok_video import AsyncClient, InvalidRequest, VideoRequest
-from grok_video._images import LARGE_PIECE, create_body
+from grok_video._body import create_body
+from grok_video._images import LARGE_PIECE
 
 from ..conftest import PHOTO
 

@@ -16,7 +16,7 @@ from grok_video import (
     VideoRequest,
     _base64,
 )
-from grok_video._images import create_body
+from grok_video._body import create_body
 
 JPEG = b"\xff\xd8\xff\xe0"
 

@@ -12,7 +12,8 @@ from grok_video import (
     InvalidRequest,
     VideoRequest,
 )
-from grok_video._images import LARGE_PIECE, create_body
+from grok_video._body import create_body
+from grok_video._images import LARGE_PIECE
 from grok_video._pictures import SMALL
 
 from .conftest import PNG, a_picture, grow, whole

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from grok_video import (
     VideoRequest,
 )
-from grok_video._images import LARGE_PIECE, SMALL_PIECE, create_body
+from grok_video._body import create_body
+from grok_video._images import LARGE_PIECE, SMALL_PIECE
 from grok_video._pictures import SMALL
 
 from .conftest import JPEG, PNG, Pipe, a_data_uri, a_picture, sent, sent_picture

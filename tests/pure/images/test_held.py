@@ -19,7 +19,8 @@ from grok_video import (
     _base64,
     _images,
 )
-from grok_video._images import LARGE_PIECE, SMALL_PIECE, create_body
+from grok_video._body import create_body
+from grok_video._images import LARGE_PIECE, SMALL_PIECE
 
 from .conftest import a_data_uri, a_picture, sent_picture
 

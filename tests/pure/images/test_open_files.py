@@ -17,7 +17,8 @@ from grok_video import (
     VideoRequest,
     _pictures,
 )
-from grok_video._images import LARGE_PIECE, create_body
+from grok_video._body import create_body
+from grok_video._images import LARGE_PIECE
 from grok_video._pictures import SMALL
 
 from .conftest import JPEG, Pipe, a_picture, refusal, sent_picture
