@@ -17,10 +17,11 @@ from grok_video._transports._loops import current_time
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Generator
+    from collections.abc import AsyncIterator, Callable, Generator
 
     from grok_video._requests import VideoRequest
     from grok_video._session import Session
+    from grok_video._transports._base import Transport
 
 __all__ = ["AsyncJob"]
 
@@ -154,7 +155,7 @@ class AsyncJob:
         else:
             video = await poller.wait(Deadline.after(current_time(), DEFAULT_TIMEOUT))
         chunks = _download.stream(
-            lambda: session.transport,
+            _transport_of(session),
             poller,
             video,
             retry=session.retry,
@@ -244,7 +245,7 @@ async def save(
 
     session = poller.session
     return await _download.save(
-        lambda: session.transport,
+        _transport_of(session),
         poller,
         video,
         destination,
@@ -256,6 +257,11 @@ async def save(
         random=session.random,
         sleep=session.lifetime.sleep,
     )
+
+
+def _transport_of(session: Session) -> Callable[[], Transport]:
+    """Return what finds the transport of the event loop in which it is called."""
+    return lambda: session.transport
 
 
 def require_request_id(request_id: str) -> str:

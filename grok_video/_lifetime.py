@@ -6,8 +6,13 @@ closed meanwhile has to be heard of at once, in whichever event loop of whicheve
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from grok_video._errors import ConfigurationError
 from grok_video._transports._loops import Bell, current_time
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
 
 __all__ = ["Lifetime"]
 
@@ -28,18 +33,12 @@ class Lifetime:
             message = "this client is closed; make a new one."
             raise ConfigurationError(message)
 
-    async def sleep_until(self, when: float, bell: Bell | None = None) -> None:
+    def sleep_until(self, when: float, bell: Bell | None = None) -> Coroutine[Any, Any, None]:
         """Return at `when` (of `current_time`), when the bell is rung, or when the client ends.
 
         At once if it has ended.
         """
-        bell = bell or Bell()
-        watch = object()
-        self._watched[watch] = bell  # `watch` and `forget`, spelled out: each poll sleeps
-        try:
-            await bell.wait_until(when, unless=self._has_ended)
-        finally:
-            del self._watched[watch]
+        return (bell or Bell()).wait_until(when, self._has_ended, self._watched)
 
     async def sleep(self, seconds: float) -> None:
         """Return after so many seconds, or when the client ends."""

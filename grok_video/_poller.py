@@ -129,7 +129,7 @@ class Poller:
     async def refresh(self) -> Snapshot:
         """Return what the API says now, from exactly one GET."""
         while self._asking:
-            await self._news.wait_until(math.inf, unless=lambda: not self._asking)
+            await self._news.wait_until(math.inf, self._is_answered)
         now = current_time()
         if self._since is None:
             self._begin(now)
@@ -177,7 +177,7 @@ class Poller:
             if now >= deadline.at:
                 raise self._timeout(deadline)
             if self._asking:
-                await self._news.wait_until(deadline.at, unless=lambda: not self._asking)
+                await self._news.wait_until(deadline.at, self._is_answered)
                 now = current_time()
                 continue
             stalled_at = self._stalled_at()
@@ -283,6 +283,9 @@ class Poller:
     def _age(self, now: float) -> float:
         """Return the seconds since the create, or since the first use of a handle from an id."""
         return max(0.0, now - self._since) if self._since is not None else 0.0
+
+    def _is_answered(self) -> bool:
+        return not self._asking
 
     def _blocked_until(self) -> float:
         """Before this the server wants no poll: of this job, or of any."""

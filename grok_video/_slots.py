@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
-from grok_video._transports._loops import Bell, LoopLocal, current_time
+from grok_video._transports._loops import (
+    Bell,
+    LoopLocal,
+    current_time,
+    new_sleeper,
+    running_loop,
+    sleep_until,
+    wake,
+)
 
 __all__ = ["Slots", "Taken", "slots_of_each_loop"]
 
 
 class Slots:
-    """A number of slots in one event loop.
-
-    An anyio semaphore inside a cancel scope does the same, and each of 10,000 jobs that wait holds
-    a dozen more objects, which Python's garbage collection visits again and again.
-    """
+    """A number of slots in one event loop."""
 
     __slots__ = ("_all_free", "_count", "_free", "_waiting")
 
@@ -23,7 +28,8 @@ class Slots:
         self._all_free: Bell | None = None
         #: Free ones; there are none while someone waits.
         self._free = count
-        self._waiting: OrderedDict[Bell, None] = OrderedDict()
+        #: What wakes each who waits, and the event loop: whoever came first stands first.
+        self._waiting: OrderedDict[Any, Any] = OrderedDict()
 
     def take_at_once(self) -> bool:
         """Return whether one was free; then it is taken, and to be released."""
@@ -39,21 +45,21 @@ class Slots:
         """
         if self.take_at_once():
             return True
-        bell = Bell()
-        self._waiting[bell] = None
+        loop = running_loop()
+        sleeper = new_sleeper(loop)
+        self._waiting[sleeper] = loop
         try:
-            await bell.wait_until(until)
+            await sleep_until(until, sleeper, loop)
         except BaseException:
-            if self._was_given(bell):
+            if self._was_given(sleeper):
                 self.release()
             raise
-        return self._was_given(bell)
+        return self._was_given(sleeper)
 
     def release(self) -> None:
         """Give a slot back; whoever waits longest has it now."""
         if self._waiting:
-            bell, _ = self._waiting.popitem(last=False)
-            bell.ring()
+            wake(*self._waiting.popitem(last=False))
             return
         self._free += 1
         if self._all_free is not None and self._free == self._count:
@@ -66,8 +72,8 @@ class Slots:
                 self._all_free = Bell()
             await self._all_free.wait_until(until)
 
-    def _was_given(self, bell: Bell) -> bool:
-        return self._waiting.pop(bell, self) is self
+    def _was_given(self, sleeper: Any) -> bool:  # noqa: ANN401 - as `new_sleeper` returns it
+        return self._waiting.pop(sleeper, self) is self
 
 
 class Taken:

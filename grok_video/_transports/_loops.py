@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import math
 import sys
 import time
@@ -57,11 +58,14 @@ def caller_of(loop: Any) -> Callable[..., object]:  # noqa: ANN401 - as `running
 class _Clock:
     """What one event loop's clock is behind the one that all share, and what it was told last."""
 
-    __slots__ = ("behind", "told")
+    __slots__ = ("behind", "context", "told")
 
     def __init__(self, behind: float) -> None:
         self.behind = behind
         self.told = -math.inf
+        #: Where the loop's timers run. A copy of the caller's own would be one more thing to hold
+        #: for each who waits, and waking needs nothing of it. Two threads must not share one.
+        self.context = contextvars.Context()
 
 
 #: Weakly: a client may outlive many loops.
@@ -125,11 +129,14 @@ def _round_up(seconds: float) -> float:
     return (math.floor(seconds / _GRAIN) + 2) * _GRAIN
 
 
-def _on_loop_clock(loop: Any, when: float) -> float:  # noqa: ANN401 - as `running_loop` returns it
-    """Return what the running loop's own clock says at `when`, or the next moment after it."""
+def _clock_for(loop: Any) -> _Clock:  # noqa: ANN401 - as `running_loop` returns it
+    """Return the clock of the running loop."""
     known, clock = _last
-    if known() is not loop:
-        clock = _clock_of(loop, anyio.current_time())
+    return clock if known() is loop else _clock_of(loop, anyio.current_time())
+
+
+def _on_clock(clock: _Clock, loop: Any, when: float) -> float:  # noqa: ANN401 - as above
+    """Return what the running loop's own clock says at `when`, or the next moment after it."""
     behind = clock.behind
     if not behind or math.isinf(when):
         return when
@@ -142,71 +149,48 @@ def _on_loop_clock(loop: Any, when: float) -> float:  # noqa: ANN401 - as `runni
 
 def ends_at(when: float) -> anyio.CancelScope:
     """Return a scope that is cancelled at `when`, a time as `current_time` tells it."""
-    return anyio.CancelScope(deadline=_on_loop_clock(running_loop(), when))
+    loop = running_loop()
+    return anyio.CancelScope(deadline=_on_clock(_clock_for(loop), loop, when))
 
 
-class Bell:
-    """Wakes whoever waits for it: at a time, or when it is rung before.
+def new_sleeper(loop: Any) -> Any:  # noqa: ANN401 - as `running_loop` returns it
+    """Return what a coroutine of this loop can be woken by: a future, or an event of trio."""
+    return loop.create_future() if _is_of_asyncio(loop) else sys.modules["trio"].Event()
 
-    Those who wait and those who ring may be in any event loop of any thread. An anyio event inside
-    a cancel scope knows one loop and costs three times as much on asyncio, which counts where
-    10,000 jobs wait.
+
+async def sleep_until(when: float, sleeper: Any, loop: Any) -> None:  # noqa: ANN401 - as above
+    """Return at `when`, a time as `current_time` tells it, or when the sleeper is woken.
+
+    An anyio event inside a cancel scope costs three times as much on asyncio, and Python's garbage
+    collection visits the dozen objects of each again and again, which counts where 10,000 jobs
+    wait.
     """
+    clock = _clock_for(loop)
+    own = _on_clock(clock, loop, when)
+    if not _is_of_asyncio(loop):
+        with sys.modules["trio"].CancelScope(deadline=own):
+            await sleeper.wait()
+        return
+    timer, is_over = None, False
+    try:
+        if own < math.inf:
+            timer = loop.call_at(own, _wake_future, sleeper, True, context=clock.context)
+        is_over = await sleeper
+    finally:
+        if timer is not None and not is_over:
+            timer.cancel()
 
-    __slots__ = ("_waiting",)
 
-    def __init__(self) -> None:
-        #: What wakes each who waits (a future of asyncio, an event of trio), and its event loop.
-        self._waiting: dict[Any, Any] = {}
-
-    async def wait_until(self, when: float, unless: Callable[[], bool] | None = None) -> None:
-        """Return at `when`, a time as `current_time` tells it, or when the bell is rung.
-
-        At once where `unless` returns true. It is asked when a ring would be heard already, so that
-        nothing happens unheard between the question and the wait.
-        """
-        loop = running_loop()
-        own = _on_loop_clock(loop, when)
-        if not _is_of_asyncio(loop):
-            trio = sys.modules["trio"]
-            event = trio.Event()
-            self._waiting[event] = loop
-            try:
-                if unless is not None and unless():
-                    return
-                with trio.CancelScope(deadline=own):
-                    await event.wait()
-            finally:
-                del self._waiting[event]
-            return
-        future = loop.create_future()
-        self._waiting[future] = loop
-        timer, is_over = None, False
-        try:
-            if unless is not None and unless():
-                return
-            if own < math.inf:
-                timer = loop.call_at(own, _wake_future, future, True)
-            is_over = await future
-        finally:
-            del self._waiting[future]
-            if timer is not None and not is_over:
-                timer.cancel()
-
-    def ring(self) -> None:
-        """Wake everyone who waits now, in whichever event loop."""
-        if not self._waiting:
-            return
-        here = None
-        with contextlib.suppress(RuntimeError):  # none runs where a coroutine is only collected
-            here = running_loop()
-        # A copy in one step: other threads go on meanwhile.
-        for sleeper, loop in self._waiting.copy().items():
-            if loop is here:
-                _wake(sleeper)
-            else:
-                with contextlib.suppress(RuntimeError):  # that loop is over, and who waited in it
-                    caller_of(loop)(_wake, sleeper)
+def wake(sleeper: Any, loop: Any) -> None:  # noqa: ANN401 - as above
+    """Wake whoever sleeps, from any thread; nothing happens where that loop is over."""
+    here = None
+    with contextlib.suppress(RuntimeError):  # none runs where a coroutine is only collected
+        here = running_loop()
+    if loop is here:
+        _wake(sleeper)
+    else:
+        with contextlib.suppress(RuntimeError):
+            caller_of(loop)(_wake, sleeper)
 
 
 def _wake(sleeper: Any) -> None:  # noqa: ANN401 - a future of asyncio or an event of trio
@@ -219,6 +203,53 @@ def _wake(sleeper: Any) -> None:  # noqa: ANN401 - a future of asyncio or an eve
 def _wake_future(future: asyncio.Future[bool], by_timer: bool = False) -> None:
     if not future.done():
         future.set_result(by_timer)
+
+
+class Bell:
+    """Wakes whoever waits for it: at a time, or when it is rung before.
+
+    Those who wait and those who ring may be in any event loop of any thread.
+    """
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        #: What wakes each who waits, and its event loop.
+        self._waiting: dict[Any, Any] = {}
+
+    async def wait_until(
+        self,
+        when: float,
+        unless: Callable[[], bool] | None = None,
+        among: dict[Any, Bell] | None = None,
+    ) -> None:
+        """Return at `when`, a time as `current_time` tells it, or when the bell is rung.
+
+        At once where `unless` returns true. It is asked when a ring would be heard already, so that
+        nothing happens unheard between the question and the wait. The bell stands in `among` as
+        long as someone waits for it.
+        """
+        loop = running_loop()
+        sleeper = new_sleeper(loop)
+        self._waiting[sleeper] = loop
+        if among is not None:
+            among[sleeper] = self
+        try:
+            is_needless = unless is not None and unless()
+            unless = None  # not to be held by each of 10,000 who wait
+            if not is_needless:
+                await sleep_until(when, sleeper, loop)
+        finally:
+            del self._waiting[sleeper]
+            if among is not None:
+                del among[sleeper]
+
+    def ring(self) -> None:
+        """Wake everyone who waits now, in whichever event loop."""
+        if self._waiting:
+            # A copy in one step: other threads go on meanwhile.
+            for sleeper, loop in self._waiting.copy().items():
+                wake(sleeper, loop)
 
 
 async def finish(work: Callable[[], Coroutine[Any, Any, T]], *, grace: float = math.inf) -> T:
