@@ -46,6 +46,9 @@ RAW_JOB_MS = 1.04
 #: Rounds of 10,000 jobs in flight. A slow machine, where one takes a minute and more, begins no
 #: more of them after these seconds and has these at least; `--patient` has them all anywhere.
 FLIGHTS, FLIGHT_SECONDS, FEWEST_FLIGHTS = 7, 180, 3
+#: What a program that does nothing else may set (README, Settings): by default Python looks for
+#: garbage after 700 new objects, which are hardly ever any, and each look visits what waits.
+RARELY = (50_000, 20, 100)
 CLIENT = ("benchmarks.jobs", "--client")
 
 
@@ -91,6 +94,7 @@ def in_flight(port: int, seconds: float) -> tuple[dict, list[dict]]:
     seen: dict[int, dict[str, list[dict]]] = {
         count: {"raw": [], "ours": []} for count in (1000, 10_000)
     }
+    rarely: list[float] = []
     began = time.monotonic()
     for number in range(FLIGHTS):
         if number >= FEWEST_FLIGHTS and time.monotonic() - began > seconds:
@@ -98,17 +102,20 @@ def in_flight(port: int, seconds: float) -> tuple[dict, list[dict]]:
         for count, ways in seen.items():
             for way in ("raw", "ours") if number % 2 else ("ours", "raw"):
                 ways[way].append(flight(way, port, count))
+        rarely.append(flight("rarely", port, 1000)["ms"])
 
     def figures(count: int, way: str, figure: str) -> list[float]:
         return [one[figure] for one in seen[count][way]]
 
-    found = {
+    found: dict = {
         count: {
             way: {figure: spread(figures(count, way, figure)) for figure in ("ms", "peak_mib")}
             for way in ("raw", "ours")
         }
         for count in seen
     }
+    usual = figures(1000, "ours", "ms")
+    found["1000 with rare garbage collection / as usual"] = paired(rarely, usual)
     cpu = paired(figures(10_000, "ours", "ms"), figures(10_000, "raw", "ms"))
     memory = paired(figures(10_000, "ours", "peak_mib"), figures(10_000, "raw", "peak_mib"))
     growth = paired(figures(10_000, "ours", "ms"), figures(1000, "ours", "ms"))
@@ -286,6 +293,9 @@ def flight(way: str, port: int, count: int) -> dict:
 
 def client(way: str, port: str, jobs: str, at_once: str, interval: str) -> None:
     """Answer each round with CPU milliseconds of one job, and the peak memory so far."""
+
+    if way == "rarely":
+        gc.set_threshold(*RARELY)
 
     def measure() -> dict:
         cost = asyncio.run(crowd(way, int(port), int(jobs), int(at_once), float(interval)))
