@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
 
-from grok_video._base64 import codec_is_known, encoded_size
+from grok_video._base64 import codec_is_known, codec_is_quick, encoded_size
 from grok_video._errors import APITimeoutError, InvalidRequest
 from grok_video._pictures import (
     SMALL,
@@ -58,6 +58,9 @@ LARGE_PICTURE: Final = 20 * 2**20
 #: 7.6 in pieces of 768 KiB; fifty at once took 10.6, 7.1 and, in pieces of 1536 KiB, 12 ms each,
 #: and 9, 12 and 24 MiB together (`benchmarks/upload.py`).
 LARGE_PIECE: Final = 768 * 2**10
+#: The same for the standard library's encoder, which holds the GIL all the while: two threads in
+#: turn made the loop wait 10 ms with the larger pieces.
+SLOW_PIECE: Final = 384 * 2**10
 #: Large pieces that all uploads of an event loop hold together: with 4, a server that stops reading
 #: leaves 8 MiB in them (each is there twice, the second time in the socket's buffer). Two cost 20 %
 #: more CPU, eight save none. Fifty uploads that such a server stalls hold 21 MiB in all.
@@ -113,7 +116,7 @@ class PictureBody:
         size = min(left, SMALL_PIECE)
         if size < left and await uploads.large_piece():
             self._held = uploads
-            size = min(left, LARGE_PIECE)
+            size = min(left, LARGE_PIECE if codec_is_quick() else SLOW_PIECE)
         try:
             if picture.needs_thread or not codec_is_known():
                 parts = await _THREADS.run(_two_parts, picture, offset, size)

@@ -15,7 +15,7 @@ from grok_video import (
     VideoRequest,
 )
 from grok_video._body import create_body
-from grok_video._images import LARGE_PIECE, SMALL_PIECE
+from grok_video._images import LARGE_PIECE, SLOW_PIECE, SMALL_PIECE
 from grok_video._pictures import SMALL
 
 from .conftest import JPEG, PNG, Pipe, a_data_uri, a_picture, sent, sent_picture
@@ -127,12 +127,13 @@ async def test_wrapped_or_percent_encoded_base64_is_the_same_picture(codec):
     assert await sent_picture(escaped) == ("image/jpeg", content)
 
 
-async def test_no_chunk_is_large(tmp_path):
+async def test_no_chunk_is_large_and_smaller_where_the_encoder_holds_up_the_loop(tmp_path, codec):
+    most = LARGE_PIECE if codec == "pybase64" else SLOW_PIECE
     path = tmp_path / "cat.jpg"
     path.write_bytes(a_picture(5 * LARGE_PIECE))
     async with create_body(VideoRequest("drift", path)) as body:
         longest = max([len(chunk) async for chunk in body.chunks()])
-    assert longest <= LARGE_PIECE * 4 // 3
+    assert most // 2 < longest <= most * 4 // 3
 
 
 async def test_after_each_large_chunk_comes_a_tiny_one_for_transports_to_keep():
@@ -140,7 +141,7 @@ async def test_after_each_large_chunk_comes_a_tiny_one_for_transports_to_keep():
     async with create_body(VideoRequest("drift", a_picture(3 * LARGE_PIECE + 1))) as body:
         sizes = [len(chunk) async for chunk in body.chunks()]
     large = [place for place, size in enumerate(sizes) if size > SMALL_PIECE * 4 // 3]
-    assert len(large) == 3
+    assert len(large) >= 3
     assert all(sizes[place + 1] <= 8 for place in large)
 
 
