@@ -18,6 +18,7 @@ from anyio import to_thread
 from grok_video._budget import Budget
 from grok_video._course import Course
 from grok_video._earlier import check_ids, earlier_outcome
+from grok_video._entry import Entry
 from grok_video._errors import (
     ConfigurationError,
     DestinationError,
@@ -29,7 +30,7 @@ from grok_video._errors import (
 )
 from grok_video._gate import Gate
 from grok_video._item import ItemRun
-from grok_video._ledger import Entry, Journal, Ledger
+from grok_video._ledger import Journal, Ledger
 from grok_video._lifecycle import Event, State
 from grok_video._manifest import Line, Manifest, Unusable
 from grok_video._outcomes import BatchSummary, Outcome, OutcomeState, Tally

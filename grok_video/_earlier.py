@@ -17,13 +17,14 @@ from grok_video._errors import (
 )
 from grok_video._lifecycle import State
 from grok_video._models import Video
-from grok_video._outcomes import Outcome, OutcomeState
+from grok_video._outcomes import OutcomeState
 from grok_video._requests import refuse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from grok_video._ledger import Entry
+    from grok_video._entry import Entry
+    from grok_video._outcomes import Outcome
 
 
 #: Errors of jobs that can be told again by what the ledger has of them.
@@ -101,16 +102,4 @@ def earlier_outcome(entry: Entry, *, is_changed: bool) -> Outcome:
                 sha256=entry.sha256,
                 size=entry.size,
             )
-    return Outcome(
-        entry.key,
-        state,
-        request_id=entry.request_id,
-        video=video,
-        error=error,
-        cost_usd=entry.cost_usd,
-        attempts=entry.attempts,
-        polls=entry.polls,
-        seconds=entry.seconds,
-        retryable=entry.is_retryable,
-        is_changed=is_changed,
-    )
+    return entry.outcome(state, video=video, error=error, is_changed=is_changed)

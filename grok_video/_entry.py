@@ -16,9 +16,12 @@ from attrs import define, field
 
 from grok_video._ledgerfile import iso
 from grok_video._lifecycle import Event, State, advance
+from grok_video._outcomes import Outcome
 from grok_video._redaction import redact
 
 if TYPE_CHECKING:
+    from grok_video._models import Video
+    from grok_video._outcomes import OutcomeState
     from grok_video._requests import Image, VideoRequest
 
 __all__ = ["Entry", "plain", "read_id", "written_id"]
@@ -106,6 +109,29 @@ class Entry:
         """Set what went wrong, or that nothing did."""
         self.error_type = type(error).__name__ if error is not None else None
         self.error = plain(redact(str(error), limit=_LONGEST_ERROR)) if error is not None else None
+
+    def outcome(
+        self,
+        state: OutcomeState,
+        *,
+        video: Video | None,
+        error: Exception | None,
+        is_changed: bool,
+    ) -> Outcome:
+        """Return what became of the item, with what is known of it."""
+        return Outcome(
+            self.key,
+            state,
+            request_id=self.request_id,
+            video=video,
+            error=error,
+            cost_usd=self.cost_usd,
+            attempts=self.attempts,
+            polls=self.polls,
+            seconds=self.seconds,
+            retryable=self.is_retryable,
+            is_changed=is_changed,
+        )
 
     def row(self, event: Event) -> tuple[Any, ...]:
         """Return the event's row, with all that is known now."""

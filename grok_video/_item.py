@@ -31,7 +31,7 @@ from grok_video._errors import (
 from grok_video._gate import PATIENCE, Closed, NotYet, Turn, is_passing
 from grok_video._job import save
 from grok_video._lifecycle import Event, State
-from grok_video._outcomes import Outcome, OutcomeState
+from grok_video._outcomes import OutcomeState
 from grok_video._policies import NO_END, Deadline
 from grok_video._poller import Poller
 from grok_video._transports._loops import current_time, ends_at
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 
     from grok_video._course import Course
     from grok_video._create import Record
-    from grok_video._ledger import Entry
+    from grok_video._entry import Entry
     from grok_video._models import Video
-    from grok_video._outcomes import BatchItem
+    from grok_video._outcomes import BatchItem, Outcome
 
 __all__ = ["ItemRun"]
 
@@ -136,19 +136,8 @@ class ItemRun:
         finally:
             self._settle(error)
         done = entry.state is State.READY and error is None
-        return Outcome(
-            entry.key,
-            OutcomeState.DONE if done else self._called(error),
-            request_id=entry.request_id,
-            video=self._video,
-            error=error,
-            cost_usd=entry.cost_usd,
-            attempts=entry.attempts,
-            polls=entry.polls,
-            seconds=entry.seconds,
-            retryable=entry.is_retryable,
-            is_changed=self._is_changed,
-        )
+        state = OutcomeState.DONE if done else self._called(error)
+        return entry.outcome(state, video=self._video, error=error, is_changed=self._is_changed)
 
     def _called(self, error: Exception | None) -> OutcomeState:
         if not self._is_lost or error is None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from grok_video._ledgerfile import Facts, Opened
 
-__all__ = ["Entry", "Found", "Journal", "Ledger"]
+__all__ = ["Found", "Journal", "Ledger"]
 
 #: Seconds for which a transaction waits for more rows, where the last one had several: each costs
 #: 0.2 ms of CPU beside its rows, and a batch of jobs of milliseconds has a third as many with it.

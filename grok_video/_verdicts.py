@@ -27,7 +27,7 @@ from grok_video._gate import is_of_the_account
 from grok_video._lifecycle import Event, State
 
 if TYPE_CHECKING:
-    from grok_video._ledger import Entry
+    from grok_video._entry import Entry
 
 
 def meaning(failure: Exception, state: State, *, lost: bool) -> tuple[Event, ...]:

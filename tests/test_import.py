@@ -31,6 +31,15 @@ def test_whoever_catches_an_error_waits_for_no_library() -> None:
     assert not {"aiohttp", "anyio", "attr", "attrs", "cattrs"} & set(loaded)
 
 
+def test_a_client_loads_nothing_that_only_some_of_its_calls_need() -> None:
+    some = ["_images", "_pictures", "_base64", "_completion", "_download", "_batch", "_sync"]
+    code = "import sys, grok_video; grok_video.AsyncClient('key'); print(*sys.modules)"
+    loaded = run(code).split()
+    assert "grok_video._session" in loaded
+    assert not {f"grok_video.{name}" for name in some} & set(loaded)
+    assert not {"sqlite3", "PIL", "pybase64", "httpx2"} & set(loaded)
+
+
 def test_the_emulator_package_loads_nothing_heavy_either() -> None:
     code = (
         "import sys, grok_video.emulator.pytest_plugin, grok_video.emulator\n"

@@ -18,8 +18,8 @@ import pytest
 from attrs import frozen
 
 from grok_video import VideoRequest
+from grok_video._entry import Entry
 from grok_video._errors import DestinationError, LedgerError
-from grok_video._ledger import Entry
 from grok_video._ledgerfile import LedgerFile
 from grok_video._lifecycle import Event
 from grok_video._report import command_beside, count_states, write

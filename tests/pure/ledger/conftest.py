@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from grok_video import LedgerError, VideoRequest
-from grok_video._ledger import Entry, Ledger
+from grok_video._entry import Entry
+from grok_video._ledger import Ledger
 from grok_video._lifecycle import Event
 
 BACKENDS = ["asyncio", "trio"]

@@ -15,7 +15,8 @@ import anyio
 import pytest
 
 from grok_video import VideoRequest
-from grok_video._ledger import Entry, Ledger
+from grok_video._entry import Entry
+from grok_video._ledger import Ledger
 from grok_video._ledgerfile import LedgerFile
 from grok_video._lifecycle import Event, State
 from grok_video._lockfile import LockFile

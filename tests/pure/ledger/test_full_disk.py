@@ -18,7 +18,8 @@ FILL = textwrap.dedent(
     import anyio, sys
     from decimal import Decimal
     from grok_video import LedgerError, VideoRequest
-    from grok_video._ledger import Entry, Ledger
+    from grok_video._entry import Entry
+    from grok_video._ledger import Ledger
     from grok_video._lifecycle import Event
 
     async def main():
