@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self, cast
 from attrs import frozen
 
 from grok_video._filenames import check_template
+from grok_video._job import problem_of_id
 from grok_video._requests import refuse, require_flags, require_path, require_positive
 
 if TYPE_CHECKING:
@@ -92,9 +93,9 @@ def _ids(
     for key, found in cast("Mapping[object, object]", found_ids).items():
         if not isinstance(key, str):
             raise refuse("found_ids", {key: found}, "must have keys of items, each a str")
-        if not isinstance(found, str) or not found.strip() or found in (".", ".."):
-            limit = f"must give {key!r} a request_id, a str that is not blank"
-            raise refuse("found_ids", {key: found}, limit)
+        problem = problem_of_id(found)
+        if problem is not None or not isinstance(found, str):
+            raise refuse("found_ids", {key: found}, f"must give {key!r} an id, which {problem}")
         if found in owners:
             limit = f"must give each id once, and {owners[found]!r} has this one too"
             raise refuse("found_ids", {key: found}, limit)

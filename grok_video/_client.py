@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import copy
 import inspect
-import ssl
 import sys
 from typing import TYPE_CHECKING, Any, Literal, Never, Self, overload
 
 import anyio
 
+from grok_video._clientsettings import check_parts, check_transport
 from grok_video._create import log_unheard
 from grok_video._errors import ConfigurationError, InvalidRequest
 from grok_video._job import (
@@ -44,6 +44,7 @@ from grok_video._transports._loops import current_time
 
 if TYPE_CHECKING:
     import os
+    import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
     from decimal import Decimal
     from types import TracebackType
@@ -93,8 +94,8 @@ class AsyncClient:
         api_key, proxy, headers = veil(api_key), veil(proxy), veil(headers)
         outer = sys.exception()
         try:
-            _check_parts(retry, polling, limits, ssl_context)
-            _check_transport(transport, http_client)
+            check_parts(retry, polling, limits, ssl_context)
+            check_transport(transport, http_client, proxy=lift(proxy), ssl_context=ssl_context)
             config = TransportConfig(
                 base_url=find_base_url(base_url)[0],
                 api_key=find_key(lift(api_key))[0],
@@ -203,6 +204,37 @@ class AsyncClient:
         )
         return await self._start(request, None, on_submitted)
 
+    @overload
+    async def generate(
+        self,
+        prompt: VideoRequest,
+        *,
+        save_to: str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
+        sha256: bool = False,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        on_submitted: Callable[[AsyncJob], Awaitable[None] | None] | None = None,
+    ) -> Video: ...
+
+    @overload
+    async def generate(
+        self,
+        prompt: str,
+        image: ImageInput | None = None,
+        *,
+        duration: int | None = None,
+        aspect_ratio: AspectRatio | None = None,
+        resolution: Resolution | None = None,
+        model: str = DEFAULT_MODEL,
+        output: Mapping[str, Any] | None = None,
+        user: str | None = None,
+        save_to: str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
+        sha256: bool = False,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        on_submitted: Callable[[AsyncJob], Awaitable[None] | None] | None = None,
+    ) -> Video: ...
+
     async def generate(
         self,
         prompt: str | VideoRequest,
@@ -248,6 +280,9 @@ class AsyncClient:
         )
         if save_to is not None:
             require_path("save_to", save_to)
+            if request.is_delivered:
+                limit = "must be left out where output.upload_url has the provider deliver the file"
+                raise refuse("save_to", save_to, limit)
             await load_downloads()
             from grok_video import _download
 
@@ -451,26 +486,6 @@ def renewed(client: AsyncClient) -> AsyncClient:
     renewed_session = client._session.renewed()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     new._session = renewed_session  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     return new
-
-
-def _check_parts(retry: Retry, polling: Polling, limits: Limits, tls: object) -> None:
-    parts = (
-        ("retry", retry, Retry, "a Retry, e.g. Retry(attempts=3)"),
-        ("polling", polling, Polling, "a Polling, e.g. Polling.fixed(5)"),
-        ("limits", limits, Limits, "a Limits, e.g. Limits(creates_per_minute=60)"),
-        ("ssl_context", tls, ssl.SSLContext | None, "an ssl.SSLContext, or None"),
-    )
-    for name, value, kind, what in parts:
-        if not isinstance(value, kind):
-            raise refuse(name, value, f"must be {what}")
-
-
-def _check_transport(transport: Transport | str | None, http_client: object) -> None:
-    if not isinstance(transport, Transport) and transport not in (None, "aiohttp", "httpx"):
-        raise refuse("transport", transport, "must be 'aiohttp', 'httpx' or a Transport, or None")
-    if http_client is not None and transport not in (None, "httpx"):
-        limit = "must be 'httpx' or left out where an http_client is given"
-        raise refuse("transport", transport, limit)
 
 
 def _as_request(

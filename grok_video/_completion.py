@@ -63,9 +63,14 @@ class Completion:
         return self._ready.popleft()
 
 
-def _checked(jobs: Iterable[AsyncJob]) -> list[AsyncJob]:
+def require_many(jobs: object) -> None:
+    """Return if these may be jobs. Raises `InvalidRequest` for what is no iterable of them."""
     if not isinstance(jobs, Iterable) or isinstance(jobs, str | bytes):
         raise refuse("jobs", jobs, "must be an iterable of jobs, such as a list")
+
+
+def _checked(jobs: Iterable[AsyncJob]) -> list[AsyncJob]:
+    require_many(jobs)
     given = list(jobs)
     for job in given:
         if inspect.iscoroutine(job):

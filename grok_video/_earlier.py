@@ -76,6 +76,18 @@ def _error(entry: Entry) -> GrokVideoError:
     return kind(message, request_id=entry.request_id)
 
 
+def earlier_video(entry: Entry) -> Video:
+    """Return the video of an item as the ledger has it; its link is long gone."""
+    return Video(
+        entry.request_id or "",
+        None,
+        cost_usd=entry.cost_usd,
+        path=Path(entry.path) if entry.path is not None else None,
+        sha256=entry.sha256,
+        size=entry.size,
+    )
+
+
 def earlier_outcome(entry: Entry, *, is_changed: bool) -> Outcome:
     """Return the outcome of an item with which an earlier run came to an end."""
     video = error = None
@@ -94,12 +106,5 @@ def earlier_outcome(entry: Entry, *, is_changed: bool) -> Outcome:
             )
         case _:
             state = OutcomeState.SKIPPED
-            video = Video(
-                entry.request_id or "",
-                None,
-                cost_usd=entry.cost_usd,
-                path=Path(entry.path) if entry.path is not None else None,
-                sha256=entry.sha256,
-                size=entry.size,
-            )
+            video = earlier_video(entry)
     return entry.outcome(state, video=video, error=error, is_changed=is_changed)

@@ -327,13 +327,21 @@ class CreateOutcomeUnknown(GrokVideoError):
 class JobError(GrokVideoError):
     """Something about one accepted job; `request_id` is always known.
 
-    `snapshot` is the last one seen (None before the first poll).
+    `snapshot` is the last one seen (None before the first poll), with every text of its `raw`
+    redacted.
     """
 
     request_id: str
 
     def __init__(self, message: str, *, request_id: str, snapshot: Snapshot | None = None) -> None:
         super().__init__(message, request_id=request_id)
+        if snapshot is not None and snapshot.raw:
+            # Errors are logged and sent to other services, and a link's query is a signature.
+            from attrs import evolve
+
+            from grok_video._redaction import redact_within
+
+            snapshot = evolve(snapshot, raw=redact_within(snapshot.raw))
         self.snapshot = snapshot
 
 
@@ -359,7 +367,7 @@ class JobFailed(JobError):
 class ModerationRefused(JobFailed):
     """Content moderation kept the video back; the same input will be refused again.
 
-    Moderated output is charged by the provider in the records we have (contract, section 5).
+    Moderated output is charged by the provider in the records we have.
     """
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from grok_video import _download
 from grok_video._budget import dollars, list_price
+from grok_video._earlier import earlier_video
 from grok_video._errors import (
     APIError,
     AuthenticationError,
@@ -322,6 +323,7 @@ class ItemRun:
     async def _fetch_again(self) -> None:
         """The file of a saved item is here once more; nothing is ever sent for that."""
         entry, overwrite = self._entry, self._course.overwrite
+        self._video = earlier_video(entry)
         try:
             # It may be another file of somebody's, or this one as somebody has changed it.
             await _download.check_destination(

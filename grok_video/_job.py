@@ -1,7 +1,7 @@
 """One job, as its users see it: wait for it, look at it, follow it, fetch its file.
 
-Everything that decides or sleeps is in `_poller` and `_download`; this handle has no state of its
-own, so that any number of handles, waiters and processes may share one job.
+Everything that decides or sleeps is in `_poller` and `_download`. Any number of waiters share the
+polls of one handle; any number of handles and processes may wait for one job, each with its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Self
 from grok_video._models import JobStatus, Snapshot, Video
 from grok_video._policies import Deadline
 from grok_video._poller import Poller
-from grok_video._requests import refuse, require_flags, require_path
+from grok_video._requests import refuse, require_flags, require_path, require_positive
 from grok_video._threads import load
 from grok_video._transports._loops import current_time
 
@@ -122,7 +122,8 @@ class AsyncJob:
         try. An existing file is replaced only with `overwrite`. With `sha256` the file is hashed as
         it arrives and `Video.sha256` says the hash. Without, it is None: the API states no hash to
         compare it with, and it would be 0.4 of the CPU of a large download.
-        `timeout` is seconds for waiting and fetching together, None for none over the transfer.
+        `timeout` is seconds for waiting and fetching together. None leaves the transfer its time
+        and ends the wait after 600 s, as that of `result()`.
         Raises `DestinationError` if the place cannot be written (told before anything is fetched),
         `LinkExpired`, `Truncated`, `NotAVideo`, and what `result` raises.
         """
@@ -143,7 +144,9 @@ class AsyncJob:
     async def stream(self) -> AsyncIterator[bytes]:
         """Yield the video's bytes as they arrive; a broken transfer is continued where it broke.
 
-        Waits for the job first. Raises as `download` does, without the errors of a destination.
+        Waits for the job first, at most 600 s; `result(timeout)` before it waits otherwise.
+        Not counted among the `concurrent_downloads`: whoever iterates sets the pace. Raises as
+        `download` does, without the errors of a destination.
         """
         await load_downloads()
         from grok_video import _download
@@ -174,6 +177,8 @@ class _Updates:
     """The snapshots of a job as they change; holds nothing that would have to be closed."""
 
     def __init__(self, poller: Poller, timeout: float | None) -> None:
+        if timeout is not None:
+            require_positive("timeout", timeout, "must be a number of seconds above 0, or None")
         self._poller = poller
         self._timeout = timeout
         self._deadline: Deadline | None = None
@@ -265,16 +270,21 @@ def _transport_of(session: Session) -> Callable[[], Transport]:
 
 
 def require_request_id(request_id: str) -> str:
-    """Return an id as it is: ids are opaque, but never blank."""
-    if not isinstance(request_id, str) or not request_id.strip():
-        raise refuse("request_id", request_id, "must be a str that is not blank")
-    if request_id.strip().lower().startswith(("http://", "https://")):
-        limit = "must be the id alone, which is what stands after /videos/ in an address"
-        raise refuse("request_id", request_id, limit)
-    if request_id in (".", ".."):
-        # Names of folders in the path of a URL (RFC 3986, section 5.2.4): another job is not there.
-        raise refuse("request_id", request_id, "must not be a dot or two")
+    """Return an id as it is. Raises `InvalidRequest` if it can be none."""
+    problem = problem_of_id(request_id)
+    if problem is not None:
+        raise refuse("request_id", request_id, problem)
     return request_id
+
+
+def problem_of_id(request_id: object) -> str | None:
+    """Return why something can be no id, or None: ids are opaque, but never blank."""
+    if not isinstance(request_id, str) or not request_id.strip():
+        return "must be a str that is not blank"
+    if request_id.strip().lower().startswith(("http://", "https://")):
+        return "must be the id alone, which is what stands after /videos/ in an address"
+    # Names of folders in the path of a URL (RFC 3986, section 5.2.4): another job is not there.
+    return "must not be a dot or two" if request_id in (".", "..") else None
 
 
 def poller_of(job: AsyncJob) -> Poller:

@@ -187,10 +187,11 @@ class Tally:
     def summary(
         self, *, in_flight: int, cost_usd: Decimal, open_usd: Decimal, stopped: str | None
     ) -> BatchSummary:
-        """Return where it stands."""
-        videos = self.counts[OutcomeState.SAVED] + self.counts[OutcomeState.DONE]
+        """Return where it stands; any thread may ask."""
+        counts = dict(self.counts)  # in one step: it grows meanwhile
+        videos = counts.get(OutcomeState.SAVED, 0) + counts.get(OutcomeState.DONE, 0)
         return BatchSummary(
-            counts={state: count for state, count in self.counts.items() if count},
+            counts={state: count for state, count in counts.items() if count},
             in_flight=in_flight,
             cost_usd=cost_usd,
             open_usd=open_usd,

@@ -49,9 +49,9 @@ class Retry(Value):
 
     A create is sent again only where that cannot pay twice: it certainly was not sent (DNS,
     connect, TLS), or the server clearly refused it for a passing reason (429, a 503 before any
-    upstream took it). A poll may always be sent again. Waits double from `base` to `cap` seconds
-    with full jitter, and never undercut a Retry-After; a create gives up where that is longer than
-    `patience`. `attempts` counts the first one too.
+    upstream took it). A poll may always be sent again. Waits double from `base` to `cap` seconds,
+    of which each takes between half and all at random, and never undercut a Retry-After; a create
+    gives up where that is longer than `patience`. `attempts` counts the first one too.
 
     `resend_unknown_creates` takes the promise back that nothing is paid twice: a create whose
     outcome is unknown is sent again, and each such resend can pay for a second video.
@@ -59,7 +59,7 @@ class Retry(Value):
 
     #: How many times a create is sent at most, the first included: CometAPI's examples use 5.
     attempts: int = field(default=5, validator=_whole)
-    #: Seconds before the second attempt, on average half of it (full jitter).
+    #: Seconds before the second attempt at most; at random, half of it at least.
     base: float = field(default=1.0, validator=_positive)
     #: Longest wait between attempts in seconds, where the server does not ask for more: CometAPI's
     #: examples use 30.
@@ -85,12 +85,11 @@ class Retry(Value):
     def _may_resend(self, failure: GrokVideoError) -> bool:
         if isinstance(failure, APIConnectionError):
             return not failure.may_have_been_sent or self.resend_unknown_creates
+        if not isinstance(failure, APIError) or (failure.retry_after or 0.0) > self.patience:
+            return False
         if isinstance(failure, RateLimited):
-            return (failure.retry_after or 0.0) <= self.patience
-        if isinstance(failure, ServerError) and failure.refused:
-            return (failure.retry_after or 0.0) <= self.patience
-        unknown = isinstance(failure, APIError) and not failure.refused
-        return unknown and self.resend_unknown_creates
+            return True
+        return isinstance(failure, ServerError) if failure.refused else self.resend_unknown_creates
 
     def poll_delay(self, failure: GrokVideoError, failures: int, random: random.Random) -> float:
         """Return the seconds to wait after so many polls in a row that failed in passing."""

@@ -22,7 +22,6 @@ from grok_video._errors import (
     resume_hint,
     reword,
 )
-from grok_video._lifecycle import Event, State, advance
 from grok_video._models import JobStatus, Snapshot, Video
 from grok_video._policies import NO_END
 from grok_video._polling import Watch
@@ -33,13 +32,6 @@ if TYPE_CHECKING:
     from grok_video._policies import Deadline
     from grok_video._requests import VideoRequest
     from grok_video._session import Heard, Session
-
-_EVENTS: Final = {
-    JobStatus.DONE: Event.RENDERED,
-    JobStatus.FAILED: Event.ENDED_WITHOUT_VIDEO,
-    JobStatus.EXPIRED: Event.LAPSED,
-}
-
 
 #: Bytes of an answer that are kept to compare the next one with; recorded ones have up to 600.
 _WORTH_KEEPING: Final = 4096
@@ -63,10 +55,9 @@ class Poller:
         #: What the last poll said; None before the first.
         self.snapshot: Snapshot | None = None
         self._heard: Heard | None = None
-        self.state = State.PENDING
         #: True where the create was made here: its time, length and size are known.
         self.made_here = request is not None
-        self._delivered_elsewhere = request is not None and request.output is not None
+        self._delivered_elsewhere = request is not None and request.is_delivered
         self._watch = Watch(
             duration=request.duration if request is not None else None,
             resolution=request.resolution if request is not None else None,
@@ -101,7 +92,7 @@ class Poller:
 
     def take_over(self, other: Poller) -> None:
         """Know what the poller of the same job in a parent process knew at the fork."""
-        self.snapshot, self.state, self.made_here = other.snapshot, other.state, other.made_here
+        self.snapshot, self.made_here = other.snapshot, other.made_here
         self._delivered_elsewhere = other._delivered_elsewhere
         self._watch, self._since, self._due = other._watch, other._since, other._due
         self._changed_at, self._not_before = other._changed_at, other._not_before
@@ -255,21 +246,22 @@ class Poller:
         self._failures = 0
         self._passing_error = None
         elapsed = self._age(now)
-        event = _EVENTS.get(snapshot.status)
         was_finished = self.is_finished
         if self.snapshot is not snapshot and not self.snapshot == snapshot:  # noqa: SIM201 - quicker
             self._changed_at = now
         self.snapshot = snapshot
-        if event is None:
+        if not snapshot.status.is_terminal:
             self._watch.note(elapsed, snapshot.progress, hint)
             self._last_pending = elapsed
             self._plan_next_poll(now, elapsed)
-        elif not was_finished:
-            self.state = advance(self.state, event)
-            # A fixed interval never asks what was learned.
-            if event is Event.RENDERED and self.session.polling.adaptive:
-                self.session.experience.record(self._watch, self._last_pending, elapsed)
+        elif snapshot.status is JobStatus.DONE and not was_finished:
+            self._learn(elapsed)
         self._polls += 1
+
+    def _learn(self, elapsed: float) -> None:
+        session = self.session
+        if session.polling.adaptive:  # a fixed interval never asks what was learned
+            session.experience.record(self._watch, self._last_pending, elapsed)
 
     def _plan_next_poll(self, now: float, elapsed: float) -> None:
         self._due = now + self.session.polling.next_delay(
@@ -367,7 +359,8 @@ def outcome_error(snapshot: Snapshot) -> JobError:
             reason=reason,
         )
     return JobFailed(
-        f"job {name} failed{label}: {reason}. It has no video; a new create costs again.",
+        f"job {name} failed{label}: {reason}. There is no link to a video; a new create costs "
+        "again.",
         request_id=name,
         snapshot=snapshot,
         code=code,

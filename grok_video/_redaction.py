@@ -8,8 +8,11 @@ Nothing here knows the API's documents: it sees strings and returns strings.
 from __future__ import annotations
 
 import re
-from typing import Any, Final, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 from urllib.parse import urlsplit, urlunsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 T = TypeVar("T")
 
@@ -53,10 +56,6 @@ class Secret:
     def reveal(self) -> str:
         """Return the value itself."""
         return self._value
-
-    def hide(self, text: str) -> str:
-        """Return `text` with every occurrence of the value masked."""
-        return text.replace(self._value, "***") if self._value else text
 
     def __repr__(self) -> str:
         return "Secret('***')"
@@ -113,6 +112,23 @@ def redact(text: str, *, limit: int = BODY_LIMIT) -> str:
     if len(shown) <= limit and len(text) <= _SCAN_LIMIT:
         return shown
     return f"{shown[:limit]}... ({len(text)} characters)"
+
+
+def redact_within(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a JSON document in which every text is redacted, however deep it is."""
+    whole: dict[str, Any] = {}
+    left: list[tuple[Any, Any]] = [(document, whole)]
+    while left:
+        found, copy = left.pop()
+        for place, value in found.items() if hasattr(found, "items") else enumerate(found):
+            copied: Any = value
+            if isinstance(value, str):
+                copied = redact(value)
+            elif type(value) in (dict, list):
+                copied = {} if hasattr(value, "items") else [None] * len(value)
+                left.append((value, copied))
+            copy[place] = copied
+    return whole
 
 
 def redact_url(url: str) -> str:

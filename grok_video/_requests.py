@@ -124,8 +124,23 @@ def require_picture(head: bytes, value: object, length: int) -> str:
     return mime
 
 
-#: How a picture can be given; see `Image`.
-_KINDS: Final = ("url", "data", "path", "bytes", "file", "pil")
+def _is_data_uri(source: object) -> bool:
+    return isinstance(source, str) and source.startswith(
+        tuple(f"data:{mime};base64," for mime in IMAGE_TYPES)
+    )
+
+
+#: How a picture can be given, whether something is that, and how it is called; see `Image`. What
+#: has to be read to be known is found out before it is sent.
+_KINDS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
+    "url": (lambda source: isinstance(source, str) and _is_url(source), "an http(s) URL"),
+    "data": (_is_data_uri, f"a base64 data URI of type {', '.join(IMAGE_TYPES)}"),
+    "path": (lambda source: isinstance(source, Path), "a pathlib.Path"),
+    "bytes": (lambda source: isinstance(source, bytes | bytearray | memoryview), "bytes"),
+    "file": (lambda source: hasattr(source, "read"), "an open binary file"),
+    # By what it has: Pillow may not be installed.
+    "pil": (lambda source: hasattr(source, "getbands"), "a Pillow image (PIL.Image.Image)"),
+}
 
 
 @frozen(repr=False, eq=False)
@@ -143,6 +158,11 @@ class Image:
     def __attrs_post_init__(self) -> None:
         if self.kind not in _KINDS:
             raise refuse("kind", self.kind, f"must be one of {', '.join(_KINDS)}")
+        source, (fits, what) = self.source, _KINDS[self.kind]
+        if not fits(source):
+            kind = type(cast("object", source))
+            shown = redact_url(source) if isinstance(source, str) else kind
+            raise refuse("image", shown, f"of the kind {self.kind!r} must be {what}")
 
     @classmethod
     def of(cls, value: ImageInput) -> "Image":
@@ -280,7 +300,9 @@ def _optional_image(value: ImageInput | None) -> Image | None:
 
 @frozen(init=False, eq=False, repr=False)
 class VideoRequest(Shown):
-    """One create, validated; only what was set is sent, the server's defaults stay the server's.
+    """One create, validated; only the model and what was set is sent.
+
+    The rest is left to the server's defaults.
 
     `duration` is seconds, an int from 1 to 15 (the server's default is 8). `aspect_ratio` with an
     image stretches the image to it; omitted, the video has the image's own ratio. `output` may
@@ -292,8 +314,8 @@ class VideoRequest(Shown):
     prompt: str
     image: Image | None
     duration: int | None
-    aspect_ratio: str | None
-    resolution: str | None
+    aspect_ratio: AspectRatio | None
+    resolution: Resolution | None
     model: str
     output: Mapping[str, Any] | None = field(repr=False)
     user: str | None
@@ -336,7 +358,7 @@ class VideoRequest(Shown):
             raise refuse("model", model, "must be a str that is not blank")
         if user is not None and not isinstance(user, str):
             raise refuse("user", user, "must be a str")
-        _check_output(output)
+        output = _checked_output(output)
         self.__attrs_init__(
             prompt,
             _optional_image(image),
@@ -348,8 +370,13 @@ class VideoRequest(Shown):
             user,
         )
 
+    @property
+    def is_delivered(self) -> bool:
+        """True if the provider is to put the file at `output.upload_url` and gives no link."""
+        return self.output is not None and self.output.get("upload_url") is not None
+
     def settings(self) -> dict[str, Any]:
-        """Return the JSON fields that were set, without the image."""
+        """Return the JSON fields that are sent, without the image."""
         fields = {
             "model": self.model,
             "prompt": self.prompt,
@@ -405,9 +432,10 @@ def refuse_unknown(function: Callable[..., object], unknown: Mapping[str, object
         raise TypeError(message)
 
 
-def _check_output(output: Mapping[str, Any] | None) -> None:
+def _checked_output(output: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return a copy, which nobody else can change: what was checked is what is sent."""
     if output is None:
-        return
+        return None
     if not isinstance(output, Mapping):
         raise refuse("output", output, "must be a mapping such as {'upload_url': 'https://...'}")
     target = output.get("upload_url")
@@ -416,9 +444,10 @@ def _check_output(output: Mapping[str, Any] | None) -> None:
         shown = redact_url(target) if isinstance(target, str) else target
         raise refuse("output", shown, "must hold an http(s) URL in 'upload_url'")
     try:
-        json.dumps(dict(output), allow_nan=False)
+        copy: dict[str, Any] = json.loads(json.dumps(dict(output), allow_nan=False))
     except (TypeError, ValueError):
         raise refuse("output", type(output).__name__, "must hold only what JSON can") from None
+    return copy
 
 
 def _is_utf8(text: str) -> bool:
@@ -435,8 +464,8 @@ def frame_size(
     """Return the intended (width, height) in pixels of a resolution and an aspect ratio.
 
     The short side is the resolution; the long one follows the ratio, rounded down to a multiple of
-    eight (480p 16:9 is 848x480). Real files can differ by some pixels (contract.md section 2), so
-    treat it as an intention. Raises `InvalidRequest` if either value is unknown.
+    eight (480p 16:9 is 848x480). Real files can differ by some pixels, so treat it as an
+    intention. Raises `InvalidRequest` if either value is unknown.
     """
     if resolution not in RESOLUTIONS:
         raise refuse("resolution", resolution, f"must be one of {', '.join(RESOLUTIONS)}")

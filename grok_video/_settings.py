@@ -128,4 +128,8 @@ def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
         if not isinstance(value, str) or re.search(r"[\r\n\0]", name + value):
             message = f"headers[{name!r}] must be a str without line breaks. Nothing was sent."
             raise ConfigurationError(message)
+        if not (name + value).isascii():
+            # Libraries disagree on how anything else is sent.
+            message = f"headers[{name!r}] must be ASCII, name and value. Nothing was sent."
+            raise ConfigurationError(message)
     return checked

@@ -172,6 +172,37 @@ class Client(ClientTwin):
             ),
         )
 
+    @overload
+    def generate(
+        self,
+        prompt: VideoRequest,
+        *,
+        save_to: str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
+        sha256: bool = False,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        on_submitted: Callable[[Job], None] | None = None,
+    ) -> Video: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str,
+        image: ImageInput | None = None,
+        *,
+        duration: int | None = None,
+        aspect_ratio: AspectRatio | None = None,
+        resolution: Resolution | None = None,
+        model: str = DEFAULT_MODEL,
+        output: Mapping[str, Any] | None = None,
+        user: str | None = None,
+        save_to: str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
+        sha256: bool = False,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        on_submitted: Callable[[Job], None] | None = None,
+    ) -> Video: ...
+
     def generate(
         self,
         prompt: str | VideoRequest,
@@ -402,7 +433,8 @@ class Job(JobTwin):
         try. An existing file is replaced only with `overwrite`. With `sha256` the file is hashed as
         it arrives and `Video.sha256` says the hash. Without, it is None: the API states no hash to
         compare it with, and it would be 0.4 of the CPU of a large download.
-        `timeout` is seconds for waiting and fetching together, None for none over the transfer.
+        `timeout` is seconds for waiting and fetching together. None leaves the transfer its time
+        and ends the wait after 600 s, as that of `result()`.
         Raises `DestinationError` if the place cannot be written (told before anything is fetched),
         `LinkExpired`, `Truncated`, `NotAVideo`, and what `result` raises.
         """
@@ -413,7 +445,9 @@ class Job(JobTwin):
     def stream(self) -> Iterator[bytes]:
         """Yield the video's bytes as they arrive; a broken transfer is continued where it broke.
 
-        Waits for the job first. Raises as `download` does, without the errors of a destination.
+        Waits for the job first, at most 600 s; `result(timeout)` before it waits otherwise.
+        Not counted among the `concurrent_downloads`: whoever iterates sets the pace. Raises as
+        `download` does, without the errors of a destination.
         """
         return self._iterate(self._handle.stream())
 

@@ -40,7 +40,7 @@ from grok_video._ranges import (
     request_headers,
 )
 from grok_video._redaction import redact_url
-from grok_video._transports._base import NotRequestable, PrivateAddress
+from grok_video._transports._base import NotRequestable
 from grok_video._transports._loops import current_time
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class Transfer:
                         intake.end()
             except APIConnectionError as error:
                 failure = error
-            except PrivateAddress:
+            except PermissionError:
                 raise self.error(
                     DownloadError, "the link was not followed: it leads into a private network"
                 ) from None

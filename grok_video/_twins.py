@@ -254,6 +254,9 @@ class ClientTwin(Twin[AsyncClient]):
 
     def _handles(self, jobs: Iterable[JobTwin]) -> list[AsyncJob]:
         """Return the handles of this client's jobs, taken from the iterable in this thread."""
+        from grok_video._completion import require_many
+
+        require_many(jobs)
         handles: list[AsyncJob] = []
         for job in jobs:
             if not isinstance(job, JobTwin) or job._core is not self._core:  # noqa: SLF001
@@ -272,7 +275,9 @@ class ClientTwin(Twin[AsyncClient]):
         self, kind: type[J], hook: Callable[[J], object] | None
     ) -> Callable[[AsyncJob], Awaitable[None]]:
         """Return the hook as the asynchronous client takes it; it is called in this thread."""
-        if inspect.iscoroutinefunction(hook):
+        if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(
+            getattr(hook, "__call__", None)  # noqa: B004 - whether it is a coroutine function
+        ):
             raise refuse("on_submitted", hook, "must be a plain function for a blocking client")
         if hook is not None and not callable(hook):
             limit = "must be a function that can be called with the job, or None"

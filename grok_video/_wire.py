@@ -205,7 +205,11 @@ def _read_snapshot(
             held = _failure(levels, text="the video was held back by moderation", moderated=True)
             return Snapshot(request_id, JobStatus.FAILED, progress, None, held, raw)
         if url is None and not delivered_elsewhere:
-            missing = _failure(levels, text="the job is done and the answer has no video URL")
+            missing = _failure(
+                levels,
+                text="the job is done and the answer has no video URL (where its create asked for "
+                "output.upload_url, the video was delivered there)",
+            )
             return Snapshot(request_id, JobStatus.FAILED, progress, None, missing, raw)
         video = _video(levels, request_id, url)
         return Snapshot(request_id, status, progress, video, None, raw)

@@ -97,6 +97,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_item",
             "_batchsettings",
             "_batch",
+            "_clientsettings",
             "_client",
         ],
     ),

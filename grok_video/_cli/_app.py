@@ -358,7 +358,7 @@ def batch(
         typer.Option(metavar="KEY=ID", help="The request_id found for an item in doubt."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that no ledger knows.")
+        bool, typer.Option("--overwrite", help="Replace files that are in the place of videos.")
     ] = False,
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="For the wait of each job.")

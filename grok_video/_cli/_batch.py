@@ -17,7 +17,14 @@ from attrs import evolve
 
 from grok_video import _report
 from grok_video._cli._console import Console
-from grok_video._cli._endings import Errand, Interrupted, finish, in_shell_words
+from grok_video._cli._endings import (
+    FAILED,
+    USAGE,
+    Errand,
+    Interrupted,
+    finish,
+    in_shell_words,
+)
 from grok_video._cli._interrupts import run
 from grok_video._cli._jobs import refuse_emulator
 from grok_video._cli._plan import plain
@@ -235,6 +242,11 @@ class BatchErrand(Errand):
             facts["summary"] = summary_facts(self.batch.summary)
             facts["states"] = self._states()
         return facts
+
+    def exit_code(self, error: BaseException) -> int:
+        """Return it; once something may have been sent, nothing is a mere matter of usage."""
+        code = super().exit_code(error)
+        return FAILED if code == USAGE and self.batch is not None else code
 
     def _states(self) -> dict[str, int]:
         """Return how many items the ledger has in which state, those of earlier runs included."""

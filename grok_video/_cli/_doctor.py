@@ -35,6 +35,8 @@ from grok_video._errors import (
 )
 from grok_video._redaction import redact_url
 from grok_video._settings import KEY_VARIABLE, find_base_url, find_key
+from grok_video._transports._base import Proxies
+from grok_video._urls import Origin
 
 #: No job has this id: ids are random UUIDs, and this one is all zeros.
 NO_JOB: Final = "00000000-0000-0000-0000-000000000000"
@@ -123,21 +125,24 @@ def _base_url(connection: Connection) -> tuple[str | None, dict[str, Any]]:
 
 
 def _proxy(base_url: str) -> dict[str, Any]:
-    """Tell the proxy as urllib, and with it aiohttp, reads it from the environment."""
-    parts = urlsplit(base_url)
+    """Tell the proxy that the client takes from the environment, or why it takes none."""
+    origin = Origin.of(base_url)
     found = urllib.request.getproxies()
-    proxy = found.get(parts.scheme)
-    bypassed = bool(proxy) and bool(urllib.request.proxy_bypass(parts.netloc))
-    facts: dict[str, Any] = {"ok": True, "url": None, "bypassed": bypassed}
-    if not proxy:
-        return facts | {"detail": f"none ({parts.scheme.upper()}_PROXY is not set)"}
-    shown = redact_url(proxy) if "://" in proxy else "an address without http://"
-    if bypassed:
-        return facts | {"detail": f"none: NO_PROXY exempts {parts.hostname} from {shown}"}
-    if urlsplit(proxy).scheme not in ("http", "https"):
-        detail = f"{shown} cannot be used: it must be an http(s) URL"
-        return facts | {"ok": False, "url": shown, "detail": detail}
-    return facts | {"url": shown, "detail": shown}
+    named = found.get(origin.scheme) or found.get("all")
+    facts: dict[str, Any] = {"ok": True, "url": None, "bypassed": False}
+    if not named:
+        variable = f"{origin.scheme.upper()}_PROXY"
+        return facts | {"detail": f"none (neither {variable} nor ALL_PROXY is set)"}
+    chosen = Proxies(None, found).choose(origin)
+    if chosen is not None:
+        shown = redact_url(chosen)
+        return facts | {"url": shown, "detail": shown}
+    shown = redact_url(named) if "://" in named else named.rpartition("@")[2]
+    if urllib.request.proxy_bypass(f"{origin.host}:{origin.port}"):
+        detail = f"none: NO_PROXY exempts {origin.host} from {shown}"
+        return facts | {"bypassed": True, "detail": detail}
+    detail = f"{shown} is not used, as it is no http(s) proxy: requests go without one"
+    return facts | {"ok": False, "url": shown, "detail": detail}
 
 
 def _certificates(base_url: str) -> dict[str, Any]:

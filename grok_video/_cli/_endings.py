@@ -154,9 +154,13 @@ class Errand:
             "message": one_line(message),
             "request_id": request_id,
             "resume": None if self._is_final(error) else self.resume,
-            "exit_code": exit_code(error),
+            "exit_code": self.exit_code(error),
             **create,
         }
+
+    def exit_code(self, error: BaseException) -> int:
+        """Return the exit code of an error that ends the command."""
+        return exit_code(error)
 
     def _doubt(self, error: BaseException) -> dict[str, Any]:
         """Return what is known of a create whose outcome is not."""
@@ -254,7 +258,7 @@ def finish(errand: Errand, work: Callable[[], int]) -> int:
                 _forget_stdout()
                 errand.console.json_lines = False
             errand.console.error(errand.facts(error))
-        return exit_code(error)
+        return errand.exit_code(error)
 
 
 def _forget_stdout() -> None:

@@ -56,11 +56,7 @@ class _Numbers(ProgressColumn):
         self._samples: deque[tuple[float, int]] = deque()
 
     def render(self, task: Task) -> Text:
-        # A number may change while it is read here, beside the event loop: the next look has it.
-        try:
-            summary = self._summary()
-        except RuntimeError:
-            return self._text
+        summary = self._summary()
         rate = self._rate(summary)
         self._text = Text(numbers(summary, rate=rate, remaining=task.remaining or 0))
         return self._text

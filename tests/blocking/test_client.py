@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
@@ -192,9 +192,21 @@ def test_an_async_hook_is_refused_before_anything_is_paid(
 ) -> None:
     async def hook(job: Job) -> None: ...
 
-    with pytest.raises(InvalidRequest, match="must be a plain function"):
-        blocking.submit("drift", on_submitted=hook)  # type: ignore[arg-type]
+    class Hook:
+        async def __call__(self, job: Job) -> None: ...
+
+    for given in (hook, Hook()):
+        with pytest.raises(InvalidRequest, match="must be a plain function"):
+            blocking.submit("drift", on_submitted=given)  # type: ignore[arg-type]
     assert grok_emulator.accepted == 0
+
+
+@pytest.mark.parametrize("jobs", [None, "abc", 5])
+def test_what_is_no_iterable_of_jobs_is_refused_as_the_asynchronous_client_does(
+    blocking: Client, jobs: Any
+) -> None:
+    with pytest.raises(InvalidRequest, match="must be an iterable of jobs"):
+        blocking.as_completed(jobs)
 
 
 def test_what_a_hook_raises_comes_out_with_the_id_however_odd_its_class_is(

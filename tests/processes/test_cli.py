@@ -423,6 +423,30 @@ def test_doctor_reads_proxy_and_certificates_as_python_does(
     assert set(found["versions"]["extras"]) == {"cli", "emulator", "trio", "otel", "speed"}
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "url", "words"),
+    [
+        ("ALL_PROXY", "http://127.0.0.1:1", "http://127.0.0.1:1", "http://127.0.0.1:1"),
+        ("HTTPS_PROXY", "user:hunter2@127.0.0.1:1", "http://127.0.0.1:1", "http://127.0.0.1:1"),
+        ("HTTPS_PROXY", "socks5://127.0.0.1:1", "socks5://127.0.0.1:1", "is not used"),
+    ],
+)
+def test_doctor_tells_the_proxy_that_the_client_would_take(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: str,
+    url: str,
+    words: str,
+) -> None:
+    monkeypatch.setenv("GROK_VIDEO_BASE_URL", "https://video.invalid/v1")
+    monkeypatch.setenv(name, value)
+    found = examine(monkeypatch, capsys)["proxy"]
+    assert (found["url"], found["ok"]) == (url, url.startswith("http:"))
+    assert words in found["detail"]
+    assert "hunter2" not in found["detail"]
+
+
 # --- what it costs to start ----------------------------------------------------------------------
 
 

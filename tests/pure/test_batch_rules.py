@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ntpath
 import random
+import sys
+import threading
 from decimal import Decimal
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
@@ -264,6 +266,33 @@ def test_a_tally_names_a_thousand_and_counts_all() -> None:
     assert summary.counts == {OutcomeState.LEFT: NAMED + 500}
     assert len(summary.left) == NAMED
     assert not summary.is_complete
+
+
+def test_a_tally_is_read_by_another_thread_while_it_grows() -> None:
+    """Blocking programs and progress bars look at `summary` beside the event loop."""
+    tally, over, failures = Tally(), threading.Event(), list[Exception]()
+
+    def read() -> None:
+        while not over.is_set():
+            try:
+                tally.summary(in_flight=0, cost_usd=Decimal(0), open_usd=Decimal(0), stopped=None)
+            except Exception as error:  # noqa: BLE001 - told below
+                failures.append(error)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for number in range(6000):
+            tally.counts.clear()
+            for state in OutcomeState:
+                tally.add(Outcome("a", state, seconds=1.1 ** (number % 300)))
+    finally:
+        over.set()
+        reader.join()
+        sys.setswitchinterval(before)
+    assert failures == []
 
 
 def test_a_tally_says_why_a_thousand_failed_in_few_words_each() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from grok_video import (
     APIConnectionError,
+    AsyncClient,
     AuthenticationError,
     ConfigurationError,
     CreateOutcomeUnknown,
@@ -18,6 +19,7 @@ from grok_video import (
     JobExpired,
     JobFailed,
     JobTimeout,
+    LedgerError,
     LinkExpired,
     ModerationRefused,
     NotFound,
@@ -25,6 +27,7 @@ from grok_video import (
     OutcomeState,
 )
 from grok_video._cli import _endings
+from grok_video._cli._batch import BatchConsole, BatchErrand
 from grok_video._cli._console import Console, one_line
 from grok_video._cli._endings import Errand, Interrupted, exit_code
 from grok_video._cli._jobs import picture, read_request
@@ -51,6 +54,15 @@ CODES: list[tuple[BaseException, int]] = [
     (Interrupted(2), 130),
     (Interrupted(15), 143),
 ]
+
+
+def test_nothing_is_a_mere_matter_of_usage_once_a_batch_may_have_paid() -> None:
+    errand = BatchErrand(BatchConsole(json_lines=True), Plan("m.csv", "out", {}))
+    full = LedgerError("the ledger cannot be written", path=Path("a.sqlite"))
+    assert errand.exit_code(full) == 2
+    errand.batch = AsyncClient("key").batch([])
+    assert errand.exit_code(full) == errand.facts(full)["exit_code"] == 1
+    assert errand.exit_code(Interrupted(2)) == 130
 
 
 @pytest.mark.parametrize(("error", "code"), CODES)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
+import httpx2
 import pytest
 
 from grok_video import AsyncClient, Client, ConfigurationError, InvalidRequest, Polling
 from grok_video._settings import find_base_url, find_key
 
 KEY = "sk-0123456789abcdef"
+HTTP_CLIENT = httpx2.AsyncClient()
 
 
 @pytest.mark.parametrize(
@@ -123,6 +126,18 @@ def test_a_base_url_comes_from_the_argument_the_environment_and_the_default(
         ({"transport": object()}, InvalidRequest, "transport must be 'aiohttp', 'httpx' or"),
         ({"transport": "aiohttp", "http_client": 5}, InvalidRequest, "transport must be 'httpx'"),
         ({"ssl_context": False}, InvalidRequest, "ssl_context must be an ssl.SSLContext"),
+        ({"headers": {"X-Team": "caf\u00e9"}}, ConfigurationError, "must be ASCII"),
+        ({"http_client": 42}, InvalidRequest, "must be an httpx2.AsyncClient or an httpx.Async"),
+        (
+            {"http_client": HTTP_CLIENT, "proxy": "http://user:secret@host:3128"},
+            InvalidRequest,
+            "proxy must be left out where an http_client",
+        ),
+        (
+            {"http_client": HTTP_CLIENT, "ssl_context": ssl.create_default_context()},
+            InvalidRequest,
+            "ssl_context must be left out",
+        ),
     ],
 )
 @pytest.mark.parametrize("door", [AsyncClient, Client])

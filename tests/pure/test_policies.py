@@ -53,6 +53,12 @@ def test_unknown_outcomes_are_resent_only_where_the_caller_says_so(failure: Grok
     assert Retry(resend_unknown_creates=True).create_delay(failure, 1, RANDOM) is not None
 
 
+def test_no_create_waits_longer_than_its_patience_whoever_asks_for_it() -> None:
+    retry = Retry(resend_unknown_creates=True, patience=10)
+    asked = ServerError("x", status=502, refused=False, retry_after=9999)
+    assert retry.create_delay(asked, 1, RANDOM) is None
+
+
 def test_attempts_are_counted_with_the_first() -> None:
     retry = Retry(attempts=3)
     assert [retry.create_delay(NOT_SENT, n, RANDOM) is not None for n in (1, 2, 3, 4)] == [

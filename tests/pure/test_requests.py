@@ -96,6 +96,12 @@ def test_a_word_that_nobody_knows_is_a_type_error() -> None:
         (lambda: Image.from_pil("x"), "image", "a Pillow image"),  # type: ignore[arg-type]
         (lambda: Image("foo", 5), "kind", "one of url, data"),  # type: ignore[arg-type]
         (lambda: Image.from_bytes(memoryview(b"GIF89a")), "image", "a GIF"),
+        (lambda: Image("url", "ftp://host/cat.jpg"), "image", "must be an http(s) URL"),
+        (lambda: Image("data", "zzz"), "image", "must be a base64 data URI of type image/jpeg"),
+        (lambda: Image("path", "cat.jpg"), "image", "must be a pathlib.Path"),
+        (lambda: Image("bytes", "abc"), "image", "must be bytes"),
+        (lambda: Image("file", "cat.jpg"), "image", "must be an open binary file"),
+        (lambda: Image("pil", b"abc"), "image", "must be a Pillow image"),
     ],
 )
 def test_an_image_made_of_something_else_is_refused_when_it_is_made(
@@ -113,6 +119,19 @@ def test_a_target_that_cannot_be_is_shown_without_its_signature(target: str) -> 
         VideoRequest("drift", output={"upload_url": target})
     assert target.partition("?")[0].rpartition("@")[2] in caught.value.value
     assert "secret" not in str(caught.value)
+
+
+def test_what_was_checked_of_an_output_is_what_is_sent() -> None:
+    output: dict[str, Any] = {"upload_url": "https://put.example/x", "more": {"a": [1]}}
+    request = VideoRequest("drift", output=output)
+    before = request.fingerprint()
+    output["upload_url"] = "ftp://elsewhere"
+    output["more"]["a"].append(object())
+    assert request.settings()["output"] == {
+        "upload_url": "https://put.example/x",
+        "more": {"a": [1]},
+    }
+    assert request.fingerprint() == before
 
 
 def test_only_what_was_set_is_sent() -> None:

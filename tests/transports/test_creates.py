@@ -225,7 +225,7 @@ async def test_an_answer_before_the_body_was_read_is_an_answer(scene: SceneMaker
 
 
 async def test_a_body_that_is_not_as_long_as_announced_may_have_been_sent(scene: SceneMaker):
-    async with scene(lambda visit: visit.until_gone(), timeout=0.1) as play:
+    async with scene(lambda visit: visit.until_gone(), timeout=0.5) as play:
         with pytest.raises(APIConnectionError) as caught:
             await play.transport.post(play.create_url, Bytes(b"four", b"more", length=9))
         assert caught.value.may_have_been_sent

@@ -257,6 +257,9 @@ async def test_a_saved_file_that_was_changed_is_told_and_replaced_only_on_reques
         found["key-000"].error
     )
     assert "overwrite=True" in str(found["key-000"].error)
+    video = found["key-000"].video
+    assert video is not None
+    assert (video.path, video.size) == (file, size)
     assert file.read_text() == "junk, or the work of a person"
     assert len(grok_emulator.requests) == before
     found = await outcomes(client, requests(1), overwrite=True, **words)

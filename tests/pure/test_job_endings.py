@@ -1,0 +1,103 @@
+"""What a job's end is told as, whatever a provider says of it."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from collections.abc import AsyncIterator, Mapping
+
+import pytest
+
+from grok_video import (
+    AsyncClient,
+    DownloadError,
+    InvalidRequest,
+    JobFailed,
+    ModerationRefused,
+)
+from grok_video._transports._base import Answer, StreamedAnswer
+from tests.pure.provider import LINK, PENDING, Provider, answer, run
+
+
+def test_a_job_that_changes_its_mind_about_its_end_is_told_as_it_is() -> None:
+    """Gateways do: it failed, goes on, and is done."""
+    provider = Provider(seconds=0)
+
+    async def main(client: AsyncClient) -> None:
+        job = await client.submit("drift")
+        provider.failing = [answer(200, {"status": "failed", "error": {"message": "x"}}), PENDING]
+        assert [(await job.refresh()).status for _ in range(3)] == ["failed", "queued", "done"]
+        assert (await job).url == LINK
+
+    run(main, provider)
+
+
+def test_a_job_done_without_a_link_is_good_only_where_the_provider_was_to_deliver_it() -> None:
+    class Delivering(Provider):
+        async def get(self, url: str) -> Answer:
+            return answer(200, {"status": "done", "video": {"url": None}})
+
+    async def main(client: AsyncClient) -> None:
+        target = {"upload_url": "https://put.example/x"}
+        job = await client.submit("drift", output=target)
+        assert (await job).url is None
+        # A handle from an id does not know what its create asked for, and says both.
+        with pytest.raises(JobFailed, match="the video was delivered there") as caught:
+            await client.job(job.request_id)
+        assert "It has no video" not in str(caught.value)
+        with pytest.raises(JobFailed):
+            await (await client.submit("drift", output={}))
+
+    run(main, Delivering())
+
+
+def test_nothing_is_paid_for_a_file_that_the_provider_is_to_deliver_elsewhere() -> None:
+    provider = Provider()
+
+    async def main(client: AsyncClient) -> None:
+        with pytest.raises(InvalidRequest, match=r"save_to must be left out where output"):
+            await client.generate(
+                "drift", output={"upload_url": "https://put.example/x"}, save_to="drift.mp4"
+            )
+
+    run(main, provider)
+    assert provider.creates == []
+
+
+def test_an_error_shows_no_signature_of_a_link_that_came_with_it() -> None:
+    link = "https://files.test/a.mp4?X-Amz-Signature=SECRET"
+
+    class Moderating(Provider):
+        async def get(self, url: str) -> Answer:
+            video = {"url": link, "respect_moderation": False}
+            return answer(200, {"data": {"status": "done", "video": video, "more": [{"at": link}]}})
+
+    async def main(client: AsyncClient) -> None:
+        job = await client.submit("drift")
+        with pytest.raises(ModerationRefused) as caught:
+            await job
+        snapshot = caught.value.snapshot
+        assert snapshot == job.snapshot
+        assert snapshot.raw["data"]["more"] == [{"at": "https://files.test/a.mp4?..."}]
+        assert b"SECRET" not in pickle.dumps(caught.value)
+        assert "SECRET" in str(job.snapshot.raw), "what was told by a poll stays as it came"
+
+    run(main, Moderating())
+
+
+def test_a_transport_refuses_a_private_host_as_it_is_documented() -> None:
+    class Refusing(Provider):
+        @contextlib.asynccontextmanager
+        async def stream(
+            self, url: str, headers: Mapping[str, str], *, public_only: bool
+        ) -> AsyncIterator[StreamedAnswer]:
+            raise PermissionError("files.test is private")
+            yield
+
+    async def main(client: AsyncClient) -> None:
+        job = await client.submit("drift")
+        with pytest.raises(DownloadError, match="leads into a private network"):
+            async for _ in job.stream():
+                pass
+
+    run(main, Refusing(seconds=0))
