@@ -29,26 +29,32 @@ def hindrance(descriptor: int) -> str | None:
     """Return why this file cannot be written by this download alone, or None once it is locked."""
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         return "is not a file of ours; move it away"
-    return None if lock(descriptor) else "is being written by another download at this moment"
+    # Some network file systems have no locks at all; two downloads of one job would then write the
+    # same bytes to the same places.
+    held = lock(descriptor, or_else=True)
+    return None if held else "is being written by another download at this moment"
 
 
-def lock(descriptor: int) -> bool:
-    """Return whether the file is now held by this descriptor alone, until it is closed."""
+def lock(descriptor: int, *, or_else: bool | None = None) -> bool:
+    """Return whether the file is now held by this descriptor alone, until it is closed.
+
+    Where the file system has no locks it is `or_else`, or an `OSError` without that.
+    """
     if os.name == "nt":
         return _lock_on_windows(descriptor)
     import fcntl
 
     try:
-        # flock, not lockf: it belongs to the open file, so two tasks of one process exclude each
-        # other as two processes do.
+        # flock, not lockf: it belongs to the open file, so two of one process exclude each other as
+        # two processes do.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return False
-        # Some network file systems have no locks at all; two downloads of one job would then write
-        # the same bytes to the same places.
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+        lacking = error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+        if or_else is None or not lacking:
             raise
+        return or_else
     return True
 
 
@@ -62,6 +68,14 @@ def _lock_on_windows(descriptor: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def is_at(descriptor: int, path: Path) -> bool:
+    """Return whether the open file still has this name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def write(descriptor: int, chunks: list[bytes]) -> int:

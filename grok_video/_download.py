@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from grok_video._transports._base import Transport
     from grok_video._urls import Origin
 
-__all__ = ["Source", "check_destination", "close", "no_turn", "save", "stream"]
+__all__ = ["check_destination", "close", "no_turn", "save", "stream"]
 
 #: Bytes handed to a worker thread at once: a hand-over costs about 0.1 ms, which 1 MiB hides.
 _BATCH: Final = 2**20

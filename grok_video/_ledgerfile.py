@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attrs import frozen
 
+from grok_video import _disk
 from grok_video._errors import LedgerError
 from grok_video._ledgersql import (
     ADD_EVENTS,
@@ -193,7 +194,7 @@ class LedgerFile:
         except BaseException:
             new.unlink(missing_ok=True)
             raise
-        _sync_folder(self.path.parent)
+        _disk.sync_folder(self.path.parent)
 
     def _migrate(self, file: sqlite3.Connection, version: int) -> None:
         while version < VERSION:
@@ -382,15 +383,3 @@ def _facts(rows: list[Sequence[Any]]) -> Facts:
         times.get(Event.ACCEPTED),
         rows[-1][2:],
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name durable, where the system lets a folder be synced."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,7 +7,6 @@ file only serve the message to the second one. A lock must never be judged by it
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import socket
@@ -15,8 +14,9 @@ import weakref
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from grok_video import _disk
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 __all__ = ["Held", "LockFile"]
@@ -46,7 +46,7 @@ class LockFile:
             try:
                 _hold(descriptor)
                 # Whoever let it go has removed the file: what was locked may have no name now.
-                if _is_at(descriptor, path):
+                if _disk.is_at(descriptor, path):
                     _sign(descriptor)
                     return cls(path, descriptor)
             except BaseException:
@@ -72,7 +72,7 @@ class LockFile:
 
 
 def _hold(descriptor: int) -> None:
-    if not lock_alone(descriptor):
+    if not _disk.lock(descriptor):
         raise Held(_holder(descriptor))
 
 
@@ -88,42 +88,6 @@ def _forget_all() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_all)
-
-
-def lock_alone(descriptor: int) -> bool:
-    """Return whether the open file is now held by this descriptor alone, until it is closed."""
-    if os.name == "nt":
-        return _lock_on_windows(descriptor)
-    import fcntl
-
-    try:
-        # flock, not lockf: it belongs to the open file, so two ledgers of one process exclude
-        # each other as two processes do.
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            return False
-        raise
-    return True
-
-
-def _lock_on_windows(descriptor: int) -> bool:
-    import msvcrt
-
-    locking: Callable[[int, int, int], None] = getattr(msvcrt, "locking")  # noqa: B009
-    try:
-        os.lseek(descriptor, 2**40, os.SEEK_SET)  # far behind the words, which others may read
-        locking(descriptor, getattr(msvcrt, "LK_NBLCK"), 1)  # noqa: B009
-    except OSError:
-        return False
-    return True
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.lstat())
-    except FileNotFoundError:
-        return False
 
 
 def _sign(descriptor: int) -> None:

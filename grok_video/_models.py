@@ -1,7 +1,7 @@
 """What the API told us, as frozen values: one poll, one video, one failure.
 
 Units stand beside each attribute. Nothing here reads JSON (that is `_wire`) and nothing here
-waits or fetches (that is `_job`).
+waits or fetches (that is `_poller` and `_download`).
 """
 
 import contextlib

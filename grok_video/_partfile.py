@@ -308,13 +308,9 @@ class PartFile:
         Whoever held it before may have given it the final name, or removed it. A second name means
         that a process died in the middle of `_rename`: writing would change the finished file.
         """
-        facts = os.fstat(descriptor)
-        try:
-            if not os.path.samestat(facts, part.lstat()):
-                return False
-        except FileNotFoundError:
+        if not _disk.is_at(descriptor, part):
             return False
-        if facts.st_nlink > 1:
+        if os.fstat(descriptor).st_nlink > 1:
             part.unlink()
             return False
         return True

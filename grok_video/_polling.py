@@ -42,8 +42,8 @@ server that begins to lie is found out. Where numbers are to be expected, the fi
 for them.
 
 **The round trip.** A look is worth what it says when its answer arrives, so all times are those of
-answers, and each delay is shortened by what polls of this client have been taking (half a second,
-as recorded). Looks are never planned closer together than that.
+answers, and each delay is shortened by what polls of this client have been taking (0.3 s before
+one was measured). Looks are never planned closer together than that.
 
 **By hand.** A 10 s clip at 480p from the older model takes 8 + 10 * 1.2 = 20 s typically, so a look
 costs c = 5 * 5 / (2 * 20) = 0.625 s. With nothing seen, log T is off by hypot(0.33, 0.30) = 0.446.
@@ -283,13 +283,16 @@ class Polling(Value):
 
     @classmethod
     def fixed(cls, seconds: float, jitter: float = 0.0) -> Polling:
-        """Ask every `seconds`, give or take `jitter`; a server's wish to wait longer is kept."""
+        """Ask every `seconds`, give or take `jitter`; a server's wish to wait longer is kept.
+
+        Up to 600 seconds of it, as with the default: longer than most waits for a whole job.
+        """
         return cls(interval=seconds, adaptive=False, jitter=jitter)
 
     def next_delay(
         self, watch: Watch, elapsed: float, experience: Experience, random: _random.Random
     ) -> float:
-        """Return the seconds until the next poll, not before the server's wish.
+        """Return the seconds until the next poll, not before the server's wish of up to 600.
 
         The learner's own answers lie between 0.05 and 120. To be asked once before the first poll
         and once after each that found the job running.

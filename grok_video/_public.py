@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 def publish(namespace: dict[str, Any], names: Iterable[str]) -> None:
     """Make the named classes and functions of a module say that they are `grok_video`'s.
 
-    The annotations of its attrs classes have to be types, not text: cattrs and `typing` would look
-    for the names in the package and not find them, so that module has no `annotations` import.
+    Annotations of its attrs classes that name anything of that module have to be types, not text:
+    cattrs and `typing` would look for the names in the package and not find them, so such a module
+    has no `annotations` import.
     """
     for name in names:
         namespace[name].__module__ = "grok_video"

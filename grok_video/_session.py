@@ -1,8 +1,8 @@
 """What all jobs of one client share, and the two exchanges with the API: create and poll.
 
 A create asks the lifecycle what may follow what and the retry policy whether sending again is safe;
-one attempt at it is `_create`. Nothing here waits for a job (that is `_job`) and nothing here knows
-JSON (that is `_wire`).
+one attempt at it is `_create`. Nothing here waits for a job (that is `_poller`), and nothing here
+knows JSON (that is `_wire`).
 """
 
 from __future__ import annotations

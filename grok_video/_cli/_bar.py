@@ -1,6 +1,6 @@
 """The progress bar: one line at the bottom of a terminal, gone when the work is.
 
-The only module that imports rich, and only on a terminal. Colours follow NO_COLOR, as rich does.
+Imported, as rich itself, only where there is a terminal. Colours follow NO_COLOR, as rich does.
 """
 
 from __future__ import annotations

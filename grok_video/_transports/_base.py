@@ -86,7 +86,7 @@ class Address(str):
 
 
 class Answer:
-    """A whole answer; header names are lower-case."""
+    """A whole answer; headers are found by their names in lower case."""
 
     __slots__ = ("body", "headers", "status")
 
@@ -97,7 +97,7 @@ class Answer:
 
 
 class StreamedAnswer(Protocol):
-    """An answer whose body is still on the wire; header names are lower-case."""
+    """An answer whose body is still on the wire; headers are found by names in lower case."""
 
     @property
     def status(self) -> int:
