@@ -28,6 +28,7 @@ from grok_video._errors import (
     reword,
 )
 from grok_video._lifecycle import Event
+from grok_video._tracing import span
 from grok_video._transports._loops import current_time, ends_at, finish
 
 if TYPE_CHECKING:
@@ -177,7 +178,9 @@ class Attempt:
         await self._note(Event.SENDING_BEGAN, None)
         self._sent_at = time.time()
         try:
-            request_id = await self._post()
+            with span("create", model=self._request.model) as told:
+                request_id = await self._post()
+                told.note(request_id=request_id)
         except (APIError, APIConnectionError, InvalidRequest) as failure:
             event = _meaning(failure)
             # Without its frames, which hold what the server said before it was redacted.

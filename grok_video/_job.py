@@ -13,6 +13,7 @@ from grok_video._policies import Deadline
 from grok_video._poller import Poller
 from grok_video._requests import refuse, require_flags, require_path, require_positive
 from grok_video._threads import load
+from grok_video._tracing import span
 from grok_video._transports._loops import current_time
 
 if TYPE_CHECKING:
@@ -249,19 +250,22 @@ async def save(
     from grok_video import _download
 
     session = poller.session
-    return await _download.save(
-        _transport_of(session),
-        poller,
-        video,
-        destination,
-        overwrite=overwrite,
-        sha256=sha256,
-        deadline=deadline,
-        retry=session.retry,
-        api_origin=session.config.origin,
-        random=session.random,
-        sleep=session.lifetime.sleep,
-    )
+    with span("download", request_id=video.request_id) as told:
+        saved = await _download.save(
+            _transport_of(session),
+            poller,
+            video,
+            destination,
+            overwrite=overwrite,
+            sha256=sha256,
+            deadline=deadline,
+            retry=session.retry,
+            api_origin=session.config.origin,
+            random=session.random,
+            sleep=session.lifetime.sleep,
+        )
+        told.note(size=saved.size)
+        return saved
 
 
 def _transport_of(session: Session) -> Callable[[], Transport]:

@@ -26,6 +26,7 @@ from grok_video._models import JobStatus, Snapshot, Video
 from grok_video._policies import NO_END
 from grok_video._polling import Watch
 from grok_video._session import TooLate, is_unknown, logger, passes_until
+from grok_video._tracing import span
 from grok_video._transports._loops import Bell, current_time
 
 if TYPE_CHECKING:
@@ -112,10 +113,12 @@ class Poller:
 
     async def wait(self, deadline: Deadline) -> Video:
         """Return the video once the job is done. Raises as `AsyncJob.result` says."""
-        now = began = current_time()
-        while not self.is_finished:
-            now = await self.step(deadline, began, now)
-        return self.video()
+        with span("wait", request_id=self.request_id) as told:
+            now = began = current_time()
+            while not self.is_finished:
+                now = await self.step(deadline, began, now)
+            told.note(polls=self._polls)
+            return self.video()
 
     async def refresh(self) -> Snapshot:
         """Return what the API says now, from exactly one GET."""

@@ -53,6 +53,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_transports.__init__",
             "_transports._base",
             "_transports._loops",
+            "_tracing",
             "_threads",
             "_lifetime",
             "_sources",
