@@ -172,6 +172,8 @@ class AsyncBatch:
         traceback: TracebackType | None,
     ) -> None:
         tasks, course = self._tasks, self._entered()
+        if self._keys or not self._all_taken:
+            course.stop("the batch was left")  # a create that was about to be sent is not
         self._manifest.close()  # first: places that come free now are nobody's
         # Creates that are on their way have a shield of their own and are let finish.
         tasks.cancel_scope.cancel()
@@ -196,6 +198,8 @@ class AsyncBatch:
         in_doubt = [entry.key for entry in untold if entry.state is State.IN_DOUBT]
         words: list[str] = []
         ledger = self._settings.ledger
+        if self._course is not None and not self._course.journal.keeps:
+            ledger = None  # it has not, or nobody would find it again
         if in_doubt:
             keys = ", ".join(map(repr, in_doubt[:20])) + (", ..." if len(in_doubt) > 20 else "")
             words.append(

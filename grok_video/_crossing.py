@@ -50,9 +50,15 @@ CLOSED: Final = (
     "provider"
 )
 
-_ABANDONED: Final = (
+ABANDONED: Final = (
     "What was on its way was not waited for; if that was a create, it may have been accepted and "
     "billed."
+)
+
+#: Said at the first interrupt, with seconds.
+INTERRUPTED: Final = (
+    "interrupted; waiting at most %g s for what is on its way (the id of a create may already be "
+    "paid for). Interrupt again to leave at once."
 )
 
 #: The call that the running task belongs to.
@@ -245,15 +251,11 @@ class Call(Crossing[T]):
         try:
             self.cancel_soon()
             if not self._settles(began + _SILENCE):
-                logger.warning(
-                    "interrupted; waiting at most %g s for what is on its way (the id of a create "
-                    "may already be paid for). Interrupt again to leave at once.",
-                    CANCEL_GRACE,
-                )
+                logger.warning(INTERRUPTED, CANCEL_GRACE)
                 self._settles(began + GRACE)
         except BaseException as error:
             self.is_abandoned = True
-            add_note(error, _ABANDONED)
+            add_note(error, ABANDONED)
             raise
         finally:
             self._gone = True
@@ -284,13 +286,16 @@ class Call(Crossing[T]):
             try:
                 question = self._inbox.get(timeout=wait)
             except queue.Empty:
+                # Several threads may draw from one iterator: another may have had the news.
+                if until is None or self.is_over or self.line.ended:
+                    return True
                 continue
             if question is None:
                 return True
             question.answer()
 
     def _settles(self, until: float) -> bool:
-        while not self.is_over:
+        while not (self.is_over or self.line.ended):
             if not self._listen(until):
                 return False
         return True
@@ -344,6 +349,8 @@ class Pump(Call[None]):
         self._source = values
         self._wanted = asyncio.Event()
         self._closing = False
+        #: True while the task waits for somebody to want the next value.
+        self._is_resting = False
         self._sent = False
         self._given: list[Any] = []
 
@@ -357,8 +364,12 @@ class Pump(Call[None]):
                 self.send()
             while not (self._given or self.is_over):
                 self._listen()
-        except BaseException:
+        except BaseException as error:
             self.withdraw()
+            for value in self._given:
+                # It came too late to be taken, and its iterator takes it for told.
+                if (request_id := getattr(value, "request_id", None)) is not None:
+                    log_unheard(request_id, error)
             raise
         if not self._given:
             self._outcome()
@@ -369,9 +380,18 @@ class Pump(Call[None]):
         return self._given.pop()
 
     def close_soon(self) -> None:
-        """The iterator will be closed by its own task, which ends."""
+        """The iterator will be closed by its own task, which ends.
+
+        Where another thread waits for a value, its wait ends with an error.
+        """
+        with contextlib.suppress(RuntimeError):  # as in `_wake`
+            self.line.loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
         self._closing = True
-        self._wake()
+        self._wanted.set()
+        if not self._is_resting:
+            self.cancel()
 
     def close(self) -> None:
         """The iterator is closed, or had its time to be."""
@@ -388,7 +408,9 @@ class Pump(Call[None]):
                 self._given.append(value)
                 del value
                 self._inbox.put(None)
+                self._is_resting = True
                 await self._wanted.wait()
+                self._is_resting = False
                 self._wanted.clear()
                 if self._closing:
                     break

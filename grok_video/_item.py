@@ -363,11 +363,13 @@ class ItemRun:
         try:
             if not self._is_lost:
                 self._journal.note(entry, Event.FETCHING_BEGAN)
+            # As long as its part is there, what has the name of the file is not this item's.
+            is_own = self._may_be_saved and not await _download.is_under_way(self._place())
             self._video = video = await save(
                 poller,
                 video,
                 self._place(),
-                overwrite=self._course.overwrite or self._may_be_saved,
+                overwrite=self._course.overwrite or is_own,
                 sha256=self._course.sha256,
                 deadline=NO_END,
             )

@@ -80,6 +80,10 @@ class LedgerFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._lock: LockFile | None = None
+        #: True where the last writer's lock was still here: it died, and here.
+        self._was_torn_off = False
+        #: What the file was when it was opened: another one may take its name.
+        self._identity: os.stat_result | None = None
         self._file: sqlite3.Connection | None = None
         self._run = 0
         #: True once the disk was full and the reserve has been given up.
@@ -109,6 +113,7 @@ class LedgerFile:
         if not self.path.parent.is_dir():
             raise self._refusal(f"its folder {self.path.parent} does not exist")
         try:
+            self._was_torn_off = self._beside(".lock").exists()
             self._lock = LockFile.take(self._beside(".lock"))
         except Held as held:
             raise self._refusal(
@@ -137,6 +142,9 @@ class LedgerFile:
         )
         file.execute(INTERRUPT, {"now": iso_now(), "run": self._run})
         file.execute("COMMIT")
+        # Into the file itself: without its log beside it, it must say that something is missing.
+        file.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        self._identity = self.path.stat()
         # The keys that this run has seen, on disk: a manifest has as many lines as it likes.
         file.execute("CREATE TEMP TABLE seen (key TEXT PRIMARY KEY) WITHOUT ROWID")
         (next_item,) = file.execute("SELECT coalesce(max(id), 0) + 1 FROM request").fetchone()
@@ -168,12 +176,31 @@ class LedgerFile:
                     f"it was written by a newer grok_video (ledger version {version}; this one "
                     f"knows {VERSION}). Update grok_video"
                 )
+            self._require_whole(readable)
             # 100,000 items with five events each are read in about half a second; a ledger that
             # forgets would pay for them again.
             (verdict,) = readable.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 raise self._damaged(verdict)
         return int(version)
+
+    def _require_whole(self, file: sqlite3.Connection) -> None:
+        """Raise `LedgerError` if what the last run wrote is not here.
+
+        A run that was killed leaves its newest rows in the log (-wal), and its lock. A copy of the
+        file alone, or one that was moved alone, has neither.
+        """
+        if self._was_torn_off or self._beside("-wal").exists():
+            return
+        (running,) = file.execute(
+            "SELECT count(*) FROM run WHERE ended_at IS NULL AND id = (SELECT max(id) FROM run)"
+        ).fetchone()
+        if running:
+            raise self._refusal(
+                f"its last run did not come to its end, and {self.path.name}-wal, which has what "
+                "that run wrote last, is not beside it: the ledger was copied or moved alone. Put "
+                "that file here as well; without it jobs that are paid for would be paid again"
+            )
 
     def _create(self) -> None:
         """Put a whole, empty ledger there; a death in between leaves nothing of its name."""
@@ -248,6 +275,7 @@ class LedgerFile:
 
     def _commit(self, requests: list[Sequence[Any]], events: list[Sequence[Any]]) -> None:
         file = self._opened()
+        self._require_place()
         try:
             if requests:
                 file.execute("BEGIN IMMEDIATE")
@@ -260,6 +288,17 @@ class LedgerFile:
                 with contextlib.suppress(sqlite3.Error):
                     file.execute("ROLLBACK")
             raise
+
+    def _require_place(self) -> None:
+        """Raise `LedgerError` if the file or its lock is not where others would find it."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            found = None
+        if found is None or self._identity is None or not os.path.samestat(found, self._identity):
+            raise self._refusal("it was removed, moved or replaced while a batch was writing it")
+        if self._lock is None or not self._lock.is_in_place():
+            raise self._refusal("its lock file was removed, so that another process may write it")
 
     def _give_up_reserve(self) -> None:
         file = self._opened()
@@ -306,16 +345,19 @@ class LedgerFile:
     def close(self) -> None:
         """The file is whole by itself (no -wal beside it) and anybody may hold it."""
         file, self._file = self._file, None
+        has_ended = not self._run
         if file is not None:
             with contextlib.suppress(sqlite3.Error):
                 file.execute("UPDATE run SET ended_at = ? WHERE id = ?", (iso_now(), self._run))
+                has_ended = True
             with contextlib.suppress(sqlite3.Error):
                 file.close()
         lock, self._lock = self._lock, None
         if lock is not None:
             with contextlib.suppress(OSError):
                 self._beside(_RESERVE).unlink(missing_ok=True)
-            lock.release()
+            # A run whose end could not be written leaves its lock file, as one that was killed.
+            lock.release(keep=not has_ended)
 
     # --- words -----------------------------------------------------------------------------------
 

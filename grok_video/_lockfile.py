@@ -54,12 +54,17 @@ class LockFile:
                 raise
             os.close(descriptor)
 
-    def release(self) -> None:
-        """The file is gone and anybody may take the lock."""
+    def is_in_place(self) -> bool:
+        """Return whether the file that is held still has its name."""
+        return self._descriptor >= 0 and _disk.is_at(self._descriptor, self._path)
+
+    def release(self, *, keep: bool = False) -> None:
+        """Anybody may take the lock, and the file is gone unless it is to be kept."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor < 0:
             return
-        if os.name != "nt":  # an open file cannot be removed there; its words stay behind
+        # An open file cannot be removed on Windows; its words stay behind there.
+        if os.name != "nt" and not keep and _disk.is_at(descriptor, self._path):
             with contextlib.suppress(OSError):
                 self._path.unlink()
         os.close(descriptor)

@@ -11,6 +11,7 @@ import hashlib
 import os
 import stat
 import threading
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -115,6 +116,33 @@ def check(destination: str | os.PathLike[str], *, overwrite: bool, request_id: s
         raise refusal(destination, problem, request_id)
 
 
+def is_under_way(destination: str | os.PathLike[str]) -> bool:
+    """Return whether a download to this place has begun and not yet given its file the name."""
+    place = _Place(destination)
+    try:
+        part = place.part.lstat()
+    except OSError:
+        return False
+    try:  # between its two names it has both
+        return not os.path.samestat(part, place.file.lstat())
+    except OSError:
+        return True
+
+
+#: The parts that this process holds. A forked child has their descriptors too, and would go on
+#: holding them when the parent has let go.
+_held: weakref.WeakSet[PartFile] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for part in list(_held):
+        part.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
+
+
 class PartFile:
     """`NAME.part` beside the destination, held by one download at a time.
 
@@ -151,6 +179,12 @@ class PartFile:
         self.version = Version()
         self.saved = False
 
+    def forget(self) -> None:
+        """The part is another process's: this one was forked from it."""
+        # Without the lock, which a thread that is not here may hold.
+        self._closed = True
+        self._release()
+
     @property
     def part(self) -> Path:
         """The part file, beside the destination as the caller named it."""
@@ -178,6 +212,7 @@ class PartFile:
             try:
                 self._record.check()  # before a part is made that nobody would remove
                 self._descriptor = self._hold()
+                _held.add(self)
                 self._recall()
             except BaseException as error:
                 self._release()  # so that `close` removes nothing that may not be ours
@@ -269,8 +304,11 @@ class PartFile:
                 return 0
             with contextlib.suppress(DestinationError, OSError):
                 self._store(batch)
-            kept = self.size if self.version.is_provable else 0
-            if kept:
+            is_here = _disk.is_at(self._descriptor, self._place.part)
+            kept = self.size if is_here and self.version.is_provable else 0
+            if not is_here:
+                pass  # what has its name now is somebody's
+            elif kept:
                 with contextlib.suppress(OSError):
                     self._seal()
             else:
@@ -401,6 +439,10 @@ class PartFile:
 
     def _rename(self) -> None:
         part, file = self._place.part, self._place.file
+        if self._descriptor >= 0 and not (
+            _disk.is_at(self._descriptor, part) and os.fstat(self._descriptor).st_size == self.size
+        ):
+            raise self._refuse(f"{part.name} was changed by somebody while it was written")
         if self._overwrite:
             os.replace(part, file)  # noqa: PTH105 - the function's name says that it is atomic
         elif os.name == "nt":

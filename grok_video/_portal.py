@@ -17,8 +17,19 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 from grok_video import _fork
-from grok_video._crossing import BEAT, GRACE, Call, FreshFuture, Promise, Pump
+from grok_video._create import CANCEL_GRACE
+from grok_video._crossing import (
+    ABANDONED,
+    BEAT,
+    GRACE,
+    INTERRUPTED,
+    Call,
+    FreshFuture,
+    Promise,
+    Pump,
+)
 from grok_video._errors import ConfigurationError
+from grok_video._session import logger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -300,10 +311,23 @@ def _close_the_rest() -> None:
     lines = [line for line in list(_lines) if not line.ended]
     hurried = any(line.is_hurried for line in lines)
     began = time.monotonic()
-    until = began + (_HURRIED_WAIT if hurried else _LAST_WAIT)
     for line in lines:
         line.leaving = True
         line.stop_soon()
+    try:
+        _await_ends(lines, began, hurried=hurried)
+    except KeyboardInterrupt as interrupt:
+        # As everywhere: the first one lets a create be answered, the second leaves at once.
+        logger.warning(INTERRUPTED, CANCEL_GRACE)
+        try:
+            _await_ends(lines, began, hurried=hurried)
+        except KeyboardInterrupt:
+            logger.warning("interrupted again. %s", ABANDONED)
+            raise interrupt from None
+
+
+def _await_ends(lines: list[Line], began: float, *, hurried: bool) -> None:
+    until = began + (_HURRIED_WAIT if hurried else _LAST_WAIT)
     for line in lines:
         over = line.is_over_within(max(0.0, until - time.monotonic()))
         if not over and line.is_busy and not hurried:

@@ -292,9 +292,12 @@ class ClientTwin(Twin[AsyncClient]):
 
     def _leave(self, error: BaseException | None) -> None:
         """The client is closed; an exception on its way out is told which jobs go on."""
-        if error is not None:
-            self._core.tell(error)
-        self._core.close()
+        try:
+            self._core.close()
+        finally:
+            # Only now it is known what became of the creates that others had on their way.
+            if error is not None:
+                self._core.tell(error)
 
 
 class BatchTwin(Twin["AsyncBatch"]):

@@ -13,6 +13,7 @@ from grok_video._errors import (
     BadRequest,
     ConfigurationError,
     CreateOutcomeUnknown,
+    DestinationError,
     DownloadError,
     GrokVideoError,
     InvalidRequest,
@@ -34,7 +35,10 @@ def meaning(failure: Exception, state: State, *, lost: bool) -> tuple[Event, ...
     """Return what a failure in this state makes of the item; nothing where it can go on later."""
     match state:
         case State.PLANNED:
-            passing = isinstance(failure, ConfigurationError)
+            # A folder may come back, a file in the place of a video is the item's own trouble.
+            passing = isinstance(failure, ConfigurationError) or (
+                isinstance(failure, DestinationError) and not failure.is_taken
+            )
             return () if passing else (Event.REFUSED,)
         case State.SUBMITTING:
             return (Event.ANSWER_LOST if lost else _meaning_of_create(failure),)
