@@ -27,6 +27,7 @@ from grok_video._errors import (
     name_job,
     resume_hint,
 )
+from grok_video._outcomes import Outcome
 from grok_video._session import logger
 
 if TYPE_CHECKING:
@@ -364,16 +365,21 @@ class Pump(Call[None]):
                 self.send()
             while not (self._given or self.is_over):
                 self._listen()
-        except BaseException as error:
+        except BaseException:
             self.withdraw()
-            for value in self._given:
-                # It came too late to be taken, and its iterator takes it for told.
-                if (request_id := getattr(value, "request_id", None)) is not None:
-                    log_unheard(request_id, error)
             raise
         if not self._given:
             self._outcome()
         return bool(self._given)
+
+    def log_untaken(self, error: BaseException) -> None:
+        """Tell the log of an outcome that came too late to be taken: its batch takes it for told.
+
+        Unless the error, which kept it from being taken, names its job.
+        """
+        for value in self._given:
+            if isinstance(value, Outcome) and value.request_id is not None:
+                log_unheard(value.request_id, error)
 
     def take(self) -> Any:  # noqa: ANN401 - what the iterator gives
         """Return the value that has come."""

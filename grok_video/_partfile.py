@@ -305,7 +305,8 @@ class PartFile:
             with contextlib.suppress(DestinationError, OSError):
                 self._store(batch)
             is_here = _disk.is_at(self._descriptor, self._place.part)
-            kept = self.size if is_here and self.version.is_provable else 0
+            is_whole = is_here and os.fstat(self._descriptor).st_size == self.size
+            kept = self.size if is_whole and self.version.is_provable else 0
             if not is_here:
                 pass  # what has its name now is somebody's
             elif kept:
@@ -416,6 +417,7 @@ class PartFile:
     def _append(self, batch: Batch) -> None:
         chunks = batch.chunks
         if chunks:
+            self._require_unchanged()
             self._record.unseal()
             os.lseek(self._descriptor, self.size, os.SEEK_SET)
         while chunks:
@@ -439,16 +441,24 @@ class PartFile:
 
     def _rename(self) -> None:
         part, file = self._place.part, self._place.file
-        if self._descriptor >= 0 and not (
-            _disk.is_at(self._descriptor, part) and os.fstat(self._descriptor).st_size == self.size
-        ):
-            raise self._refuse(f"{part.name} was changed by somebody while it was written")
+        if self._descriptor >= 0:  # on Windows nobody else can have changed it
+            self._require_unchanged()
+            if not _disk.is_at(self._descriptor, part):
+                raise self._changed()
         if self._overwrite:
             os.replace(part, file)  # noqa: PTH105 - the function's name says that it is atomic
         elif os.name == "nt":
             part.rename(file)  # refuses an existing file there
         else:
             _disk.rename_without_replacing(part, file)
+
+    def _require_unchanged(self) -> None:
+        if os.fstat(self._descriptor).st_size != self.size:
+            raise self._changed()
+
+    def _changed(self) -> DestinationError:
+        name = self._place.part.name
+        return self._refuse(f"{name} was changed by somebody while it was written")
 
     def _release(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1

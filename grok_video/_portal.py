@@ -270,6 +270,7 @@ class BlockingIterator(Generic[T]):
                 more = self._pump.next_comes()
             except BaseException as error:
                 self._broken_off(error)
+                self._pump.log_untaken(error)
                 raise
             finally:
                 if not more:
@@ -311,23 +312,23 @@ def _close_the_rest() -> None:
     lines = [line for line in list(_lines) if not line.ended]
     hurried = any(line.is_hurried for line in lines)
     began = time.monotonic()
-    for line in lines:
-        line.leaving = True
-        line.stop_soon()
     try:
-        _await_ends(lines, began, hurried=hurried)
-    except KeyboardInterrupt as interrupt:
+        _end(lines, began, hurried=hurried)
+    except KeyboardInterrupt:
         # As everywhere: the first one lets a create be answered, the second leaves at once.
         logger.warning(INTERRUPTED, CANCEL_GRACE)
         try:
-            _await_ends(lines, began, hurried=hurried)
+            _end(lines, began, hurried=hurried)
         except KeyboardInterrupt:
             logger.warning("interrupted again. %s", ABANDONED)
-            raise interrupt from None
+            raise
 
 
-def _await_ends(lines: list[Line], began: float, *, hurried: bool) -> None:
+def _end(lines: list[Line], began: float, *, hurried: bool) -> None:
     until = began + (_HURRIED_WAIT if hurried else _LAST_WAIT)
+    for line in lines:
+        line.leaving = True
+        line.stop_soon()
     for line in lines:
         over = line.is_over_within(max(0.0, until - time.monotonic()))
         if not over and line.is_busy and not hurried:

@@ -48,6 +48,44 @@ async def test_an_existing_file_is_replaced_when_asked_and_only_by_a_whole_one(
     assert names(tmp_path) == {"cat.mp4"}
 
 
+@pytest.mark.parametrize("change", ["replaced", "cut", "removed"])
+async def test_a_part_that_somebody_changes_is_not_called_the_video(
+    downloads: Downloads, tmp_path: Path, change: str
+) -> None:
+    path, part = tmp_path / "cat.mp4", tmp_path / "cat.mp4.part"
+
+    def meddle(here: int, _: int | None) -> None:
+        if here < len(MEDIUM):
+            return
+        if change == "cut":
+            os.truncate(part, 10)
+        else:
+            part.unlink(missing_ok=True)
+            if change == "replaced":
+                part.write_bytes(b"theirs")
+
+    downloads.server.data = MEDIUM
+    error = await downloads.refused(DestinationError, path, on_bytes=meddle)
+    assert not path.exists()
+    if change != "cut":
+        assert (error.bytes_kept, error.part) == (0, None)
+        assert not part.exists() or part.read_bytes() == b"theirs"
+
+
+async def test_a_download_is_under_way_from_its_part_to_its_name(tmp_path: Path) -> None:
+    file, part = tmp_path / "cat.mp4", tmp_path / "cat.mp4.part"
+    assert not await _download.is_under_way(file)
+    part.write_bytes(b"half")
+    assert await _download.is_under_way(file)
+    file.write_bytes(b"somebody's")
+    assert await _download.is_under_way(file)
+    file.unlink()
+    file.hardlink_to(part)  # in the middle of getting its name
+    assert not await _download.is_under_way(file)
+    part.unlink()
+    assert not await _download.is_under_way(file)
+
+
 async def test_a_file_that_appears_meanwhile_is_not_replaced(
     downloads: Downloads, tmp_path: Path
 ) -> None:

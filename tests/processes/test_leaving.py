@@ -8,6 +8,7 @@ scripts is Python's own last resort, which writes warnings to stderr.
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -199,6 +200,32 @@ except SystemExit as error:
     assert f"grok-video wait {id_of(slow)}" in line
 
 
+def test_an_outcome_that_comes_while_a_signal_is_handled_is_not_lost(slow: Emulator) -> None:
+    """Nobody takes it any more, and without a ledger nobody else knows of the job."""
+    script = """
+import signal
+def handler(number, frame):
+    say("handling")
+    sys.stdin.readline()
+    sys.exit(3)
+signal.signal(signal.SIGTERM, handler)
+client = Client(**QUICK)
+for outcome in client.batch([VideoRequest("drift", duration=1)]):
+    say("told")
+"""
+    with running(script, slow) as child:
+        until(lambda: slow.polls > 0)
+        child.process.send_signal(signal.SIGTERM)
+        child.hears("handling")
+        slow.finish(id_of(slow))
+        polls = slow.polls
+        until(lambda: slow.polls > polls)
+        child.types_enter()
+        out, err, _ = child.ends()
+    assert (child.process.returncode, out) == (3, "")
+    assert f"grok-video wait {id_of(slow)}" in err
+
+
 # --- the end of the program ----------------------------------------------------------------------
 
 
@@ -234,3 +261,58 @@ sys.stdin.readline()
         child.types_enter()
         assert child.hears("heard") == f"heard {id_of(slow)}"
         child.ends_well()
+
+
+def test_one_interrupt_while_a_program_ends_does_not_lose_the_id(slow: Emulator) -> None:
+    stalls_its_create(slow, "submit", 1.5)
+    script = """
+import threading, atexit
+client = Client(**QUICK)
+threading.Thread(target=lambda: client.submit("drift", duration=1), daemon=True).start()
+sys.stdin.readline()
+atexit.register(say, "ending")
+"""
+    with running(script, slow) as child:
+        is_in_the_call(slow, "submit")
+        child.types_enter()
+        child.hears("ending")
+        child.interrupt()
+        (line,) = logged(child)
+    assert f"grok-video wait {id_of(slow)}" in line
+
+
+def test_a_forked_child_holds_no_download_of_its_parent(
+    grok_emulator_factory: EmulatorFactory, tmp_path: Path
+) -> None:
+    emulator = grok_emulator_factory(clip=CLIP)
+    emulator.script("download", [faults.Stall(0.5, after=1000)] + [faults.LinkDied()] * 9)
+    script = f"""
+import os, threading
+client = Client(**QUICK)
+job = client.submit("drift", duration=1)
+job.result()
+def fetch():
+    try:
+        job.download({str(tmp_path / "a.mp4")!r})
+    except DownloadError as error:
+        say(type(error).__name__)
+thread = threading.Thread(target=fetch)
+thread.start()
+while not os.path.exists({str(tmp_path / "a.mp4.part")!r}): pass
+child = os.fork()
+if not child:
+    sys.stdin.readline()
+    os._exit(0)
+thread.join()
+client.job(job.request_id).download({str(tmp_path / "a.mp4")!r})
+say("saved")
+sys.stdin.close()
+os.kill(child, 9)
+os.waitpid(child, 0)
+client.close()
+"""
+    with running(script, emulator) as child:
+        child.hears("")
+        child.hears("saved")
+        child.ends_well()
+    assert (tmp_path / "a.mp4").stat().st_size == len(CLIP)

@@ -13,10 +13,11 @@ import anyio.lowlevel
 import pytest
 
 from grok_video import (
+    AsyncBatch,
     AsyncClient,
     OutcomeState,
 )
-from grok_video.emulator import faults
+from grok_video.emulator import Emulator, faults
 
 from .conftest import NewClient, NewEmulator, outcomes, read, requests, states, until
 
@@ -155,3 +156,26 @@ async def test_an_error_of_the_consumer_is_the_callers_own(client: AsyncClient) 
         async with client.batch(requests(3)) as batch:
             async for _ in batch:
                 _ = 1 / 0
+
+
+async def test_a_create_that_waits_for_the_disk_is_not_sent_once_its_batch_is_left(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    ledger, entered = tmp_path / "a.sqlite", list[AsyncBatch]()
+
+    async def leave(holder: list[sqlite3.Connection]) -> None:
+        async with client.batch(requests(5), ledger=ledger) as batch:
+            holder.append(sqlite3.connect(ledger, isolation_level=None))
+            holder[0].execute("BEGIN IMMEDIATE")  # nobody else writes from here on
+            entered.append(batch)
+            await until(lambda: batch.summary.in_flight == 5)
+
+    others = list[sqlite3.Connection]()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(leave, others)
+        await until(lambda: bool(entered) and entered[0].summary.stopped is not None)
+        others[0].execute("ROLLBACK")
+    others[0].close()
+    assert entered[0].summary.stopped == "the batch was left"
+    assert grok_emulator.accepted == 0
+    assert {entry[0] for entry in read(ledger, "SELECT state FROM item")} == {"planned"}

@@ -1,0 +1,108 @@
+"""A ledger that is not all there, or not where it was: nobody pays for what it knew."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from grok_video import LedgerError
+from grok_video._ledger import Ledger
+from grok_video._lifecycle import Event, State
+
+from .conftest import found, new_entry, refused, snapshot, write
+
+
+@pytest.fixture
+def cut_off(tmp_path: Path) -> Callable[[Path, str], Path]:
+    """Copy what stands in a folder while a ledger is written there, as a death leaves it."""
+
+    def copy(path: Path, *endings: str) -> Path:
+        place = tmp_path / "copied"
+        place.mkdir()
+        for ending in ("", *endings):
+            shutil.copy(f"{path}{ending}", place)
+        return place / path.name
+
+    return copy
+
+
+async def dying(path: Path, copy: Callable[..., Path], *endings: str) -> Path:
+    """Return a copy of a ledger in the middle of a run that has a job."""
+    await write(path, Event.SENDING_BEGAN, key="of an earlier run")
+    ledger = await Ledger.open(path)
+    entry = new_entry("cat")
+    await ledger.record(entry, Event.SENDING_BEGAN)
+    entry.request_id = "4b2cd27e"
+    await ledger.record(entry, Event.ACCEPTED)
+    place = copy(path, *endings)
+    await ledger.close()
+    return place
+
+
+async def test_a_copy_without_the_log_of_a_run_that_died_is_refused(
+    tmp_path: Path, cut_off: Callable[..., Path]
+) -> None:
+    place = await dying(tmp_path / "run.sqlite", cut_off)
+    await refused(place, "run.sqlite-wal, which has what that run wrote last, is not beside it")
+
+
+async def test_a_copy_with_its_log_goes_on(tmp_path: Path, cut_off: Callable[..., Path]) -> None:
+    place = await dying(tmp_path / "run.sqlite", cut_off, "-wal")
+    entry = await found(place)
+    assert entry is not None
+    assert (entry.state, entry.request_id) == (State.PENDING, "4b2cd27e")
+
+
+async def test_a_log_that_another_program_has_put_into_its_file_is_not_missed(
+    tmp_path: Path, cut_off: Callable[..., Path]
+) -> None:
+    """As the shell of SQLite does; the lock of the dead says that it died here."""
+    place = await dying(tmp_path / "run.sqlite", cut_off, "-wal", ".lock")
+    with closing(sqlite3.connect(place)) as file:
+        file.execute("SELECT count(*) FROM event").fetchone()
+    assert f"{place.name}-wal" not in snapshot(place.parent)
+    entry = await found(place)
+    assert entry is not None
+    assert entry.request_id == "4b2cd27e"
+
+
+async def test_a_ledger_whose_run_has_ended_may_be_moved_alone(tmp_path: Path) -> None:
+    path = tmp_path / "run.sqlite"
+    await write(path, Event.SENDING_BEGAN, Event.ACCEPTED)
+    (tmp_path / "elsewhere").mkdir()
+    moved = path.rename(tmp_path / "elsewhere" / "a.sqlite")
+    assert await found(moved) is not None
+
+
+@pytest.mark.parametrize("what", ["removed", "moved", "replaced", "lock", "another's lock"])
+async def test_a_ledger_that_loses_its_place_while_it_is_written_says_so(
+    tmp_path: Path, what: str
+) -> None:
+    path, lock = tmp_path / "run.sqlite", tmp_path / "run.sqlite.lock"
+    ledger = await Ledger.open(path)
+    await ledger.record(new_entry("before"), Event.SENDING_BEGAN)
+    match what:
+        case "removed":
+            path.unlink()
+        case "moved":
+            path.rename(tmp_path / "b.sqlite")
+        case "replaced":
+            shutil.copy(path, tmp_path / "b.sqlite")
+            (tmp_path / "b.sqlite").replace(path)
+        case "lock":
+            lock.unlink()
+        case _:
+            lock.unlink()
+            lock.write_text("another's")
+    words = "its lock file was removed" if "lock" in what else "removed, moved or replaced"
+    with pytest.raises(LedgerError, match=words):
+        await ledger.record(new_entry("cat"), Event.SENDING_BEGAN)
+    assert not ledger.keeps
+    await ledger.close()
+    if what == "another's lock":
+        assert lock.read_text() == "another's"
