@@ -17,6 +17,7 @@ from grok_video import (
     AsyncClient,
     OutcomeState,
 )
+from grok_video._lifecycle import State
 from grok_video.emulator import Emulator, faults
 
 from .conftest import NewClient, NewEmulator, outcomes, read, requests, states, until
@@ -168,7 +169,7 @@ async def test_a_create_that_waits_for_the_disk_is_not_sent_once_its_batch_is_le
             holder.append(sqlite3.connect(ledger, isolation_level=None))
             holder[0].execute("BEGIN IMMEDIATE")  # nobody else writes from here on
             entered.append(batch)
-            await until(lambda: batch.summary.in_flight == 5)
+            await until(lambda: any(e.state is State.SUBMITTING for e in batch._untold))
 
     others = list[sqlite3.Connection]()
     async with anyio.create_task_group() as tasks:
