@@ -264,7 +264,8 @@ class LedgerFile:
         try:
             self._commit(requests, events)
         except sqlite3.Error as error:
-            if self.is_low:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if self.is_low or code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise self.failure(error) from error
             self.is_low = True
             self._give_up_reserve()

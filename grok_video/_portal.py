@@ -48,10 +48,37 @@ _OWN_THREAD: Final = (
     "a blocking call was made in the client's own thread (from a callback of a future, say), where "
     "it would wait for itself for ever. Make it in another thread, or use AsyncClient"
 )
+_IN_THE_MIDDLE: Final = (
+    "a blocking call was made in the middle of another one of its own thread (by a signal handler, "
+    "say), which has to go on first. Note what is wanted, and do it when that call has ended"
+)
 _OTHER_PROCESS: Final = (
     "this iterator was made before the fork and goes on in the parent process only; make a new "
     "one here"
 )
+
+
+class _Turn:
+    """A lock that refuses its own holder, who would wait for ever.
+
+    A signal handler runs in the middle of whatever its thread does, and so does what the garbage
+    collector calls.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._is_taken = False
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        if self._is_taken:
+            self._lock.release()
+            raise ConfigurationError(_IN_THE_MIDDLE)
+        self._is_taken = True
+
+    def __exit__(self, *_: object) -> None:
+        self._is_taken = False
+        self._lock.release()
 
 
 class Portal:
@@ -61,7 +88,7 @@ class Portal:
         #: Counts the processes this door has been in: it grows by one in a forked child.
         self.generation: int = 0
         self._closed = False
-        self._lock = threading.Lock()
+        self._lock = _Turn()
         self._line: Line | None = None
         _portals.add(self)
 
@@ -92,7 +119,7 @@ class Portal:
 
     def forget(self) -> None:
         """Be as if nothing had been started: called in a forked child, whose threads are gone."""
-        self._lock = threading.Lock()
+        self._lock = _Turn()
         self.generation += 1
         line, self._line = self._line, None
         if line is not None:
@@ -251,7 +278,7 @@ class BlockingIterator(Generic[T]):
         self._give = give
         self._broken_off = broken_off
         self._pump: Pump | None = None
-        self._turn = threading.Lock()
+        self._turn = _Turn()
 
     def __iter__(self) -> Self:
         return self

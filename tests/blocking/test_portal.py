@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from types import FrameType
 from typing import Self
 
 import anyio
 import pytest
 
-from grok_video import ConfigurationError, JobTimeout
+from grok_video import Client, ConfigurationError, GrokVideoError, JobTimeout
 from grok_video._crossing import fresh
 from grok_video._portal import BlockingIterator, Portal
+from grok_video.emulator import Emulator
+from tests.blocking.children import until
 
 
 @pytest.fixture
@@ -263,3 +267,57 @@ begun.wait()
     done = program(text)
     assert (done.returncode, done.stderr) == (0, "")
     assert time.monotonic() - began < 10
+
+
+# --- in the middle of its own thread -------------------------------------------------------------
+
+
+def test_a_call_in_the_middle_of_the_first_one_is_refused_and_waits_for_nobody(
+    blocking: Client,
+) -> None:
+    """A signal handler, or a `__del__` that the collector runs, may come at any line."""
+    refused = list[Exception]()
+
+    def come_between(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_qualname == "Line.__init__":
+            sys.setprofile(None)
+            try:
+                blocking.job("an-id").refresh()
+            except GrokVideoError as error:
+                refused.append(error)
+
+    sys.setprofile(come_between)
+    try:
+        job = blocking.submit("drift", duration=1)
+    finally:
+        sys.setprofile(None)
+    assert job.result().url is not None
+    assert [type(error) for error in refused] == [ConfigurationError]
+    assert "in the middle of another one of its own thread" in str(refused[0])
+
+
+def test_a_signal_handler_that_draws_from_the_iterator_it_interrupts_is_refused(
+    slow_emulator: Emulator, waiting: Client
+) -> None:
+    job = waiting.submit("drift", duration=1)
+    updates = job.updates()
+    next(updates)
+
+    def handler(*_: object) -> None:
+        next(updates)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        polls = slow_emulator.polls
+        sender = threading.Thread(
+            target=lambda: (
+                until(lambda: slow_emulator.polls > polls),
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1),
+            )
+        )
+        sender.start()
+        with pytest.raises(ConfigurationError, match="in the middle of another one"):
+            next(updates)
+        sender.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
