@@ -11,6 +11,7 @@ import asyncio
 import atexit
 import contextlib
 import os
+import sys
 import threading
 import time
 import weakref
@@ -51,6 +52,10 @@ _OWN_THREAD: Final = (
 _IN_THE_MIDDLE: Final = (
     "a blocking call was made in the middle of another one of its own thread (by a signal handler, "
     "say), which has to go on first. Note what is wanted, and do it when that call has ended"
+)
+_TOO_LATE: Final = (
+    "the interpreter is ending, and its threads with it: nothing can be sent any more. Call the "
+    "client before the program ends"
 )
 _OTHER_PROCESS: Final = (
     "this iterator was made before the fork and goes on in the parent process only; make a new "
@@ -130,6 +135,8 @@ class Portal:
 
         Raises `ConfigurationError` in that thread itself.
         """
+        if sys.is_finalizing():
+            raise ConfigurationError(_TOO_LATE)  # threads get no turn any more
         line = self._line
         if line is None or line.stopping:
             with self._lock:

@@ -263,6 +263,27 @@ sys.stdin.readline()
         child.ends_well()
 
 
+@pytest.mark.parametrize("use", ["client.submit('drift', duration=1)", "client"])
+def test_a_call_from_what_the_dying_interpreter_frees_is_refused(slow: Emulator, use: str) -> None:
+    script = f"""
+import builtins, os
+class Late:
+    def __init__(self, client):
+        self.client = client
+    def __del__(self, write=os.write, refusal=GrokVideoError):
+        try:
+            self.client.job("an-id").refresh()
+        except refusal as error:
+            write(1, str(error).encode())
+client = Client(**QUICK)
+{use}
+builtins.late = Late(client)
+"""
+    with running(script, slow) as child:
+        out = child.ends_well()
+    assert "the interpreter is ending" in out
+
+
 def test_one_interrupt_while_a_program_ends_does_not_lose_the_id(slow: Emulator) -> None:
     stalls_its_create(slow, "submit", 1.5)
     script = """
