@@ -9,6 +9,7 @@ import hashlib
 import os
 import stat
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,6 +85,39 @@ async def test_a_download_is_under_way_from_its_part_to_its_name(tmp_path: Path)
     assert not await _download.is_under_way(file)
     part.unlink()
     assert not await _download.is_under_way(file)
+
+
+FORKING = """
+import os, sys
+from grok_video._partfile import Batch, PartFile
+def held():
+    part = PartFile(sys.argv[1], overwrite=False, sha256=False, request_id="r")
+    part.open()
+    return part
+part = held()
+ready, ends = os.pipe(), os.pipe()
+if not (child := os.fork()):
+    os.close(ends[1])
+    os.write(ready[1], b".")
+    os.read(ends[0], 1)
+    os._exit(0)
+os.read(ready[0], 1)
+part.close(Batch())
+held().close(Batch())
+os.close(ends[1])
+os.waitpid(child, 0)
+"""
+
+
+def test_a_forked_child_holds_no_part_of_its_parent(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING, tmp_path / "cat.mp4"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 async def test_a_file_that_appears_meanwhile_is_not_replaced(

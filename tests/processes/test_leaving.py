@@ -8,7 +8,6 @@ scripts is Python's own last resort, which writes warnings to stderr.
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -300,40 +299,3 @@ atexit.register(say, "ending")
         child.interrupt()
         (line,) = logged(child)
     assert f"grok-video wait {id_of(slow)}" in line
-
-
-def test_a_forked_child_holds_no_download_of_its_parent(
-    grok_emulator_factory: EmulatorFactory, tmp_path: Path
-) -> None:
-    emulator = grok_emulator_factory(clip=CLIP)
-    emulator.script("download", [faults.Stall(0.5, after=1000)] + [faults.LinkDied()] * 9)
-    script = f"""
-import os, threading
-client = Client(**QUICK)
-job = client.submit("drift", duration=1)
-job.result()
-def fetch():
-    try:
-        job.download({str(tmp_path / "a.mp4")!r})
-    except DownloadError as error:
-        say(type(error).__name__)
-thread = threading.Thread(target=fetch)
-thread.start()
-while not os.path.exists({str(tmp_path / "a.mp4.part")!r}): pass
-child = os.fork()
-if not child:
-    sys.stdin.readline()
-    os._exit(0)
-thread.join()
-client.job(job.request_id).download({str(tmp_path / "a.mp4")!r})
-say("saved")
-sys.stdin.close()
-os.kill(child, 9)
-os.waitpid(child, 0)
-client.close()
-"""
-    with running(script, emulator) as child:
-        child.hears("")
-        child.hears("saved")
-        child.ends_well()
-    assert (tmp_path / "a.mp4").stat().st_size == len(CLIP)
