@@ -286,11 +286,15 @@ builtins.late = Late(client)
 def test_one_interrupt_while_a_program_ends_does_not_lose_the_id(slow: Emulator) -> None:
     stalls_its_create(slow, "submit", 1.5)
     script = """
-import threading, atexit
+import threading, time
 client = Client(**QUICK)
 threading.Thread(target=lambda: client.submit("drift", duration=1), daemon=True).start()
 sys.stdin.readline()
-atexit.register(say, "ending")
+def watch():
+    while not client._core.line.leaving:
+        time.sleep(0.001)
+    say("ending")
+threading.Thread(target=watch, daemon=True).start()
 """
     with running(script, slow) as child:
         is_in_the_call(slow, "submit")
