@@ -27,7 +27,6 @@ from grok_video._errors import (
     name_job,
     resume_hint,
 )
-from grok_video._outcomes import Outcome
 from grok_video._session import logger
 
 if TYPE_CHECKING:
@@ -377,6 +376,10 @@ class Pump(Call[None]):
 
         Unless the error, which kept it from being taken, names its job.
         """
+        if not self._given:
+            return
+        from grok_video._outcomes import Outcome  # loaded long ago, where it is one
+
         for value in self._given:
             if isinstance(value, Outcome) and value.request_id is not None:
                 log_unheard(value.request_id, error)

@@ -253,8 +253,6 @@ class Image:
         """
         if isinstance(getattr(file, "encoding", None), str):
             raise refuse("image", file, "must be a file opened in binary mode ('rb')")
-        if not hasattr(file, "read"):
-            raise refuse("image", type(file), "must be an open binary file")
         return cls("file", file)
 
     @classmethod
@@ -263,9 +261,6 @@ class Image:
 
         Encoded when it is sent, in a worker thread.
         """
-        # By what it has: Pillow may not be installed.
-        if not hasattr(image, "getbands"):
-            raise refuse("image", type(image), "must be a Pillow image (PIL.Image.Image)")
         return cls("pil", image)
 
     def describe(self) -> str:

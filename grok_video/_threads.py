@@ -1,7 +1,7 @@
 """Worker threads of our own, apart from the application's: so many in each event loop.
 
 anyio's default limiter has 40 for all the program. Where other work holds them, a call of ours
-would wait for that work, whatever its own deadline is.
+would wait for that work, whatever its own deadline is. What is imported late is imported there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Event loops: one clock for all of them, alarms, and things that live as long as a loop does.
+"""Event loops: one clock for all, sleepers and bells, work that no cancellation breaks off.
+
+And things that live as long as a loop does.
 
 A client may be made at import time and used across several `asyncio.run` calls, so what belongs to
 a loop (sessions, semaphores) must follow the loop's life, not the client's. asyncio and trio both

@@ -197,7 +197,7 @@ def test_an_async_hook_is_refused_before_anything_is_paid(
 
     for given in (hook, Hook()):
         with pytest.raises(InvalidRequest, match="must be a plain function"):
-            blocking.submit("drift", on_submitted=given)  # type: ignore[arg-type]
+            blocking.submit("drift", on_submitted=given)  # type: ignore[arg-type] # it is refused
     assert grok_emulator.accepted == 0
 
 
@@ -460,43 +460,3 @@ def test_context_variables_cross_with_the_call(blocking: Client) -> None:
         return variable.get()
 
     assert blocking._core.call(read) == "the caller's"
-
-
-# --- leaving while others are under way ----------------------------------------------------------
-
-
-def test_an_error_on_its_way_out_of_a_client_names_the_creates_of_other_threads(
-    slow_emulator: Emulator, waiting: Client
-) -> None:
-    slow_emulator.script("create", [faults.Stall(0.5, resume=True)] * 3)
-    with cf.ThreadPoolExecutor(3) as pool, pytest.raises(KeyboardInterrupt) as caught, waiting:
-        for number in range(3):
-            pool.submit(waiting.submit, f"drift {number}", duration=1)
-        until(lambda: len(slow_emulator.faults_consumed) == 3)
-        raise KeyboardInterrupt
-    told = "".join(caught.value.__notes__)
-    assert len(slow_emulator.creates) == 3
-    assert all(create.request_id in told for create in slow_emulator.creates)
-
-
-def test_a_batch_that_is_left_while_another_thread_draws_from_it_sends_no_more(
-    slow_emulator: Emulator, waiting: Client
-) -> None:
-    requests = [(str(n), VideoRequest(f"drift {n}", duration=1)) for n in range(50)]
-    raised = list[Exception]()
-
-    def draw() -> None:
-        try:
-            next(iter(batch))
-        except Exception as error:  # noqa: BLE001 - looked at below
-            raised.append(error)
-
-    thread = threading.Thread(target=draw)
-    with waiting.batch(requests, max_in_flight=5) as batch:
-        thread.start()
-        until(lambda: len(slow_emulator.creates) == 5)
-    accepted = slow_emulator.accepted
-    thread.join(10)
-    assert not thread.is_alive()
-    assert [type(error) for error in raised] == [ConfigurationError]
-    assert slow_emulator.accepted == accepted == 5
