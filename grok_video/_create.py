@@ -20,14 +20,13 @@ from grok_video._errors import (
     CreateOutcomeUnknown,
     GrokVideoError,
     InvalidRequest,
-    RateLimited,
     UnexpectedResponse,
     name_job,
     names_job,
     resume_hint,
     reword,
 )
-from grok_video._lifecycle import Event
+from grok_video._lifecycle import Event, meaning_of_failed_create
 from grok_video._tracing import span
 from grok_video._transports._loops import current_time, ends_at, finish
 
@@ -182,7 +181,7 @@ class Attempt:
                 request_id = await self._post()
                 told.note(request_id=request_id)
         except (APIError, APIConnectionError, InvalidRequest) as failure:
-            event = _meaning(failure)
+            event = meaning_of_failed_create(failure)
             # Without its frames, which hold what the server said before it was redacted.
             failure = failure.with_traceback(None)
             self._outcome = AttemptOutcome(event, failure=failure, sent_at=self._sent_at)
@@ -227,18 +226,6 @@ class Attempt:
             f"was accepted. {resume_hint(accepted)}" if accepted is not None else "has no id",
             exc_info=failure,
         )
-
-
-def _meaning(failure: APIError | APIConnectionError | InvalidRequest) -> Event:
-    """Tell what a failed create means for its job; the money rule stands in this function."""
-    if isinstance(failure, InvalidRequest):
-        return Event.REFUSED
-    if isinstance(failure, APIConnectionError):
-        return Event.ANSWER_LOST if failure.may_have_been_sent else Event.NOT_TAKEN
-    if not failure.refused:
-        return Event.ANSWER_LOST
-    passing = isinstance(failure, RateLimited) or failure.status >= 500
-    return Event.NOT_TAKEN if passing else Event.REFUSED
 
 
 def _unknown(

@@ -14,17 +14,15 @@ from typing import TYPE_CHECKING, Final, Self
 import anyio
 
 from grok_video._errors import (
-    APIConnectionError,
     APIError,
     AuthenticationError,
     CreateOutcomeUnknown,
     InsufficientBalance,
     NotFound,
     PermissionDenied,
-    RateLimited,
-    ServerError,
     UnexpectedResponse,
 )
+from grok_video._lifecycle import Event, meaning_of_failed_create
 
 if TYPE_CHECKING:
     import random
@@ -52,16 +50,14 @@ class NotYet(Exception):
     """It is another one's turn; nothing was sent."""
 
 
-def is_of_the_account(error: GrokVideoError) -> bool:
+def is_of_the_account(error: Exception) -> bool:
     """Return whether every create would fail like this until a person does something."""
     return isinstance(error, AuthenticationError | InsufficientBalance)
 
 
 def is_passing(error: GrokVideoError) -> bool:
     """Return whether a create failed like this without being taken, and may be sent again."""
-    if isinstance(error, APIConnectionError):
-        return not error.may_have_been_sent
-    return isinstance(error, RateLimited | ServerError)
+    return meaning_of_failed_create(error) is Event.NOT_TAKEN
 
 
 def is_of_the_service(error: GrokVideoError) -> bool:

@@ -4,6 +4,8 @@ Every rule about what may follow what stands in `_TABLE`; no other module decide
 clock and no I/O here, so a life can be replayed from its events: the ledger is a list of events,
 and recovery is `reduce(advance, events, State.PLANNED)`.
 
+What a failed create means stands here too, for the same reason (`meaning_of_failed_create`).
+
 The state that the whole package exists for is IN_DOUBT: the create may have reached the server and
 its answer is not known. A process that dies between sending and hearing comes back in doubt, never
 in PLANNED, so that nothing is sent twice unless a person says so.
@@ -14,9 +16,16 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-from grok_video._errors import GrokVideoError
+from grok_video._errors import (
+    APIConnectionError,
+    APIError,
+    GrokVideoError,
+    InvalidRequest,
+    RateLimited,
+    ServerError,
+)
 
-__all__ = ["Event", "IllegalEvent", "State", "advance", "diagram"]
+__all__ = ["Event", "IllegalEvent", "State", "advance", "diagram", "meaning_of_failed_create"]
 
 
 class State(enum.StrEnum):
@@ -106,6 +115,26 @@ def advance(state: State, event: Event) -> State:
     except KeyError:
         message = f"a job that is {state.value} cannot be told {event.value}"
         raise IllegalEvent(message) from None
+
+
+def meaning_of_failed_create(failure: Exception) -> Event:
+    """Return what became of a create that failed like this: the money rule, and the only one.
+
+    `NOT_TAKEN` where it certainly was not sent, or was clearly refused for a reason that passes: it
+    may be sent again. `REFUSED` where it was clearly refused for good. `ANSWER_LOST` for all else:
+    it may have been accepted and billed, and nothing sends it again unless a person says so.
+    """
+    match failure:
+        case InvalidRequest():
+            return Event.REFUSED  # the picture changed while it was sent: nobody had it whole
+        case APIConnectionError(may_have_been_sent=False):
+            return Event.NOT_TAKEN
+        case RateLimited(refused=True) | ServerError(refused=True):
+            return Event.NOT_TAKEN
+        case APIError(refused=True):
+            return Event.REFUSED
+        case _:
+            return Event.ANSWER_LOST
 
 
 def diagram() -> str:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import field, frozen
 
-from grok_video._errors import APIConnectionError, APIError, RateLimited, ServerError
+from grok_video._errors import APIError
+from grok_video._lifecycle import Event, meaning_of_failed_create
 from grok_video._public import Value, publish
 from grok_video._requests import refuse, require_flags, require_positive
 
@@ -83,13 +84,11 @@ class Retry(Value):
         return self._delay(failure, attempt, random)
 
     def _may_resend(self, failure: GrokVideoError) -> bool:
-        if isinstance(failure, APIConnectionError):
-            return not failure.may_have_been_sent or self.resend_unknown_creates
-        if not isinstance(failure, APIError) or (failure.retry_after or 0.0) > self.patience:
+        if isinstance(failure, APIError) and (failure.retry_after or 0.0) > self.patience:
             return False
-        if isinstance(failure, RateLimited):
-            return True
-        return isinstance(failure, ServerError) if failure.refused else self.resend_unknown_creates
+        event = meaning_of_failed_create(failure)
+        lost = event is Event.ANSWER_LOST
+        return event is Event.NOT_TAKEN or (lost and self.resend_unknown_creates)
 
     def poll_delay(self, failure: GrokVideoError, failures: int, random: random.Random) -> float:
         """Return the seconds to wait after so many polls in a row that failed in passing."""

@@ -9,14 +9,12 @@ import errno
 from typing import TYPE_CHECKING
 
 from grok_video._errors import (
-    APIError,
     BadRequest,
     ConfigurationError,
     CreateOutcomeUnknown,
     DestinationError,
     DownloadError,
     GrokVideoError,
-    InvalidRequest,
     JobError,
     JobExpired,
     JobFailed,
@@ -25,7 +23,7 @@ from grok_video._errors import (
     resume_hint,
 )
 from grok_video._gate import is_of_the_account
-from grok_video._lifecycle import Event, State
+from grok_video._lifecycle import Event, State, meaning_of_failed_create
 
 if TYPE_CHECKING:
     from grok_video._entry import Entry
@@ -53,12 +51,10 @@ def meaning(failure: Exception, state: State, *, lost: bool) -> tuple[Event, ...
 
 
 def _meaning_of_create(failure: Exception) -> Event:
-    if isinstance(failure, InvalidRequest):
-        return Event.REFUSED  # the picture changed while it was sent: the server never had it all
-    if isinstance(failure, APIError) and failure.refused:
-        # Refused because of the account, the item itself may be sent again when that is mended.
-        return Event.NOT_TAKEN if is_of_the_account(failure) else Event.REFUSED
-    return Event.ANSWER_LOST
+    event = meaning_of_failed_create(failure)
+    # Refused because of the account, the item itself may be sent again when that is mended.
+    passing = event is Event.REFUSED and is_of_the_account(failure)
+    return Event.NOT_TAKEN if passing else event
 
 
 def _ending(failure: Exception) -> tuple[Event, ...]:

@@ -9,7 +9,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grok_video._lifecycle import _TABLE, Event, IllegalEvent, State, advance, diagram
+from grok_video import (
+    APIConnectionError,
+    APITimeoutError,
+    AuthenticationError,
+    BadRequest,
+    ConfigurationError,
+    GrokVideoError,
+    InvalidRequest,
+    NotFound,
+    RateLimited,
+    ServerError,
+    UnexpectedResponse,
+)
+from grok_video._lifecycle import (
+    _TABLE,
+    Event,
+    IllegalEvent,
+    State,
+    advance,
+    diagram,
+    meaning_of_failed_create,
+)
 
 HAPPY = [
     Event.SENDING_BEGAN,
@@ -104,3 +125,33 @@ def test_the_diagram_shows_every_row_of_the_table() -> None:
     for a, b in itertools.product(State, State):
         if f"    {a.value} --> {b.value}:" in drawn:
             assert b in [to for (state, _), to in _TABLE.items() if state is a]
+
+
+@pytest.mark.parametrize(
+    ("failure", "event"),
+    [
+        (APIConnectionError("x", may_have_been_sent=False), Event.NOT_TAKEN),
+        (RateLimited("x", status=429), Event.NOT_TAKEN),
+        (ServerError("x", status=503, refused=True), Event.NOT_TAKEN),
+        (BadRequest("x", status=400), Event.REFUSED),
+        (AuthenticationError("x", status=401), Event.REFUSED),
+        # "No channel" is a misspelt model as often as not.
+        (NotFound("x", status=503), Event.REFUSED),
+        (UnexpectedResponse("x", status=302), Event.REFUSED),
+        (InvalidRequest("x", field="image"), Event.REFUSED),
+        (APIConnectionError("x", may_have_been_sent=True), Event.ANSWER_LOST),
+        (APITimeoutError("x", may_have_been_sent=True), Event.ANSWER_LOST),
+        (ServerError("x", status=503, refused=False), Event.ANSWER_LOST),
+        (RateLimited("x", status=429, refused=False), Event.ANSWER_LOST),
+        (BadRequest("x", status=200, refused=False), Event.ANSWER_LOST),
+        (UnexpectedResponse("x", status=200, refused=False), Event.ANSWER_LOST),
+        # Nobody foresaw these: nothing is proven.
+        (ConfigurationError("x"), Event.ANSWER_LOST),
+        (GrokVideoError("x"), Event.ANSWER_LOST),
+        (OSError("x"), Event.ANSWER_LOST),
+    ],
+)
+def test_a_failed_create_may_have_been_paid_for_unless_it_is_proven_that_it_was_not(
+    failure: Exception, event: Event
+) -> None:
+    assert meaning_of_failed_create(failure) is event
