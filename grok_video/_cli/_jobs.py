@@ -7,7 +7,6 @@ known, and a result becomes the one line or the one object that a shell can use.
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -16,13 +15,14 @@ import anyio
 
 from grok_video import _download
 from grok_video._budget import dollars
+from grok_video._cli._arguments import read_address, read_request
 from grok_video._cli._connect import Connection, reach
 from grok_video._cli._console import Console
 from grok_video._cli._endings import DONE, Errand, finish
 from grok_video._cli._interrupts import run
 from grok_video._errors import ConfigurationError, GrokVideoError, InvalidRequest
 from grok_video._models import JobStatus, Snapshot, Video
-from grok_video._requests import Image, VideoRequest, refuse
+from grok_video._requests import Image
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from grok_video._job import AsyncJob
+    from grok_video._requests import VideoRequest
 
 
 def generate(
@@ -52,7 +53,7 @@ def generate(
     )
 
     def work() -> int:
-        request = read_request(words)
+        request = read_request(words, picture)
         if out is not None and request.output is not None:
             message = "-o and --upload-url exclude each other: the provider delivers to the URL."
             raise InvalidRequest(message, field="out", value=out)
@@ -92,7 +93,7 @@ def submit(words: dict[str, str | None], connection: Connection, *, json_lines: 
     errand = Errand(console, resume_options=connection.resume_options())
 
     def work() -> int:
-        request = read_request(words)
+        request = read_request(words, picture)
         refuse_emulator(connection, "submit")
         return run(errand, lambda: go(request))
 
@@ -244,20 +245,6 @@ class _Steps:
 # --- what goes in --------------------------------------------------------------------------------
 
 
-def read_request(words: Mapping[str, str | None]) -> VideoRequest:
-    """Return the request that the options mean. Raises `InvalidRequest` as `VideoRequest` does."""
-    given: dict[str, Any] = {name: value for name, value in words.items() if value is not None}
-    duration = given.get("duration")
-    if duration is not None and re.fullmatch(r"[+-]?[0-9]{1,9}", duration):
-        given["duration"] = int(duration)  # anything else is refused by name, value and limit
-    upload_url = given.pop("upload_url", None)
-    if upload_url is not None:
-        given["output"] = {"upload_url": upload_url}
-    if "image" in given:
-        given["image"] = picture(given["image"])
-    return VideoRequest(**given)
-
-
 def picture(text: str) -> Image:
     """Return the picture that an argument means: a URL, a data URI, "-" for stdin, or a path.
 
@@ -273,11 +260,7 @@ def picture(text: str) -> Image:
         if data[:5].lower() == b"data:":
             return Image.from_url(data.decode("utf-8", "replace"))
         return Image.from_bytes(data)
-    if text.lstrip().lower().startswith(("http://", "https://", "data:")):
-        return Image.from_url(text)
-    if re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE):
-        raise refuse("image", text, "must be a path, an http(s) URL or a data: URI")
-    return Image.from_path(text)
+    return read_address(text) or Image.from_path(text)
 
 
 def refuse_emulator(connection: Connection, command: str) -> None:

@@ -15,7 +15,6 @@ import csv
 import hashlib
 import json
 import os
-import re
 import sqlite3
 import stat
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 from attrs import define, field, frozen
 
+from grok_video._cli._arguments import read_address, read_request
 from grok_video._errors import ConfigurationError, InvalidRequest
 from grok_video._outcomes import BatchItem
 from grok_video._pictures import require_file
@@ -203,26 +203,15 @@ class Rows:
         return key, values
 
     def _request(self, values: Mapping[str, Any]) -> VideoRequest:
-        values = dict(values)
         if not values.get("prompt"):
             raise refuse("prompt", values.get("prompt", ""), "must not be blank, or give --prompt")
-        duration = values.get("duration")
-        if isinstance(duration, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,9}\s*", duration):
-            values["duration"] = int(duration)  # anything else is refused by name, value and limit
-        upload_url = values.pop("upload_url", None)
-        if upload_url is not None:
-            values["output"] = {"upload_url": upload_url}
-        if "image" in values:
-            values["image"] = self._image(values["image"])
-        return VideoRequest(**values)
+        return read_request(values, self._image)
 
     def _image(self, text: object) -> Image:
         if not isinstance(text, str) or not text.strip():
             raise refuse("image", text, "must be a path, a URL or a data: URI")
-        if text.lstrip().lower().startswith(("http://", "https://", "data:")):
-            return Image.from_url(text)
-        if "://" in text:
-            raise refuse("image", text, "must be a path, an http(s) URL or a data: URI")
+        if (image := read_address(text)) is not None:
+            return image
         if "\0" in text:
             raise refuse("image", text, "must be a path, and no path has a NUL in it")
         folder = self.place if self._file is None else os.path.dirname(self.place)  # noqa: PTH120

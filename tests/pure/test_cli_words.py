@@ -27,10 +27,11 @@ from grok_video import (
     OutcomeState,
 )
 from grok_video._cli import _endings
+from grok_video._cli._arguments import read_request
 from grok_video._cli._batch import BatchConsole, BatchErrand
 from grok_video._cli._console import Console, one_line
 from grok_video._cli._endings import Errand, Interrupted, exit_code
-from grok_video._cli._jobs import picture, read_request
+from grok_video._cli._jobs import picture
 from grok_video._cli._plan import Plan, plain
 from grok_video._cli._words import last_words, summary_facts
 from grok_video._errors import resume_hint
@@ -109,7 +110,7 @@ def test_no_command_is_named_that_is_certain_to_fail(tmp_path: Path) -> None:
 
 
 def test_an_unknown_outcome_has_the_facts_by_which_to_find_it() -> None:
-    request = read_request({"prompt": "x", "duration": "5", "resolution": "480p"})
+    request = read_request({"prompt": "x", "duration": "5", "resolution": "480p"}, picture)
     errand = Errand(Console(json_lines=False))
     errand.begin(request)
     hash_ = request.fingerprint()
@@ -204,7 +205,7 @@ def test_a_string_on_the_command_line_is_a_path_unless_it_is_a_url() -> None:
 
 def test_only_what_was_given_is_asked_for() -> None:
     request = read_request(
-        {"prompt": "x", "duration": "+3", "user": None, "upload_url": "https://h/p"}
+        {"prompt": "x", "duration": "+3", "user": None, "upload_url": "https://h/p"}, picture
     )
     assert request.settings() == {
         "model": request.model,
