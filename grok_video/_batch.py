@@ -37,6 +37,7 @@ from grok_video._outcomes import BatchSummary, Outcome, OutcomeState, Tally
 from grok_video._public import publish
 from grok_video._requests import refuse
 from grok_video._session import logger
+from grok_video._threads import load_anyio
 from grok_video._transports._loops import current_time
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ class AsyncBatch:
             message = "a batch is run once; make another one with the same ledger to go on"
             raise ConfigurationError(message)
         settings, session = self._settings, self._session
-        _ = session.transport  # a closed client must say so before a ledger is made
+        await session.ready_transport()  # a closed client must say so before a ledger is made
+        await load_anyio()
         if settings.out is not None:
             await to_thread.run_sync(_make_folder, settings.out)
         journal = Journal() if settings.ledger is None else await Ledger.open(settings.ledger)

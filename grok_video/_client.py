@@ -9,12 +9,10 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
-from typing import TYPE_CHECKING, Any, Literal, Never, Self, overload
-
-import anyio
+from typing import TYPE_CHECKING, Any, Final, Literal, Never, Self, overload
 
 from grok_video._clientsettings import check_parts, check_transport
-from grok_video._create import log_unheard
+from grok_video._create import CANCEL_GRACE, log_unheard
 from grok_video._errors import ConfigurationError, InvalidRequest
 from grok_video._job import (
     DEFAULT_TIMEOUT,
@@ -39,8 +37,9 @@ from grok_video._requests import (
 )
 from grok_video._session import Session
 from grok_video._settings import checked_headers, checked_proxy, find_base_url, find_key
+from grok_video._threads import load
 from grok_video._transports._base import Transport, TransportConfig, without_frames
-from grok_video._transports._loops import current_time
+from grok_video._transports._loops import current_time, finish
 
 if TYPE_CHECKING:
     import os
@@ -56,6 +55,10 @@ if TYPE_CHECKING:
     from grok_video._requests import AspectRatio, ImageInput, Resolution
 
 __all__ = ["AsyncClient"]
+
+#: Seconds that a caller who is cancelled while it closes a client waits for that: the answers of
+#: the creates, and as much again for connections that do not close.
+_CLOSING_GRACE: Final = 2 * CANCEL_GRACE
 
 
 class AsyncClient:
@@ -129,8 +132,7 @@ class AsyncClient:
 
     async def aclose(self) -> None:
         """Close the connections; the client cannot be used after it. Jobs go on at the provider."""
-        with anyio.CancelScope(shield=True):
-            await self._session.aclose()
+        await finish(self._session.aclose, grace=_CLOSING_GRACE)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {redact_url(self._session.config.base_url)}>"
@@ -405,6 +407,7 @@ class AsyncClient:
         What went wrong with single items is not raised: the summary names them, up to a thousand
         that failed with the reason of each (`failed`), and the ledger knows all that were sent.
         """
+        await load("grok_video._batch")
         from grok_video._batch import run_through
 
         batch = self.batch(

@@ -12,7 +12,7 @@ from grok_video._models import JobStatus, Snapshot, Video
 from grok_video._policies import Deadline
 from grok_video._poller import Poller
 from grok_video._requests import refuse, require_flags, require_path, require_positive
-from grok_video._threads import load
+from grok_video._threads import load, load_anyio
 from grok_video._tracing import span
 from grok_video._transports._loops import current_time
 
@@ -205,6 +205,7 @@ async def load_downloads() -> None:
 
     It is a sixth of what importing the package costs, and those who only submit never need it.
     """
+    await load_anyio()
     await load("grok_video._download")
 
 

@@ -38,8 +38,9 @@ from grok_video._policies import NO_END
 from grok_video._polling import Experience
 from grok_video._refusals import read_retry_after
 from grok_video._slots import Taken, slots_of_each_loop
+from grok_video._threads import CHECKS
 from grok_video._transports._base import Address, Transport
-from grok_video._transports._loops import current_time, ends_at, finish, running_library
+from grok_video._transports._loops import checkpoint, current_time, ends_at, running_library
 from grok_video._turns import NoTurn, Turns
 
 if TYPE_CHECKING:
@@ -143,12 +144,28 @@ class Session:
         library = running_library()
         return self._transports.get(library) or self._make_transport(library)
 
+    async def ready_transport(self) -> Transport:
+        """Return the transport, made with its first use; the event loop is not held for that."""
+        self.lifetime.require()
+        if self._given is not None:
+            return self._given
+        library = running_library()
+        made = self._transports.get(library)
+        if made is None and self._is_of_httpx(library):
+            # Its libraries on trio, where nobody knew before that they are needed, and its TLS.
+            made = await CHECKS.run(self._make_transport, library)
+            self.lifetime.require()
+        return made or self._make_transport(library)
+
+    def _is_of_httpx(self, library: str) -> bool:
+        return library == "trio" or self._wanted == "httpx" or self._http_client is not None
+
     def _make_transport(self, library: str) -> Transport:
         if library == "trio" and self._wanted == "aiohttp":
             message = "aiohttp cannot run on trio; leave transport= out, or use 'httpx'"
             raise ConfigurationError(message)
         made: Transport
-        if library == "trio" or self._wanted == "httpx" or self._http_client is not None:
+        if self._is_of_httpx(library):
             from grok_video._transports._httpx import HttpxTransport
 
             made = HttpxTransport(self.config, self._http_client)
@@ -167,8 +184,7 @@ class Session:
         """
         try:
             self.lifetime.end()
-            over = current_time() + CANCEL_GRACE
-            await finish(lambda: self._creates.until_idle(over))
+            await self._creates.until_idle(current_time() + CANCEL_GRACE)
         finally:
             for transport in self._transports.values():
                 await transport.aclose()
@@ -193,7 +209,7 @@ class Session:
         `APIConnectionError` if it certainly was not reached, and `CreateOutcomeUnknown` if it may
         have been.
         """
-        transport = self.transport  # a closed client says so before a picture is opened
+        transport = await self.ready_transport()  # closed, it says so before a picture is opened
         until = deadline or NO_END
         async with create_body(request, until) as body:
             state = State.PLANNED
@@ -281,9 +297,7 @@ class Session:
 
     async def _require_wanted(self, until: Deadline, attempts: int) -> None:
         """Return if its caller still wants the create: nobody pays for what came too late."""
-        from anyio.lowlevel import checkpoint_if_cancelled
-
-        await checkpoint_if_cancelled()
+        await checkpoint()
         self.lifetime.require()
         if until.at != math.inf and current_time() >= until.at:
             raise _not_in_time("the create could not be sent", until, attempts)
@@ -317,7 +331,7 @@ class Session:
         answer is here `until` then, `APIError` or `APIConnectionError`, each with the `request_id`.
         """
         try:
-            transport = self.transport
+            transport = await self.ready_transport()
             try:
                 slots, now = await self._polls.take(now, until.at)
             except NoTurn as no:

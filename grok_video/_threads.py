@@ -1,23 +1,35 @@
 """Worker threads of our own, apart from the application's: so many in each event loop.
 
 anyio's default limiter has 40 for all the program. Where other work holds them, a call of ours
-would wait for that work, whatever its own deadline is. What is imported late is imported there.
+would wait for that work, whatever its own deadline is. What is imported late is imported in a
+thread as well: one of its own, because anyio's threads are among what is imported late.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import sys
+import threading
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
 
 import anyio
+
+from grok_video._transports._loops import (
+    new_sleeper,
+    running_library,
+    running_loop,
+    sleep_until,
+    wake,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anyio.lowlevel import RunVar
 
-__all__ = ["CHECKS", "FILES", "Threads", "load"]
+__all__ = ["CHECKS", "FILES", "Threads", "load", "load_anyio"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -42,7 +54,7 @@ class Threads:
         A cancelled caller waits until the function is done, because a thread that goes on would
         hold a file open; with `abandon` it leaves the thread to itself.
         """
-        # Parts of anyio are imported with the first use: `import anyio` itself loads none of them.
+        await load_anyio()
         from anyio import to_thread
 
         return await to_thread.run_sync(
@@ -69,9 +81,46 @@ FILES: Final = Threads(40, "files")
 CHECKS: Final = Threads(8, "checks")
 
 
-async def load(name: str) -> None:
-    """Return when a module of this package can be imported without holding the event loop."""
+#: The libraries for which anyio is loaded.
+_with_anyio: Final[set[str]] = set()
+
+
+async def load_anyio() -> None:
+    """Return when scopes, threads and task groups of anyio can be had without holding the loop.
+
+    `import anyio` itself loads none of them: the first use does, and takes as long as a hundred
+    polls.
+    """
+    library = running_library()
+    if library not in _with_anyio:
+        await load("anyio.lowlevel", "anyio.to_thread", f"anyio._backends._{library}")
+        _with_anyio.add(library)
+
+
+async def load(*names: str) -> None:
+    """Return when these modules can be imported without holding the event loop.
+
+    One that cannot be imported is left to who needs it.
+    """
+    if all(map(_is_loaded, names)):
+        return
+    loop = running_loop()
+    sleeper = new_sleeper(loop)
+
+    def work() -> None:
+        for name in names:
+            with contextlib.suppress(Exception):
+                import_module(name)
+        wake(sleeper, loop)
+
+    try:
+        threading.Thread(target=work, name="grok_video import", daemon=True).start()
+    except RuntimeError:
+        return  # no thread can be had: then it holds the loop
+    await sleep_until(math.inf, sleeper, loop)
+
+
+def _is_loaded(name: str) -> bool:
     parent, _, child = name.rpartition(".")
     # Not whether it is in `sys.modules`, where it is while another thread still imports it.
-    if not hasattr(sys.modules[parent], child):
-        await CHECKS.run(import_module, name)
+    return parent in sys.modules and child in vars(sys.modules[parent])

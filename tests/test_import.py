@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
 import grok_video
+from grok_video.emulator import Emulator
+from tests.conftest import PHOTO
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
-def run(code: str) -> str:
+def run(code: str, *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -38,6 +49,43 @@ def test_a_client_loads_nothing_that_only_some_of_its_calls_need() -> None:
     assert "grok_video._session" in loaded
     assert not {f"grok_video.{name}" for name in some} & set(loaded)
     assert not {"sqlite3", "PIL", "pybase64", "httpx2"} & set(loaded)
+
+
+LATE = """
+import asyncio, sys, threading
+from grok_video import AsyncClient, Image, Polling
+library, transport, url, key, folder = sys.argv[1:]
+seen = []
+def hook(event, arguments):
+    if event == "import" and threading.current_thread() is threading.main_thread():
+        seen.append(arguments[0])
+async def main():
+    async with client:
+        job = await client.submit("drift", image="https://example.com/a.jpg")
+        async for _ in job.stream():
+            pass
+        await job.download(folder + "/a.mp4")
+        picture = Image.from_path(folder + "/a.jpg")
+        await client.generate("drift", picture, save_to=folder + "/b.mp4")
+client = AsyncClient(key, base_url=url, polling=Polling.fixed(0.05), transport=transport or None)
+if library == "trio":
+    import trio
+sys.addaudithook(hook)
+asyncio.run(main()) if library == "asyncio" else trio.run(main)
+print(*(name for name in seen if name.partition(".")[0] not in sys.stdlib_module_names))
+"""
+
+
+@pytest.mark.parametrize(
+    ("library", "transport"), [("asyncio", ""), ("asyncio", "httpx"), ("trio", "")]
+)
+def test_no_call_of_a_client_imports_a_library_in_its_event_loop(
+    library: str, transport: str, tmp_path: Path
+) -> None:
+    shutil.copy(PHOTO, tmp_path / "a.jpg")
+    with Emulator(time_scale=0.01) as api:
+        assert run(LATE, library, transport, api.base_url, api.api_key, str(tmp_path)).strip() == ""
+    assert (tmp_path / "b.mp4").stat().st_size
 
 
 def test_the_emulator_package_loads_nothing_heavy_either() -> None:

@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary
 import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
 T = TypeVar("T")
 
@@ -134,7 +134,10 @@ def _round_up(seconds: float) -> float:
 def _clock_for(loop: Any) -> _Clock:  # noqa: ANN401 - as `running_loop` returns it
     """Return the clock of the running loop."""
     known, clock = _last
-    return clock if known() is loop else _clock_of(loop, anyio.current_time())
+    if known() is loop:
+        return clock
+    own = loop.time() if _is_of_asyncio(loop) else sys.modules["trio"].current_time()
+    return _clock_of(loop, own)
 
 
 def _on_clock(clock: _Clock, loop: Any, when: float) -> float:  # noqa: ANN401 - as above
@@ -254,7 +257,17 @@ class Bell:
                 wake(sleeper, loop)
 
 
-async def finish(work: Callable[[], Coroutine[Any, Any, T]], *, grace: float = math.inf) -> T:
+async def checkpoint() -> None:
+    """Return, unless the caller was cancelled meanwhile: then its cancellation is raised."""
+    if running_library() == "trio":
+        await sys.modules["trio"].lowlevel.checkpoint_if_cancelled()
+    else:
+        # A turn of the loop: what anyio's scopes cancel is told by then as well. anyio's own way to
+        # ask imports half of it, which holds the loop for as long as a hundred of these.
+        await asyncio.sleep(0)
+
+
+async def finish(work: Callable[[], Awaitable[T]], *, grace: float = math.inf) -> T:
     """Return what the work returns, done to its end however often the caller is cancelled.
 
     A cancelled caller waits for it, at most `grace` seconds in which this process was awake; then
@@ -317,7 +330,7 @@ async def _outlast(task: asyncio.Task[Any], grace: float) -> None:
         task.exception()  # the caller's cancellation is what is told; this one was seen
 
 
-async def _finish_in_group(work: Callable[[], Coroutine[Any, Any, T]], grace: float) -> T:
+async def _finish_in_group(work: Callable[[], Awaitable[T]], grace: float) -> T:
     results: list[T] = []
     failures: list[BaseException] = []
     trio = sys.modules["trio"]
@@ -412,8 +425,7 @@ class LoopLocal(Generic[T]):
         finally:
             self._values.pop(loop, None)
             self._keepers.pop(loop, None)
-            with anyio.CancelScope(shield=True):
-                await self._close(value)
+            await finish(lambda: self._close(value))
 
     def _forget_dead_loops(self) -> None:
         # A loop that was closed by hand, without `shutdown_asyncgens`: its sockets cannot be
