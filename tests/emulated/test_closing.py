@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from grok_video import AsyncClient, ConfigurationError, DownloadError, Limits
 from grok_video.emulator import Emulator, faults
+from tests.pure.provider import Provider
 
 MIB = 2**20
 CLIP = b"\0\0\0\x18ftypmp42" + bytes(3 * MIB)
@@ -145,3 +147,33 @@ async def test_a_wait_under_way_ends_with_the_id(
                 await anyio.lowlevel.checkpoint()
             await client.aclose()
     assert told[0].request_id == job.request_id
+
+
+class Leisurely(Provider):
+    """Closes when it is told to, and says whether it came to the end of that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_closing, self.go_on, self.is_closed = asyncio.Event(), asyncio.Event(), False
+
+    async def aclose(self) -> None:
+        self.is_closing.set()
+        await self.go_on.wait()
+        self.is_closed = True
+
+
+def test_a_client_closes_to_its_end_however_often_its_caller_is_cancelled() -> None:
+    async def main() -> None:
+        transport = Leisurely()
+        closing = asyncio.create_task(AsyncClient("key", transport=transport).aclose())
+        await transport.is_closing.wait()
+        for _ in range(2):
+            closing.cancel()
+            await asyncio.sleep(0)
+        assert not closing.done()
+        transport.go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert transport.is_closed
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
