@@ -132,7 +132,7 @@ class AsyncClient:
 
     async def aclose(self) -> None:
         """Close the connections; the client cannot be used after it. Jobs go on at the provider."""
-        await finish(self._session.aclose, grace=_CLOSING_GRACE)
+        await finish(self._session.aclose, grace=lambda: _CLOSING_GRACE)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {redact_url(self._session.config.base_url)}>"

@@ -21,6 +21,7 @@ from grok_video._errors import (
     GrokVideoError,
     InvalidRequest,
     UnexpectedResponse,
+    add_note,
     name_job,
     names_job,
     resume_hint,
@@ -28,18 +29,21 @@ from grok_video._errors import (
 )
 from grok_video._lifecycle import Event, meaning_of_failed_create
 from grok_video._tracing import span
-from grok_video._transports._loops import current_time, ends_at, finish
+from grok_video._transports._loops import current_time, ends_at, finish, is_cancellation
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from typing import TypeAlias
 
     from grok_video._policies import Deadline
     from grok_video._requests import VideoRequest
+    from grok_video._transports._base import Body
 
     #: Told of each step of a create before the next one is taken: (event, request_id).
     Record: TypeAlias = Callable[[Event, str | None], Awaitable[None]]
 
+#: What stands on the cancellation of a create that was broken off before its first byte.
+NOTHING_SENT: Final = "the create was broken off before anything was sent: nothing was paid"
 #: Seconds that a cancelled create goes on waiting for its answer: the slowest of 60 recorded
 #: creates took 2.0 s, so 5 s find nearly every id and still let a process end.
 CANCEL_GRACE: Final = 5.0
@@ -55,6 +59,74 @@ def log_unheard(request_id: str, error: BaseException | None = None) -> None:
             request_id,
             resume_hint(request_id),
         )
+
+
+class Sending:
+    """A body that knows whether a transport has asked for its first byte, and can be withheld.
+
+    Until then no server can have taken the create: it has nothing of what the headers announce.
+    """
+
+    __slots__ = ("_body", "has_begun", "is_withheld")
+
+    def __init__(self, body: Body, *, has_begun: bool) -> None:
+        """See the class; `has_begun` is True for a transport that may send without asking."""
+        self._body = body
+        self.has_begun: bool = has_begun
+        #: True once it is certain that no byte of it goes out.
+        self.is_withheld: bool = False
+
+    def withhold(self) -> bool:
+        """Return whether no byte has gone out; then none will."""
+        self.is_withheld = not self.has_begun
+        return self.is_withheld
+
+    @property
+    def length(self) -> int:
+        """Bytes, exactly."""
+        return self._body.length
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Return an iterator over the body from its beginning."""
+        return _Watched(self, self._body.chunks())
+
+
+class Withheld(Exception):
+    """Nobody waits for this create any more: a transport may not begin to send it."""
+
+
+class _Watched:
+    """One pass over a body: an object, as a generator would have to be closed."""
+
+    __slots__ = ("_chunks", "_sending")
+
+    def __init__(self, sending: Sending, chunks: AsyncIterator[bytes]) -> None:
+        self._sending = sending
+        self._chunks = chunks
+
+    def __aiter__(self) -> _Watched:
+        return self
+
+    def __anext__(self) -> Awaitable[bytes]:
+        if self._sending.is_withheld:
+            raise Withheld
+        self._sending.has_begun = True
+        return self._chunks.__anext__()
+
+    async def aclose(self) -> None:
+        """Close what holds a file open."""
+        close = getattr(self._chunks, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def log_lost(request: VideoRequest) -> None:
+    """Tell the log of a create of unknown outcome whose caller hears of something else."""
+    _log.error(
+        "the call was broken off after a create whose answer was lost: it may have been accepted "
+        "and billed (request %s)",
+        request.fingerprint()[:12],
+    )
 
 
 class AttemptOutcome:
@@ -81,13 +153,24 @@ class AttemptOutcome:
         attempts: int,
         delay: float | None,
         *,
+        doubtful: Sequence[int] = (),
         then: Exception | None = None,
     ) -> GrokVideoError:
-        """Return what the caller is told after so many attempts; `then` is what ended them."""
+        """Return what the caller is told after so many attempts; `then` is what ended them.
+
+        `doubtful` are the numbers of those that may have been accepted, counted from 1.
+        """
         failure = self.failure
         assert failure is not None  # noqa: S101 - for the type checker
         if self.event is Event.ANSWER_LOST:
-            error = _unknown(failure, request, self.sent_at, attempts)
+            again = "Nothing was sent again."
+            if len(doubtful) > 1:
+                again = (
+                    f"It was sent {len(doubtful)} times, and more than one may have been accepted."
+                )
+            elif attempts > doubtful[-1]:
+                again = "What was sent again was not taken."
+            error = _unknown(failure, request, self.sent_at, again)
             if then is not None and then is not failure:
                 error.add_note(f"What ended the attempts after it: {then}")
             return error
@@ -117,15 +200,20 @@ class Attempt:
     def __init__(
         self,
         request: VideoRequest,
-        post: Callable[[], Awaitable[str]],
+        sending: Sending,
+        post: Callable[[Sending], Awaitable[str]],
         record: Record | None,
     ) -> None:
-        """See the class; `post` sends the request once and returns the id."""
+        """See the class; `post` sends the body once and returns the id."""
         self._request = request
+        self._sending = sending
         self._post = post
         self._record = record
         self._outcome: AttemptOutcome | None = None
         self._sent_at = 0.0
+        #: True once nobody waits for it any more.
+        self._is_unwanted = False
+        self._within = "the time of this call"
         #: What `record` raised, and whether it has heard what came of a request that was sent.
         self._unrecorded: Exception | None = None
         self._told = False
@@ -147,16 +235,20 @@ class Attempt:
         Raises what `record` raised; a cancelled caller hears of its cancellation alone, and the log
         of the rest.
         """
+        if until.timeout is not None:
+            self._within = f"the {until.timeout:g} s of this call"
         try:
             if until.at == math.inf or current_time() + timeout < until.at:
-                await finish(self._exchange, grace=CANCEL_GRACE)
+                await finish(self._exchange, grace=self._grace)
             else:
                 with ends_at(until.at):
-                    await finish(self._exchange, grace=CANCEL_GRACE)
+                    await finish(self._exchange, grace=self._grace)
         except BaseException as error:
             failure, self._unrecorded = self._unrecorded, None
             if failure is not error and not isinstance(error, Exception):
                 self._log_untold(failure)
+                if self._outcome is not None and self._outcome.event is Event.NOT_TAKEN:
+                    add_note(error, NOTHING_SENT)
             raise
         failure, self._unrecorded = self._unrecorded, None
         if failure is not None:  # in the grace after the deadline
@@ -164,8 +256,7 @@ class Attempt:
         self._log_untold(None)
         if self._outcome is None:
             silence = APITimeoutError(
-                f"no answer within the {until.timeout:g} s of this call, nor in the "
-                f"{CANCEL_GRACE:g} s after",
+                f"no answer within {self._within}, nor in the {CANCEL_GRACE:g} s after",
                 may_have_been_sent=True,
             )
             self._outcome = AttemptOutcome(
@@ -173,20 +264,54 @@ class Attempt:
             )
         return self._outcome
 
+    def _grace(self) -> float:
+        """The seconds for which an answer is waited for by a caller that was cancelled just now.
+
+        None where there is nothing to answer yet; what is written down before is never broken off.
+        """
+        self._is_unwanted = True
+        # A transport may write in a task of its own, which this cancellation reaches too late.
+        return 0.0 if self._sent_at and self._sending.withhold() else CANCEL_GRACE
+
     async def _exchange(self) -> None:
         await self._note(Event.SENDING_BEGAN, None)
+        if self._is_unwanted:
+            await self._note_unsent()
+            return
         self._sent_at = time.time()
         try:
             with span("create", model=self._request.model) as told:
-                request_id = await self._post()
+                request_id = await self._post(self._sending)
                 told.note(request_id=request_id)
         except (APIError, APIConnectionError, InvalidRequest) as failure:
+            if self._sending.is_withheld:
+                await self._note_unsent()
+                return
             event = meaning_of_failed_create(failure)
             # Without its frames, which hold what the server said before it was redacted.
             failure = failure.with_traceback(None)
             self._outcome = AttemptOutcome(event, failure=failure, sent_at=self._sent_at)
             await self._note(event, None)
-        except anyio.get_cancelled_exc_class():
+        except GrokVideoError:
+            raise  # what stands in the way of sending
+        except Exception as error:
+            if not self._sending.has_begun:
+                await self._note_unsent()
+                raise
+            # A transport of the caller's own, or a defect: nobody can tell what the server has.
+            broken = APIConnectionError(
+                f"the transport failed with {type(error).__name__}", may_have_been_sent=True
+            )
+            broken.__cause__ = error
+            self._outcome = AttemptOutcome(Event.ANSWER_LOST, failure=broken, sent_at=self._sent_at)
+            await self._note(Event.ANSWER_LOST, None)
+        except BaseException as error:
+            if not is_cancellation(error):
+                raise
+            if self._sending.is_withheld:
+                with anyio.CancelScope(shield=True):
+                    await self._note_unsent()
+                raise
             _log.error(
                 "a create was cancelled and its answer did not come within %g s: it may have "
                 "been accepted and billed (request %s)",
@@ -205,6 +330,14 @@ class Attempt:
                 if not name_job(error, request_id):
                     log_unheard(request_id)
                 raise
+
+    async def _note_unsent(self) -> None:
+        failure = APITimeoutError(
+            f"no connection to the API came about within {self._within}; nothing was sent",
+            may_have_been_sent=False,
+        )
+        self._outcome = AttemptOutcome(Event.NOT_TAKEN, failure=failure)
+        await self._note(Event.NOT_TAKEN, None)
 
     async def _note(self, event: Event, request_id: str | None) -> None:
         if self._record is not None:
@@ -229,11 +362,8 @@ class Attempt:
 
 
 def _unknown(
-    failure: GrokVideoError, request: VideoRequest, sent_at: float, attempts: int
+    failure: GrokVideoError, request: VideoRequest, sent_at: float, again: str
 ) -> CreateOutcomeUnknown:
-    again = "Nothing was sent again."
-    if attempts > 1:
-        again = f"It was sent {attempts} times, and more than one may have been accepted."
     status = possible_id = None
     if isinstance(failure, APIError):
         status, possible_id = failure.status, failure.possible_id

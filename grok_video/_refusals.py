@@ -13,7 +13,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from grok_video._documents import excerpt, is_object, looks_like_html, read_identity
+from grok_video._documents import excerpt, is_object, looks_like_html
 from grok_video._errors import (
     APIError,
     AuthenticationError,
@@ -50,16 +50,13 @@ _BAD_REQUEST_CODES = frozenset(
     {"invalid_request", "convert_request_failed", "invalid_argument", "invalid-argument"}
 )
 _NO_CHANNEL: Final = r"(?i)no available channel|model_not_found"
-# Envoy writes the reset reason; with these three the upstream never had the request. A
-# "connection termination" or "remote reset" may come after it had.
+# Envoy writes the reset reason; with these the upstream never had the request. A "connection
+# termination" or "remote reset" may come after it had. The last are the gateway's own words, which
+# it has for a 429 as well.
 _NEVER_REACHED_UPSTREAM: Final = (
     r"(?i)upstream connect error.*reset reason:\s*"
     r"(connection timeout|connection failure|overflow|remote connection failure)|"
-    r"no healthy upstream"
-)
-# What says that an upstream did have it, whatever header stands beside it.
-_REACHED_UPSTREAM: Final = (
-    r"(?i)reset reason|disconnect/reset before headers|upstream\b.{0,30}\btim(ed[ -]?|e)out"
+    r"no healthy upstream|current group is saturated upstream"
 )
 
 _ADVICE: Final[dict[type[APIError], str]] = {
@@ -98,7 +95,7 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now: flo
         "gateway_request_id": request[1] if request else _header_id(headers),
         "body": excerpt(body),
         "retry_after": read_retry_after(headers, now=now),
-        "refused": _is_refusal(kind, status, code, text, headers, body),
+        "refused": _is_refusal(kind, status, code, text),
     }
     advice = (_ADVICE_BY_CODE.get(_word(code)) if kind is NotFound else None) or _ADVICE[kind]
     sentence = f"the API answered HTTP {status}{label}: {shown.rstrip('.')}. {advice}"
@@ -161,8 +158,6 @@ def _is_refusal(
     status: int,
     code: str | None,
     text: str,
-    headers: Mapping[str, str],
-    body: bytes,
 ) -> bool:
     """Return whether this answer to a create proves that no job was made."""
     if status < 200:
@@ -172,13 +167,9 @@ def _is_refusal(
         return (code or "").strip().lower() in _BAD_REQUEST_CODES
     if kind is not ServerError:
         return True
-    if status != 503:
-        return False
-    if re.search(_NEVER_REACHED_UPSTREAM, text):
-        return True
-    # A gateway that asks to come back has turned it away, unless something speaks against it.
-    turned_away = "retry-after" in headers and not re.search(_REACHED_UPSTREAM, text)
-    return turned_away and read_identity(body) is None
+    # That it asks to come back proves nothing: with a Retry-After gateways answer as well where the
+    # upstream had the request and did not answer in time (Varnish's "Backend fetch failed").
+    return status == 503 and re.search(_NEVER_REACHED_UPSTREAM, text) is not None
 
 
 def read_retry_after(headers: Mapping[str, str], *, now: float) -> float | None:

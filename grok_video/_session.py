@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from grok_video import _wire
 from grok_video._body import create_body
-from grok_video._create import CANCEL_GRACE, Attempt
+from grok_video._create import CANCEL_GRACE, Attempt, Sending, log_lost
 from grok_video._errors import (
     APIConnectionError,
     APITimeoutError,
@@ -95,10 +95,10 @@ class Session:
         self._wanted = transport
         #: Asked for each request; whether something is of an abstract class is a slow question.
         self._given = transport if isinstance(transport, Transport) else None
-        #: Seconds after which an exchange has ended by itself; what was given may wait longer.
-        self._exchange_ends = (
-            config.timeout if self._given is None and http_client is None else math.inf
-        )
+        #: False where the caller's own transport or client connects, of which nobody knows when an
+        #: exchange ends by itself, and whether it reads a body before it sends.
+        self._connects_itself = self._given is None and http_client is None
+        self._exchange_ends = config.timeout if self._connects_itself else math.inf
         self._http_client = http_client
         self._transports: dict[str, Transport] = {}
         if self._given is None and http_client is None:
@@ -217,16 +217,21 @@ class Session:
             failure: GrokVideoError | None = None
             #: The last attempt that may have been accepted: no later one takes that back.
             lost: AttemptOutcome | None = None
+            doubtful: list[int] = []
             while True:
                 try:
                     slots = await self._turn_for_create(until, attempts)
                 except (APITimeoutError, ConfigurationError, RateLimited) as error:
                     if lost is not None:
-                        raise lost.as_error(request, attempts, None, then=error)  # noqa: B904 - it has one
+                        raise lost.as_error(  # noqa: B904 - it has one
+                            request, attempts, None, doubtful=doubtful, then=error
+                        )
                     raise error from failure
                 attempts += 1
                 slot = Taken(slots)
-                attempt = Attempt(request, partial(self._post, transport, body, slot), record)
+                post = partial(self._post, transport, body, slot)
+                sending = Sending(body, has_begun=not self._connects_itself)
+                attempt = Attempt(request, sending, post, record)
                 state = advance(state, Event.SENDING_BEGAN)
                 try:
                     outcome = await attempt.run(until, self._exchange_ends)
@@ -234,7 +239,9 @@ class Session:
                     if lost is None or attempt.request_id is not None:
                         raise
                     attempts -= not attempt.was_sent
-                    raise lost.as_error(request, attempts, None, then=error)  # noqa: B904 - as above
+                    raise lost.as_error(  # noqa: B904 - as above
+                        request, attempts, None, doubtful=doubtful, then=error
+                    )
                 finally:
                     slot.release()
                 state = advance(state, outcome.event)
@@ -242,22 +249,35 @@ class Session:
                     return outcome.request_id
                 if outcome.event is Event.ANSWER_LOST:
                     lost = outcome
+                    doubtful.append(attempts)
                 failure = outcome.failure
                 assert failure is not None  # noqa: S101 - for the type checker: one of the two
                 if isinstance(failure, RateLimited):
                     self._creates.pacer.throttled(current_time(), failure.retry_after)
                 delay = self.retry.create_delay(failure, attempts, self.random)
                 if delay is None or delay > until.remaining(current_time()):
-                    raise (lost or outcome).as_error(request, attempts, delay, then=failure)
+                    raise (lost or outcome).as_error(
+                        request, attempts, delay, doubtful=doubtful, then=failure
+                    )
                 logger.info("create not taken (%s); sent again in %.1f s", failure, delay)
                 if state is State.IN_DOUBT:
                     state = advance(state, Event.RELEASED)  # the caller said so in `Retry`
-                # It may be closed meanwhile: then there is no turn.
-                await self.lifetime.sleep(delay)
+                await self._sleep_before(delay, request if lost is not None else None)
 
-    async def _post(self, transport: Transport, body: CreateBody, slot: Taken) -> str:
+    async def _sleep_before(self, delay: float, lost: VideoRequest | None) -> None:
+        """Wait for the next attempt; a client that is closed meanwhile has no turn for it."""
         try:
-            answer = await transport.post(self.create_url, body)
+            await self.lifetime.sleep(delay)
+        except BaseException:
+            if lost is not None:
+                log_lost(lost)
+            raise
+
+    async def _post(
+        self, transport: Transport, body: CreateBody, slot: Taken, sending: Sending
+    ) -> str:
+        try:
+            answer = await transport.post(self.create_url, sending)
         except (APIConnectionError, UnexpectedResponse) as error:
             if body.failure is not None and isinstance(error, APIConnectionError):
                 # The picture changed while it was sent: the body was cut short of its length, and

@@ -257,6 +257,16 @@ class Bell:
                 wake(sleeper, loop)
 
 
+def is_cancellation(error: BaseException) -> bool:
+    """Return whether this is how the running library cancels; in groups of trio's as well."""
+    if running_library() == "asyncio":
+        return isinstance(error, asyncio.CancelledError)
+    within: tuple[BaseException, ...] = getattr(error, "exceptions", ())  # of a group
+    if within:
+        return all(map(is_cancellation, within))
+    return isinstance(error, sys.modules["trio"].Cancelled)
+
+
 async def checkpoint() -> None:
     """Return, unless the caller was cancelled meanwhile: then its cancellation is raised."""
     if running_library() == "trio":
@@ -267,13 +277,17 @@ async def checkpoint() -> None:
         await asyncio.sleep(0)
 
 
-async def finish(work: Callable[[], Awaitable[T]], *, grace: float = math.inf) -> T:
+def _forever() -> float:
+    return math.inf
+
+
+async def finish(work: Callable[[], Awaitable[T]], *, grace: Callable[[], float] = _forever) -> T:
     """Return what the work returns, done to its end however often the caller is cancelled.
 
-    A cancelled caller waits for it, at most `grace` seconds in which this process was awake; then
-    the work is cancelled as well, and the caller's cancellation goes on. A shield alone does not do
-    that: asyncio's own `task.cancel()` knows nothing of it, and a second one would break off what
-    the first began.
+    A cancelled caller waits for it, for at most the seconds that `grace` says then, in which this
+    process was awake; after them the work is cancelled as well, and the caller's cancellation goes
+    on. A shield alone does not do that: asyncio's own `task.cancel()` knows nothing of it, and a
+    second one would break off what the first began.
     """
     if running_library() == "trio":
         return await _finish_in_group(work, grace)
@@ -304,7 +318,7 @@ async def finish(work: Callable[[], Awaitable[T]], *, grace: float = math.inf) -
     try:
         await ended
     except asyncio.CancelledError:
-        await _outlast(task, grace)
+        await _outlast(task, grace())
         if not task.done():
             task.cancel()
             await _outlast(task, math.inf)
@@ -330,7 +344,7 @@ async def _outlast(task: asyncio.Task[Any], grace: float) -> None:
         task.exception()  # the caller's cancellation is what is told; this one was seen
 
 
-async def _finish_in_group(work: Callable[[], Awaitable[T]], grace: float) -> T:
+async def _finish_in_group(work: Callable[[], Awaitable[T]], grace: Callable[[], float]) -> T:
     results: list[T] = []
     failures: list[BaseException] = []
     trio = sys.modules["trio"]
@@ -357,7 +371,7 @@ async def _finish_in_group(work: Callable[[], Awaitable[T]], grace: float) -> T:
         try:
             await done.wait()
         except BaseException as error:
-            interrupt = await _outlast_event(done, grace)
+            interrupt = await _outlast_event(done, grace())
             scope.cancel()
             if isinstance(error, KeyboardInterrupt):
                 interrupt = error

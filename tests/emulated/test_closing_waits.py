@@ -180,6 +180,7 @@ async def test_a_create_that_waits_to_be_sent_again_is_told_and_not_sent(
 ) -> None:
     grok_emulator.script("create", [faults.rate_limited(300)])
     client = new_client(grok_emulator, retry=Retry(patience=600), limits=NO_LIMITS)
+    await client._session.ready_transport()  # on trio the first call waits for a thread
     async with all_asleep(lambda: client.submit("drift")) as told:
         await client.aclose()
     assert isinstance(told.errors[0].__cause__, RateLimited)

@@ -138,9 +138,7 @@ def _http() -> Iterator[Case]:
         limited = faults.rate_limited(0.03, style)  # type: ignore[arg-type]
         yield from _each(ALL, f"rate_limited {style}", DELIVERED, limited)
         busy = faults.rate_limited(0.03, style, status=503)  # type: ignore[arg-type]
-        # Only the standard's own header says of a 503 that the create is to be sent again.
-        endings = taken if style == "ms" else DELIVERED
-        yield from _each(ALL, f"503 with a wish in {style}", endings, busy)
+        yield from _each(ALL, f"503 with a wish in {style}", DELIVERED, busy)
     yield from _each(ALL, "rate_limited", DELIVERED, faults.rate_limited())
     yield from _each(ALL, "overloaded", DELIVERED, faults.overloaded())
     # Money, key and model: a create is refused, a wait fails at once with the id. At the file

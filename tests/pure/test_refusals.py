@@ -141,15 +141,21 @@ def test_what_was_not_found_is_what_should_be_checked(code: str, advice: str) ->
     assert str(_refusals.read_error(404, {}, body, now=0)).endswith(f"x. {advice}")
 
 
-def test_503_with_retry_after_is_a_clear_refusal() -> None:
-    error = _refusals.read_error(503, {"retry-after": "3"}, b"busy", now=0)
-    assert error.refused
-    assert error.retry_after == 3
+VARNISH = b"""<?xml version="1.0" encoding="utf-8"?>
+<!DOCTYPE html><html><head><title>503 Backend fetch failed</title></head>
+<body><h1>Error 503 Backend fetch failed</h1><p>Backend fetch failed</p></body></html>"""
 
 
 @pytest.mark.parametrize(
     "body",
     [
+        b"",
+        b"busy",
+        VARNISH,
+        b"upstream connect error or disconnect/reset before headers",
+        b"timed out waiting for upstream",
+        b"upstream\nrequest timeout",
+        b"first byte timeout",
         b"upstream connect error or disconnect/reset before headers. "
         b"reset reason: connection termination",
         b"upstream request timeout",
@@ -157,8 +163,16 @@ def test_503_with_retry_after_is_a_clear_refusal() -> None:
         b'{"request_id":"r-1","message":"accepted, response delayed"}',
     ],
 )
-def test_a_503_is_no_refusal_where_something_says_that_it_was_taken(body: bytes) -> None:
-    assert not _refusals.read_error(503, {"retry-after": "3"}, body, now=0).refused
+def test_a_503_proves_nothing_by_asking_to_come_back(body: bytes) -> None:
+    error = _refusals.read_error(503, {"retry-after": "3"}, body, now=0)
+    assert not error.refused
+    assert error.retry_after == 3
+
+
+@pytest.mark.parametrize("status", [408, 500, 502, 504, 520, 522, 523, 524, 599])
+def test_no_other_fault_of_a_server_is_a_refusal_whatever_it_says(status: int) -> None:
+    for body in (b"", b"upstream connect error. reset reason: overflow", b"no healthy upstream"):
+        assert not _refusals.read_error(status, {"retry-after": "0"}, body, now=0).refused
 
 
 def test_a_503_that_no_upstream_had_is_a_refusal_whatever_else_it_says() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,55 @@ async def test_a_long_retry_after_fails_at_once_and_says_so(
         await client.submit("drift")
     assert len(grok_emulator.requests) == 1
     assert grok_emulator.accepted == 0
+
+
+@pytest.fixture
+def nowhere() -> Iterator[str]:
+    """The address of a server that nobody comes through to: a queue that is full."""
+    with contextlib.ExitStack() as open_sockets:
+        listener = open_sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        place = listener.getsockname()
+        for _ in range(4):  # Linux drops what comes after
+            filler = open_sockets.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(place)
+        yield f"http://127.0.0.1:{place[1]}/v1"
+
+
+async def test_a_create_that_found_no_connection_until_the_end_of_its_call_was_not_sent(
+    new_client: Callable[..., AsyncClient], nowhere: str
+) -> None:
+    client = new_client(api_key="k", base_url=nowhere)
+    began = anyio.current_time()
+    with pytest.raises(APITimeoutError, match=r"within the 0\.2 s of this call; nothing was sent"):
+        await client.generate("drift", timeout=0.2)
+    assert anyio.current_time() - began < _create.CANCEL_GRACE
+
+
+async def test_a_create_that_is_cancelled_before_it_has_a_connection_ends_at_once(
+    new_client: Callable[..., AsyncClient], nowhere: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = new_client(api_key="k", base_url=nowhere)
+    notes: list[str] = []
+    with anyio.fail_after(_create.CANCEL_GRACE), anyio.move_on_after(0.2) as scope:
+        try:
+            await client.submit("drift")
+        except anyio.get_cancelled_exc_class() as error:
+            notes = error.__notes__
+            raise
+    assert scope.cancelled_caught
+    assert notes == [_create.NOTHING_SENT]
+    assert not caplog.records
+
+
+async def test_an_item_that_found_no_connection_is_not_in_doubt_when_its_batch_is_left(
+    new_client: Callable[..., AsyncClient], nowhere: str, tmp_path: Path
+) -> None:
+    client = new_client(api_key="k", base_url=nowhere)
+    async with client.batch([VideoRequest("drift")], ledger=tmp_path / "run.sqlite") as batch:
+        await anyio.sleep(0.2)
+    assert batch.summary.in_doubt == ()
+    assert batch.summary.open_usd == 0
 
 
 class Unhurried(Transport):

@@ -22,9 +22,10 @@ from grok_video import (
     VideoRequest,
     _create,
 )
+from grok_video._body import TextBody
 from grok_video._lifecycle import Event
 from grok_video._policies import Deadline
-from grok_video._transports._base import Answer, Transport
+from grok_video._transports._base import Answer, Body, Transport
 from grok_video.emulator import Emulator, faults
 from grok_video.emulator.pytest_plugin import EmulatorFactory
 
@@ -219,10 +220,11 @@ async def test_a_record_that_refuses_before_anything_is_sent_is_no_news_for_the_
             await anyio.sleep(0.1)
         raise RuntimeError("stopped")
 
-    async def post() -> str:
+    async def post(_: Body) -> str:
         raise AssertionError("it was sent")
 
-    attempt = _create.Attempt(VideoRequest("drift"), post, refuse)
+    sending = _create.Sending(TextBody(b"{}"), has_begun=False)
+    attempt = _create.Attempt(VideoRequest("drift"), sending, post, refuse)
     with anyio.move_on_after(0.05) as scope:
         await attempt.run(Deadline(math.inf, None), 60.0)
     assert scope.cancelled_caught

@@ -69,6 +69,22 @@ async def test_the_caller_may_ask_for_resends_of_unknown_creates(
     assert grok_emulator.accepted == 2
 
 
+async def test_only_creates_of_unknown_outcome_are_said_to_be_in_doubt(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    refused, lost = faults.rate_limited(0.01), faults.CutRequest(accepted=True)
+    for resend, script, said in (
+        (False, [refused, lost], "Nothing was sent again"),
+        (True, [refused, lost, lost], "It was sent 2 times, and more than one may have been"),
+        (True, [lost, refused, refused], "What was sent again was not taken"),
+    ):
+        grok_emulator.script("create", script)
+        retry = Retry(attempts=3, base=0.01, resend_unknown_creates=resend)
+        async with new_client(grok_emulator, retry=retry) as client:
+            with pytest.raises(CreateOutcomeUnknown, match=said):
+                await client.submit("drift")
+
+
 @pytest.mark.parametrize("then", [faults.invalid_token(), faults.rate_limited(3600)])
 async def test_what_ends_the_resends_says_nothing_about_a_create_that_was_lost_before(
     then: faults.Fault, new_client: Callable[..., AsyncClient], grok_emulator: Emulator
@@ -76,7 +92,7 @@ async def test_what_ends_the_resends_says_nothing_about_a_create_that_was_lost_b
     grok_emulator.script("create", [faults.CutRequest(accepted=True), then])
     retry = Retry(base=0.01, resend_unknown_creates=True)
     async with new_client(grok_emulator, retry=retry) as client:
-        with pytest.raises(CreateOutcomeUnknown, match="It was sent 2 times") as caught:
+        with pytest.raises(CreateOutcomeUnknown, match="sent again was not taken") as caught:
             await client.submit("drift")
     assert "What ended the attempts after it" in caught.value.__notes__[0]
     assert grok_emulator.accepted == 1
