@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +89,16 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _no_library_logging_leaks() -> None:
     logging.getLogger("grok_video").setLevel(logging.DEBUG)
+
+
+@pytest.fixture
+def nowhere() -> Iterator[str]:
+    """The address of a server that nobody comes through to: a queue that is full."""
+    with contextlib.ExitStack() as open_sockets:
+        listener = open_sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        place = listener.getsockname()
+        for _ in range(4):  # Linux drops what comes after
+            filler = open_sockets.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(place)
+        yield f"http://127.0.0.1:{place[1]}/v1"

@@ -2,10 +2,10 @@
 
 Only the standard library is imported here, so that a missing extra is one sentence and `--help`
 costs what typer costs. The modules of this package: `_app` (words and options), `_connect` (where
-requests go), `_jobs`, `_doctor` and `_serve` (what is done), `_endings` (exit codes, last
-words), `_interrupts` (signals), `_console` and `_bar` (what is shown, and where). For many jobs:
-`_rows` (the manifest), `_plan` (its options), `_batch` (what is done), `_words` (what is said of
-it), `_progress` (its bar) and `_show` (its report).
+requests go), `_jobs`, `_doctor` and `_serve` (what is done), `_arguments` (a request from words),
+`_endings` (exit codes, last words), `_interrupts` (signals), `_console` and `_bar` (what is shown,
+and where). For many jobs: `_rows` (the manifest), `_plan` (its options), `_batch` (what is done),
+`_words` (what is said of it), `_progress` (its bar) and `_show` (its report).
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+#: What ends a command before its time; a terminal that closes is no signal on Windows.
+SIGNALS: Final = tuple(
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 #: Exit codes above this are those of signals.
 _SIGNALLED: Final = 128
 
@@ -29,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `arguments` default to the process's own.
 
     0 done, 1 failed, 2 usage, 3 the outcome of a create is unknown, 4 timed out with the job still
-    running, 130 interrupted (143 for SIGTERM). A closed stderr is silence; with a closed stdout
+    running, 130 interrupted (143 for SIGTERM, 129 for a terminal
+    that was closed). A closed stderr is silence; with a closed stdout
     nothing is sent, because an id that nobody hears may be paid for.
     """
     if arguments is None and not _has_streams():
@@ -41,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     own = arguments is None
     # Signals come to the main thread, and only it may say who hears them.
     is_main = threading.current_thread() is threading.main_thread()
-    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    before = {one: signal.getsignal(one) for one in SIGNALS}
     try:
         code = _run(arguments)
         if own and is_main and code > _SIGNALLED:

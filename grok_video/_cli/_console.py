@@ -38,11 +38,11 @@ class Console:
     def status(self, text: str) -> None:
         """Put one short line on stderr, above the bar where there is one."""
         line = PREFIX + one_line(text)
-        if self._bar is not None:
-            self._bar.say(line)
-        else:
-            # Whoever closed stderr wants no words; above all, they must not stop a create.
-            with contextlib.suppress(OSError):
+        # Whoever closed stderr wants no words; above all, they must not stop a create.
+        with contextlib.suppress(OSError):
+            if self._bar is not None:
+                self._bar.say(line)
+            else:
                 _write(sys.stderr, line)
 
     def error(self, facts: Mapping[str, Any]) -> None:
@@ -99,17 +99,20 @@ class Console:
         finally:
             bar, self._bar = self._bar, None
             if bar is not None:
-                bar.stop()
+                with contextlib.suppress(OSError):  # its terminal was closed
+                    bar.stop()
 
     def phase(self, text: str) -> None:
         """Name what is going on now."""
         if self._bar is not None:
-            self._bar.phase(text)
+            with contextlib.suppress(OSError):
+                self._bar.phase(text)
 
     def snapshot(self, snapshot: Snapshot) -> None:
         """Show what a poll said."""
         if self._bar is not None:
-            self._bar.phase(snapshot.status.value, snapshot.progress)
+            with contextlib.suppress(OSError):
+                self._bar.phase(snapshot.status.value, snapshot.progress)
 
 
 class _Notes(logging.Handler):

@@ -7,6 +7,7 @@ what is known of the job, because its id may be all that is left of the money.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -17,6 +18,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from grok_video._cli._console import Console, one_line
+from grok_video._create import NOTHING_SENT
 from grok_video._errors import (
     ConfigurationError,
     CreateOutcomeUnknown,
@@ -29,7 +31,7 @@ from grok_video._errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from grok_video._requests import VideoRequest
 
@@ -38,6 +40,8 @@ FAILED: Final = 1
 USAGE: Final = 2
 OUTCOME_UNKNOWN: Final = 3
 STILL_RUNNING: Final = 4
+#: Where the last words go if stdout and stderr are gone, in the folder of the command.
+UNHEARD: Final = "grok-video-unheard.jsonl"
 
 #: What the library's sentences call by its Python name, and how a shell spells it.
 _SPELLINGS: Final = (
@@ -108,6 +112,21 @@ class Errand:
             "fingerprint": request.fingerprint(),
             "estimate_usd": float(list_price(request)),
         }
+
+    def broken_off(self, error: BaseException) -> None:
+        """Take note of what broke a create off: it may say that nothing was sent."""
+        if NOTHING_SENT in getattr(error, "__notes__", ()):
+            self.creating = False
+
+    def leave_behind(self, facts: Mapping[str, Any]) -> None:
+        """Write the last words to a file beside the caller, where no stream takes them any more.
+
+        Only where money depends on them: with the terminal, its streams are gone.
+        """
+        if facts["request_id"] is None and "sent_at" not in facts:
+            return
+        with contextlib.suppress(OSError), open(UNHEARD, "a", encoding="utf-8") as file:  # noqa: PTH123
+            file.write(json.dumps(facts) + "\n")
 
     @property
     def resume(self) -> str | None:
@@ -253,11 +272,14 @@ def finish(errand: Errand, work: Callable[[], int]) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if sys.flags.dev_mode and not isinstance(error, GrokVideoError | Interrupted):
             raise
-        with contextlib.suppress(BrokenPipeError):
-            if isinstance(error, BrokenPipeError):
-                _forget_stdout()
-                errand.console.json_lines = False
-            errand.console.error(errand.facts(error))
+        if isinstance(error, BrokenPipeError):
+            _forget_stdout()
+            errand.console.json_lines = False
+        facts = errand.facts(error)
+        try:
+            errand.console.error(facts)
+        except OSError:
+            errand.leave_behind(facts)
         return errand.exit_code(error)
 
 

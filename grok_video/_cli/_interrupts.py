@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first one lets a create in flight answer, the second leaves at once.
+"""Ctrl-C, SIGTERM, a terminal that closes: the first lets a create be answered, the second leaves.
 
 A cancelled create waits for its answer, bounded, because its id may already be paid for; whoever
 does not want to wait presses again. Either way the last words name the job.
@@ -13,10 +13,11 @@ import signal
 import socket
 import sys
 import threading
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
+from grok_video._cli import SIGNALS
 from grok_video._cli._endings import Interrupted
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from grok_video._cli._endings import Errand
 
 T = TypeVar("T")
-
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 def run(errand: Errand, work: Callable[[], Awaitable[T]]) -> T:
@@ -59,7 +58,11 @@ def _handlers(
     def note(number: int, _frame: FrameType | None) -> None:
         if received:
             error = Interrupted(number)
-            errand.console.error_at_once(errand.facts(error))
+            facts = errand.facts(error)
+            try:
+                errand.console.error_at_once(facts)
+            except OSError:
+                errand.leave_behind(facts)
             # Not sys.exit: that would wait for threads and for the event loop's own farewell.
             os._exit(error.exit_code)
         received.append(number)
@@ -68,8 +71,9 @@ def _handlers(
     if threading.current_thread() is not threading.main_thread():
         yield  # signals arrive in the main thread only, and whoever owns it handles them
         return
-    # A shell starts its background jobs with Ctrl-C ignored: it is meant for somebody else.
-    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    # A shell starts its background jobs with Ctrl-C ignored, as it is meant for somebody else, and
+    # `nohup` its command with the end of the terminal ignored.
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, note) for number in heard}
     try:
         with _woken_by_signals(loop):

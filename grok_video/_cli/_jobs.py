@@ -102,7 +102,11 @@ def submit(words: dict[str, str | None], connection: Connection, *, json_lines: 
         async with connection.client() as client:
             with console.progress("submitting"):
                 errand.begin(request)
-                job = await client.submit(request, on_submitted=steps.created)
+                try:
+                    job = await client.submit(request, on_submitted=steps.created)
+                except BaseException as error:
+                    errand.broken_off(error)
+                    raise
         facts = result_facts(job.request_id, JobStatus.QUEUED, seconds=steps.seconds())
         console.result(facts, job.request_id)
         return DONE
@@ -213,6 +217,9 @@ class _Steps:
                 video = await work()
             except Exception as error:  # noqa: BLE001 - carried past the group, which would wrap it
                 failure = error
+            except BaseException as error:
+                self._errand.broken_off(error)
+                raise
             tasks.cancel_scope.cancel()
         if failure is not None:
             raise failure

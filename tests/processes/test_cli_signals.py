@@ -7,11 +7,14 @@ server is a bare socket that answers exactly when the test says so.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -270,3 +273,52 @@ except Interrupted as error:
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.stdout, done.stderr) == ("SIGINT True -1\n", "")
+
+
+@pytest.mark.parametrize("words", [("generate", "drift", "-o", "a name.mp4"), ("submit", "drift")])
+def test_a_terminal_that_closes_during_a_create_does_not_cost_its_id(
+    words: tuple[str, ...], held: HeldCreate, tmp_path: Path
+) -> None:
+    """With the terminal go the streams that would tell it: a file has the last words."""
+    ours, theirs = os.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "grok_video", *words],
+        env=environment(COMETAPI_KEY="k", GROK_VIDEO_BASE_URL=held.base_url),
+        cwd=tmp_path,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        # The child of a session of its own, whose terminal this is: it is told when that closes.
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    held.until_sent()
+    os.close(ours)
+    held.accept("job-1")
+    assert child.wait(PATIENCE) == 128 + signal.SIGHUP
+    facts = json.loads((tmp_path / "grok-video-unheard.jsonl").read_text())
+    assert facts["request_id"] == "job-1"
+    assert facts["resume"].startswith("grok-video wait job-1")
+
+
+@pytest.mark.parametrize("command", ["generate", "submit"])
+def test_a_command_that_is_interrupted_before_it_has_a_connection_says_that_nothing_was_sent(
+    command: str, nowhere: str
+) -> None:
+    child = start(command, "drift", env=environment(COMETAPI_KEY="k", GROK_VIDEO_BASE_URL=nowhere))
+    until(lambda: is_connecting(child.pid))
+    _, err, seconds = interrupt(child)
+    assert child.returncode == 130
+    assert seconds < 3
+    assert err.splitlines()[-1] == "grok-video: interrupted; nothing was sent"
+
+
+def is_connecting(pid: int) -> bool:
+    """Whether a process has a connection that its peer has not answered yet (Linux)."""
+    here: set[str] = set()
+    for one in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            here.add(os.readlink(one).removeprefix("socket:[").removesuffix("]"))
+    lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return any(line[3] == "02" and line[9] in here for line in lines)  # SYN_SENT, inode

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -136,19 +135,6 @@ async def test_a_long_retry_after_fails_at_once_and_says_so(
         await client.submit("drift")
     assert len(grok_emulator.requests) == 1
     assert grok_emulator.accepted == 0
-
-
-@pytest.fixture
-def nowhere() -> Iterator[str]:
-    """The address of a server that nobody comes through to: a queue that is full."""
-    with contextlib.ExitStack() as open_sockets:
-        listener = open_sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        place = listener.getsockname()
-        for _ in range(4):  # Linux drops what comes after
-            filler = open_sockets.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(place)
-        yield f"http://127.0.0.1:{place[1]}/v1"
 
 
 async def test_a_create_that_found_no_connection_until_the_end_of_its_call_was_not_sent(
