@@ -44,7 +44,7 @@ from grok_video._transports._loops import current_time, finish
 if TYPE_CHECKING:
     import os
     import ssl
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
     from decimal import Decimal
     from types import TracebackType
 
@@ -144,7 +144,7 @@ class AsyncClient:
         self,
         prompt: VideoRequest,
         *,
-        on_submitted: Callable[[AsyncJob], Awaitable[None] | None] | None = None,
+        on_submitted: Callable[[AsyncJob], object] | None = None,
     ) -> AsyncJob: ...
 
     @overload
@@ -159,7 +159,7 @@ class AsyncClient:
         model: str = DEFAULT_MODEL,
         output: Mapping[str, Any] | None = None,
         user: str | None = None,
-        on_submitted: Callable[[AsyncJob], Awaitable[None] | None] | None = None,
+        on_submitted: Callable[[AsyncJob], object] | None = None,
     ) -> AsyncJob: ...
 
     async def submit(
@@ -173,7 +173,7 @@ class AsyncClient:
         model: str = DEFAULT_MODEL,
         output: Mapping[str, Any] | None = None,
         user: str | None = None,
-        on_submitted: Callable[[AsyncJob], Awaitable[None] | None] | None = None,
+        on_submitted: Callable[[AsyncJob], object] | None = None,
         **unknown: Never,
     ) -> AsyncJob:
         """Start a job and return its handle as soon as its request_id is known.
@@ -215,7 +215,7 @@ class AsyncClient:
         overwrite: bool = False,
         sha256: bool = False,
         timeout: float | None = DEFAULT_TIMEOUT,
-        on_submitted: Callable[[AsyncJob], Awaitable[None] | None] | None = None,
+        on_submitted: Callable[[AsyncJob], object] | None = None,
     ) -> Video: ...
 
     @overload
@@ -234,7 +234,7 @@ class AsyncClient:
         overwrite: bool = False,
         sha256: bool = False,
         timeout: float | None = DEFAULT_TIMEOUT,
-        on_submitted: Callable[[AsyncJob], Awaitable[None] | None] | None = None,
+        on_submitted: Callable[[AsyncJob], object] | None = None,
     ) -> Video: ...
 
     async def generate(
@@ -252,7 +252,7 @@ class AsyncClient:
         overwrite: bool = False,
         sha256: bool = False,
         timeout: float | None = DEFAULT_TIMEOUT,
-        on_submitted: Callable[[AsyncJob], Awaitable[None] | None] | None = None,
+        on_submitted: Callable[[AsyncJob], object] | None = None,
         **unknown: Never,
     ) -> Video:
         """Return a finished video: submit, wait and, with `save_to`, download.
@@ -431,7 +431,7 @@ class AsyncClient:
         self,
         request: VideoRequest,
         deadline: Deadline | None,
-        on_submitted: Callable[[AsyncJob], Awaitable[None] | None] | None,
+        on_submitted: Callable[[AsyncJob], object] | None,
     ) -> AsyncJob:
         if on_submitted is not None and not callable(on_submitted):
             limit = "must be a function that can be called with the job, or None"
@@ -463,7 +463,7 @@ class _Start:
         self,
         session: Session,
         request: VideoRequest,
-        on_submitted: Callable[[AsyncJob], Awaitable[None] | None] | None,
+        on_submitted: Callable[[AsyncJob], object] | None,
     ) -> None:
         self._session = session
         self._request = request
@@ -475,7 +475,8 @@ class _Start:
             self.job = AsyncJob(self._session, request_id, self._request)
             if self._on_submitted is not None:
                 told = self._on_submitted(self.job)
-                if inspect.isawaitable(told):
+                # A job can be awaited as well: who hands it back does not ask for its end.
+                if inspect.isawaitable(told) and not isinstance(told, AsyncJob):
                     await told
 
 

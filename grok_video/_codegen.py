@@ -270,7 +270,7 @@ class _Class:
         if arg.annotation is None:
             raise self._no_rule(item, f"{item.name}, whose {arg.arg} has no annotation")
         text = ast.unparse(arg.annotation)
-        if text == "Callable[[AsyncJob], Awaitable[None] | None] | None":
+        if text == "Callable[[AsyncJob], object] | None":
             return f"self._hook({TWINS['AsyncJob'].name}, {arg.arg})"
         if text == "Iterable[AsyncJob]":
             return f"self._handles({arg.arg})"
@@ -325,16 +325,10 @@ class _Class:
 
 
 class _Renamed(ast.NodeTransformer):
-    """Names as the twin has them; an awaitable hook becomes a plain one."""
+    """Names as the twin has them."""
 
     def visit_Name(self, node: ast.Name) -> ast.Name:
         return ast.copy_location(ast.Name(NAMES.get(node.id, node.id), node.ctx), node)
-
-    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
-        if ast.unparse(node) == "Awaitable[None] | None":
-            return node.right
-        self.generic_visit(node)
-        return node
 
 
 def _renamed(node: N) -> N:

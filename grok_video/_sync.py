@@ -109,7 +109,7 @@ class Client(ClientTwin):
 
     @overload
     def submit(
-        self, prompt: VideoRequest, *, on_submitted: Callable[[Job], None] | None = None
+        self, prompt: VideoRequest, *, on_submitted: Callable[[Job], object] | None = None
     ) -> Job: ...
 
     @overload
@@ -124,7 +124,7 @@ class Client(ClientTwin):
         model: str = DEFAULT_MODEL,
         output: Mapping[str, Any] | None = None,
         user: str | None = None,
-        on_submitted: Callable[[Job], None] | None = None,
+        on_submitted: Callable[[Job], object] | None = None,
     ) -> Job: ...
 
     def submit(
@@ -138,7 +138,7 @@ class Client(ClientTwin):
         model: str = DEFAULT_MODEL,
         output: Mapping[str, Any] | None = None,
         user: str | None = None,
-        on_submitted: Callable[[Job], None] | None = None,
+        on_submitted: Callable[[Job], object] | None = None,
         **unknown: Never,
     ) -> Job:
         """Start a job and return its handle as soon as its request_id is known.
@@ -181,7 +181,7 @@ class Client(ClientTwin):
         overwrite: bool = False,
         sha256: bool = False,
         timeout: float | None = DEFAULT_TIMEOUT,
-        on_submitted: Callable[[Job], None] | None = None,
+        on_submitted: Callable[[Job], object] | None = None,
     ) -> Video: ...
 
     @overload
@@ -200,7 +200,7 @@ class Client(ClientTwin):
         overwrite: bool = False,
         sha256: bool = False,
         timeout: float | None = DEFAULT_TIMEOUT,
-        on_submitted: Callable[[Job], None] | None = None,
+        on_submitted: Callable[[Job], object] | None = None,
     ) -> Video: ...
 
     def generate(
@@ -218,7 +218,7 @@ class Client(ClientTwin):
         overwrite: bool = False,
         sha256: bool = False,
         timeout: float | None = DEFAULT_TIMEOUT,
-        on_submitted: Callable[[Job], None] | None = None,
+        on_submitted: Callable[[Job], object] | None = None,
         **unknown: Never,
     ) -> Video:
         """Return a finished video: submit, wait and, with `save_to`, download.

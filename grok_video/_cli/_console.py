@@ -132,7 +132,12 @@ class _Notes(logging.Handler):
 
 
 def _write(stream: TextIO, line: str) -> None:
-    stream.write(f"{line}\n")
+    try:
+        stream.write(f"{line}\n")
+    except UnicodeEncodeError:
+        # A path that the stream's encoding does not have is no reason to stop: it was saved.
+        spelled = line.encode(stream.encoding, "backslashreplace").decode(stream.encoding)
+        stream.write(f"{spelled}\n")
     stream.flush()
 
 

@@ -269,3 +269,12 @@ def test_help_and_version_are_results(capsys: pytest.CaptureFixture[str]) -> Non
         assert err == ""
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("grok-video ")
+
+
+def test_a_name_that_stdout_cannot_spell_is_told_with_escapes(
+    grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    env = environment(grok_emulator, PYTHONIOENCODING="ascii")
+    done = run("generate", "drift", "--duration", "1", "-o", str(tmp_path / "\u732b.mp4"), env=env)
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path}/\\u732b.mp4\n")
+    assert (tmp_path / "\u732b.mp4").exists()

@@ -129,7 +129,7 @@ def test_hovering_over_submit_shows_its_whole_signature_and_docstring(editor: Ed
         "model: str = DEFAULT_MODEL",
         "output: Mapping[str, Any] | None",
         "user: str | None",
-        "on_submitted: ((Job) -> None) | None",
+        "on_submitted: ((Job) -> object) | None",
         "-> Job",
         "Start a job and return its handle as soon as its request_id is known.",
         "then nothing is sent again",

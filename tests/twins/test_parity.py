@@ -24,7 +24,6 @@ SPECIAL = {
 }
 #: How an asynchronous annotation reads on the other side, in this order.
 ANNOTATIONS = (
-    ("Awaitable[None] | None", "None"),
     ("AsyncIterator", "Iterator"),
     *PAIRS.items(),
 )

@@ -45,6 +45,17 @@ async def test_the_id_is_told_before_anything_else_happens(
     assert told == [(video.request_id, 0)]
 
 
+async def test_a_hook_that_hands_back_the_job_does_not_wait_for_its_end(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    jobs: dict[str, AsyncJob] = {}
+    job = await client.submit(
+        "drift", on_submitted=lambda job: jobs.setdefault(job.request_id, job)
+    )
+    assert jobs == {job.request_id: job}
+    assert grok_emulator.polls == 0
+
+
 async def test_a_cancelled_create_still_tells_its_id(
     new_client: Callable[..., AsyncClient], grok_emulator: Emulator
 ) -> None:
