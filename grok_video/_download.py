@@ -13,7 +13,7 @@ import anyio
 from attrs import evolve
 
 from grok_video import _partfile
-from grok_video._errors import DownloadError, resume_hint, reword
+from grok_video._errors import DownloadError, DownloadTimeout, resume_hint, reword
 from grok_video._partfile import Batch, PartFile, kept_words
 from grok_video._policies import NO_END
 from grok_video._ranges import Version
@@ -145,7 +145,7 @@ async def _fill(
 
 def no_turn(video: Video, deadline: Deadline) -> DownloadError:
     """Return the error of a download that other downloads of the client kept from beginning."""
-    return DownloadError(
+    return DownloadTimeout(
         f"the video of job {video.request_id} was not fetched: no other download of this client "
         f"ended within the {deadline.timeout:g} s of this call (see concurrent_downloads in "
         f"Limits). {resume_hint(video.request_id)}",

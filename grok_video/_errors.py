@@ -26,6 +26,7 @@
     `- DownloadError                            the job is done; the file is not here yet
        |- LinkExpired
        |- Truncated
+       |  `- DownloadTimeout (also TimeoutError)
        |- NotAVideo
        `- DestinationError
 
@@ -56,6 +57,7 @@ __all__ = [
     "CreateOutcomeUnknown",
     "DestinationError",
     "DownloadError",
+    "DownloadTimeout",
     "GrokVideoError",
     "InsufficientBalance",
     "InvalidRequest",
@@ -427,6 +429,10 @@ class LinkExpired(DownloadError):
 
 class Truncated(DownloadError):
     """The transfer kept breaking off; what arrived is kept for the next try."""
+
+
+class DownloadTimeout(Truncated, TimeoutError):
+    """The time of the call ended before the download did; what arrived is kept for the next try."""
 
 
 class NotAVideo(DownloadError):

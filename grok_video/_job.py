@@ -126,7 +126,8 @@ class AsyncJob:
         `timeout` is seconds for waiting and fetching together. None leaves the transfer its time
         and ends the wait after 600 s, as that of `result()`.
         Raises `DestinationError` if the place cannot be written (told before anything is fetched),
-        `LinkExpired`, `Truncated`, `NotAVideo`, and what `result` raises.
+        `LinkExpired`, `Truncated` (`DownloadTimeout` at the deadline), `NotAVideo`, and what
+        `result` raises.
         """
         require_path("destination", destination)
         require_flags(overwrite=overwrite, sha256=sha256)

@@ -436,7 +436,8 @@ class Job(JobTwin):
         `timeout` is seconds for waiting and fetching together. None leaves the transfer its time
         and ends the wait after 600 s, as that of `result()`.
         Raises `DestinationError` if the place cannot be written (told before anything is fetched),
-        `LinkExpired`, `Truncated`, `NotAVideo`, and what `result` raises.
+        `LinkExpired`, `Truncated` (`DownloadTimeout` at the deadline), `NotAVideo`, and what
+        `result` raises.
         """
         return self._call(
             self._handle.download, destination, overwrite=overwrite, sha256=sha256, timeout=timeout

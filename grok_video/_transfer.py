@@ -17,6 +17,7 @@ from grok_video._errors import (
     APIError,
     ConfigurationError,
     DownloadError,
+    DownloadTimeout,
     GrokVideoError,
     LinkExpired,
     NotAVideo,
@@ -326,9 +327,11 @@ class Transfer:
         if delay >= left or (wish or 0.0) > self._retry.patience:
             asked = f", and asks to wait {wish:g} s" if wish is not None else ""
             why = f"{failure.message.rstrip('.')}{asked}"
+            kind = Truncated
             if delay >= left:
                 why += f"; the deadline of {self._deadline.timeout:g} s comes first"
-            raise self.error(Truncated, why) from failure
+                kind = DownloadTimeout
+            raise self.error(kind, why) from failure
         await self._sleep(delay)
 
     def error(
@@ -354,7 +357,7 @@ class Transfer:
         """Return the error of a deadline that passed."""
         of = f" of {self.total}" if self.total is not None else ""
         return self.error(
-            Truncated,
+            DownloadTimeout,
             f"the deadline of {self._deadline.timeout:g} s ended the download after "
             f"{self.have}{of} bytes; downloading again continues it",
         )

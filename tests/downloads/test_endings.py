@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from grok_video import Truncated, _threads
+from grok_video import DownloadTimeout, _threads
 
 from .children import child
 from .fileserver import MEDIUM, MIB, SMALL, FileServer, Hold, clip
@@ -70,7 +70,7 @@ async def test_a_download_that_never_got_a_thread_ends_without_one(
         limiter.acquire_on_behalf_of_nowait(holder)
     with anyio.fail_after(20):
         if end == "deadline":
-            await downloads.refused(Truncated, tmp_path / "cat.mp4", timeout=0.1)
+            await downloads.refused(DownloadTimeout, tmp_path / "cat.mp4", timeout=0.1)
         else:
             with anyio.move_on_after(0.1):
                 await downloads.save(tmp_path / "cat.mp4")

@@ -7,7 +7,14 @@ from pathlib import Path
 import anyio
 import pytest
 
-from grok_video import APIConnectionError, JobExpired, LinkExpired, Retry, Truncated
+from grok_video import (
+    APIConnectionError,
+    DownloadTimeout,
+    JobExpired,
+    LinkExpired,
+    Retry,
+    Truncated,
+)
 from grok_video._transports._aiohttp import AiohttpTransport
 from grok_video._transports._httpx import HttpxTransport
 
@@ -89,7 +96,8 @@ async def test_a_retry_after_that_is_too_long_ends_it_at_once(
 ) -> None:
     downloads.server.script.extend([Cut(100_000), Say(503, headers={"Retry-After": wish})])
     began = anyio.current_time()
-    error = await downloads.refused(Truncated, tmp_path / "cat.mp4", timeout=timeout)
+    kind = Truncated if timeout is None else DownloadTimeout
+    error = await downloads.refused(kind, tmp_path / "cat.mp4", timeout=timeout)
     assert f"asks to wait {wish} s" in str(error)
     assert error.bytes_kept == 100_000
     assert anyio.current_time() - began < 5
@@ -100,7 +108,8 @@ async def test_the_deadline_ends_a_transfer_and_keeps_what_came(
 ) -> None:
     downloads.server.data = MEDIUM
     downloads.server.script.append(Hold(2 * MIB))
-    error = await downloads.refused(Truncated, tmp_path / "cat.mp4", timeout=0.4)
+    error = await downloads.refused(DownloadTimeout, tmp_path / "cat.mp4", timeout=0.4)
+    assert isinstance(error, TimeoutError)
     assert "deadline of 0.4 s" in str(error)
     assert "downloading again continues" in str(error)
     assert error.bytes_kept == 2 * MIB
