@@ -59,7 +59,7 @@ if TYPE_CHECKING:
         frame_size,
     )
     from grok_video._sync import Batch, Client, Job
-    from grok_video._transports._base import Transport
+    from grok_video._transports._base import Answer, Body, StreamedAnswer, Transport
 
 __version__ = "0.1.0"
 
@@ -110,7 +110,7 @@ _HOMES = {
         "frame_size",
     ),
     "_sync": ("Batch", "Client", "Job"),
-    "_transports._base": ("Transport",),
+    "_transports._base": ("Answer", "Body", "StreamedAnswer", "Transport"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -118,6 +118,7 @@ __all__ = [
     "APIConnectionError",
     "APIError",
     "APITimeoutError",
+    "Answer",
     "AspectRatio",
     "AsyncBatch",
     "AsyncClient",
@@ -128,6 +129,7 @@ __all__ = [
     "BatchItem",
     "BatchSource",
     "BatchSummary",
+    "Body",
     "Client",
     "ConfigurationError",
     "CreateOutcomeUnknown",
@@ -161,6 +163,7 @@ __all__ = [
     "Retry",
     "ServerError",
     "Snapshot",
+    "StreamedAnswer",
     "Transport",
     "Truncated",
     "UnexpectedResponse",

@@ -37,6 +37,8 @@ __all__ = ["Closed", "Gate", "NotYet", "is_of_the_account", "is_of_the_service",
 #: Seconds without one accepted create, since the first that was not taken, after which no more
 #: are tried: an outage of a quarter of an hour is worth waiting for, a longer one a person's look.
 PATIENCE: Final = 900.0
+#: Seconds of such an outage after which it is worth a word: a person may wait for the batch.
+WORTH_A_WORD: Final = 30.0
 #: Creates in a row, each sent alone, whose answers were lost or that were refused for a reason
 #: that is not theirs: each lost one may cost a video, so ten are enough.
 MOST_LOST: Final = 10
@@ -93,6 +95,7 @@ class Gate:
         self._trouble_since: float | None = None
         self._troubles = 0
         self._lost = 0
+        self._is_told = False
 
     def stop(self, reason: str, error: GrokVideoError | None = None) -> None:
         """No more creates are sent; those on their way are let finish. The first reason stays."""
@@ -112,13 +115,17 @@ class Gate:
         self.not_before = -math.inf
         self._trouble_since = None
         self._troubles = self._lost = 0
+        self._is_told = False
 
-    def failed(self, error: GrokVideoError, now: float, *, alone: bool) -> None:
-        """A create failed: the next one goes alone, after a while, or no more are sent at all."""
+    def failed(self, error: GrokVideoError, now: float, *, alone: bool) -> bool:
+        """A create failed: the next one goes alone, after a while, or no more are sent at all.
+
+        Returns whether this has gone on for so long, and nobody was told yet.
+        """
         if is_of_the_account(error):
             self.stop(error.message, error)
         if not is_of_the_service(error):
-            return
+            return False
         self.is_open = False
         if self._trouble_since is None:
             self._trouble_since = now
@@ -130,6 +137,10 @@ class Gate:
         if self._lost >= MOST_LOST or self.not_before - self._trouble_since > PATIENCE:
             asked = f" (the server asks to wait {wish:g} s)" if wish and wish > PATIENCE else ""
             self.stop(f"no create was accepted any more{asked}: {error.message}", error)
+        if self._is_told or self.stopped is not None or now - self._trouble_since < WORTH_A_WORD:
+            return False
+        self._is_told = True
+        return True
 
     def turn(self) -> Turn:
         """Return a turn, to be entered with `async with`."""

@@ -35,6 +35,7 @@ from grok_video._lifecycle import Event, State
 from grok_video._outcomes import OutcomeState
 from grok_video._policies import NO_END, Deadline
 from grok_video._poller import Poller
+from grok_video._session import logger
 from grok_video._transports._loops import current_time, ends_at
 from grok_video._verdicts import is_full, meaning, unproven
 from grok_video._wire import shows_a_job
@@ -208,7 +209,12 @@ class ItemRun:
         try:
             await self._send(turn)
         except GrokVideoError as error:
-            self._gate.failed(error, current_time(), alone=turn.alone)
+            if self._gate.failed(error, current_time(), alone=turn.alone):
+                logger.warning(
+                    "no create is accepted (%s); one is tried now and then, for %g minutes in all",
+                    error.message,
+                    PATIENCE / 60,
+                )
             self._course.announce()  # the gate may have stopped
             if not (is_passing(error) and self._entry.state is State.PLANNED):
                 raise

@@ -300,10 +300,12 @@ class Client(ClientTwin):
         Items in doubt are told as such and sent again only with `resubmit_in_doubt`. `found_ids`
         gives, by key, the request_id that a person found for an item in doubt; it is taken once
         the API has shown that it knows the job. Files are hashed as they arrive, so that the ledger
-        says what was delivered, unless `sha256` is False. `timeout` is seconds for the wait of each
-        job, None for no end; no create is sent whose job the server would not let be polled in that
-        time. Raises `InvalidRequest` if a setting cannot be; entering raises it for a found id that
-        the ledger shows to be wrong, and `LedgerError` if the ledger cannot be used.
+        says what was delivered, unless `sha256` is False. Where the service accepts no creates (it
+        cannot be reached, say), one is tried now and then, for 15 minutes; then the rest is left
+        for the next run. `timeout` is seconds for the wait of each job, None for no end; no create
+        is sent whose job the server would not let be polled in that time. Raises `InvalidRequest`
+        if a setting cannot be; entering raises it for a found id that the ledger shows to be wrong,
+        and `LedgerError` if the ledger cannot be used.
         """
         return Batch(
             self._core,

@@ -86,7 +86,7 @@ class Address(str):
 
 
 class Answer:
-    """A whole answer; headers are found by their names in lower case."""
+    """A whole answer: the HTTP status, the headers by their names in lower case, the body."""
 
     __slots__ = ("body", "headers", "status")
 
@@ -145,7 +145,13 @@ class TransportConfig:
 
 
 class Transport(abc.ABC):
-    """Send, stream, close. Works in whatever event loop it is called from."""
+    """Send, stream, close: what carries requests; a client takes one of your own as `transport`.
+
+    It works in whatever event loop it is called from, attaches the key itself (`Authorization:
+    Bearer ...`, to what goes to the API and to nothing else), follows no redirect and sends nothing
+    twice. A create that fails says with `may_have_been_sent` whether it may have reached the
+    server; an error of any other kind out of `post` is taken for one that may.
+    """
 
     @abc.abstractmethod
     async def post(self, url: str, body: Body) -> Answer:
@@ -408,4 +414,4 @@ def without_frames(error: BaseException, outer: BaseException | None = None) -> 
     return error
 
 
-publish(globals(), ("Transport",))
+publish(globals(), ("Answer", "Body", "StreamedAnswer", "Transport"))

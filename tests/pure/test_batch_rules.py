@@ -233,6 +233,15 @@ def test_an_outage_is_waited_for_with_patience() -> None:
     assert gate.stopped is not None
 
 
+def test_an_outage_is_told_once_when_it_has_lasted_half_a_minute() -> None:
+    gate = new_gate()
+    told = [gate.failed(NOT_SENT, now, alone=True) for now in (0.0, 29.0, 30.0, 31.0)]
+    assert told == [False, False, True, False]
+    gate.accepted()
+    assert not gate.failed(NOT_SENT, 1000.0, alone=True)
+    assert gate.failed(NOT_SENT, 1030.0, alone=True)
+
+
 def test_a_wish_that_is_longer_than_patience_stops_at_once() -> None:
     gate = new_gate()
     gate.failed(RateLimited("slow down", status=429, retry_after=3600), 0.0, alone=True)
