@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 import enum
+import logging
 import os
 import socket
 import ssl
@@ -52,6 +53,7 @@ CREATE_KEEPALIVE: Final = 2.0
 #: Seconds for which a poll or a download may reuse a connection: aiohttp's own figure. A stale one
 #: costs a GET a second try, and a GET may always be sent again.
 KEEPALIVE: Final = 15.0
+_log: Final = logging.getLogger("grok_video")
 USER_AGENT: Final = f"grok_video/{__version__}"
 
 
@@ -316,18 +318,29 @@ class Proxies:
 
     @classmethod
     def of(cls, config: TransportConfig) -> Proxies:
-        """Return what holds now."""
-        return cls(config.proxy, {} if config.proxy is not None else urllib.request.getproxies())
+        """Return what holds now; the log is told of a proxy that cannot be used for the API."""
+        proxies = cls(config.proxy, {} if config.proxy is not None else urllib.request.getproxies())
+        named = proxies._named(config.origin)
+        if named is not None and proxies.choose(config.origin) is None:
+            _log.warning(
+                "the environment names the proxy %s, which is not used, as it is no http(s) proxy: "
+                "requests go without one (pass proxy= for another)",
+                redact_url(named),
+            )
+        return proxies
 
     def choose(self, origin: Origin) -> str | None:
         """Return the URL of an http(s) proxy, or None."""
+        proxy = self._named(origin)
+        return proxy if proxy and proxy.lower().startswith(("http://", "https://")) else None
+
+    def _named(self, origin: Origin) -> str | None:
         if self.given is not None or not self.found:
             return self.given
         proxy = self.found.get(origin.scheme) or self.found.get("all")
         if not proxy or urllib.request.proxy_bypass(f"{origin.host}:{origin.port}"):
             return None
-        proxy = proxy if "://" in proxy else f"http://{proxy}"
-        return proxy if proxy.lower().startswith(("http://", "https://")) else None
+        return proxy if "://" in proxy else f"http://{proxy}"
 
 
 # --- failures ------------------------------------------------------------------------------------

@@ -443,6 +443,20 @@ def test_a_given_proxy_is_for_everything(monkeypatch: pytest.MonkeyPatch):
     assert "proxy.test" not in repr(config)
 
 
+def test_a_proxy_of_the_environment_that_is_not_used_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setenv("all_proxy", f"socks5://me:{KEY}@proxy.test:1080")
+    config = make_config("https://api.test/v1")
+    assert Proxies.of(config).choose(config.origin) is None
+    [told] = [record.getMessage() for record in caplog.records]
+    assert "proxy.test:1080, which is not used" in told
+    assert KEY not in told
+    monkeypatch.setenv("no_proxy", "api.test")
+    Proxies.of(config)
+    assert len(caplog.records) == 1
+
+
 @lanes(*GIVEN)
 async def test_a_callers_client_resolves_names_itself(
     lane: Lane, scene: SceneMaker, names: dict[str, list[str]]
