@@ -187,4 +187,4 @@ if not TYPE_CHECKING:  # a checker knows the names from above, and finds misspel
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

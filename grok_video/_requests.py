@@ -5,6 +5,7 @@ Constructing these values does no I/O, so it is safe inside a coroutine and chea
 `_images` in a worker thread, still before the first byte is sent.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -74,9 +75,11 @@ def refuse(name: str, value: object, limit: str) -> InvalidRequest:
 
 def require_positive(name: str, value: float, limit: str = "must be a number above 0") -> float:
     """Return a positive, finite number, or refuse it."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise refuse(name, value, limit)
-    return float(value)
+    if not isinstance(value, bool) and isinstance(value, int | float):
+        with contextlib.suppress(OverflowError):  # an int may be more than any float
+            if 0 < value < math.inf:
+                return float(value)
+    raise refuse(name, value, limit)
 
 
 def require_path(name: str, value: object) -> None:
@@ -95,11 +98,16 @@ def require_flags(**flags: bool) -> None:
             raise refuse(name, value, "must be True or False")
 
 
+#: Bits of the largest int that is shown with its digits.
+_SHOWN_BITS: Final = 256
+
+
 def _show(value: object) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
         return f"{len(cast('bytes', value))} bytes"
-    text = repr(value)
-    return redact(text, limit=120)
+    if isinstance(value, int) and value.bit_length() > _SHOWN_BITS:
+        return f"an int of {value.bit_length()} bits"  # Python may refuse to spell it
+    return redact(repr(value), limit=120)
 
 
 def sniff(head: bytes) -> str | None:

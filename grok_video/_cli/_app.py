@@ -17,8 +17,8 @@ from grok_video import __version__
 _EPILOG = (
     "Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 usage, "
     "3 the create may have been accepted and billed, 4 timed out and still running, "
-    "130 interrupted (143 by SIGTERM). Key: COMETAPI_KEY or --api-key-file. Base URL: "
-    "--base-url or GROK_VIDEO_BASE_URL."
+    "130 interrupted (143 by SIGTERM, 129 by a closed terminal). Key: COMETAPI_KEY or "
+    "--api-key-file. Base URL: --base-url or GROK_VIDEO_BASE_URL."
 )
 
 _HELP = {"help_option_names": ["-h", "--help"]}

@@ -191,7 +191,13 @@ class Rows:
 
     def _values(self, row: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return the key and all else that a line says or leaves to the options."""
-        given = {name: value for name, value in row.items() if value is not None and value != ""}
+        # Blank is what was not given. Not with a picture: forgotten, it would be paid for without.
+        given = {
+            name: value
+            for name, value in row.items()
+            if value is not None
+            and (value != "" or (name == "image" and "image" not in self.defaults))
+        }
         values: dict[str, Any] = {**self.defaults, **given}
         key: Any = values.pop("key", None)
         if key is None:
@@ -209,7 +215,8 @@ class Rows:
 
     def _image(self, text: object) -> Image:
         if not isinstance(text, str) or not text.strip():
-            raise refuse("image", text, "must be a path, a URL or a data: URI")
+            limit = "must be a path, a URL or a data: URI (videos without one: no column image)"
+            raise refuse("image", text, limit)
         if (image := read_address(text)) is not None:
             return image
         if "\0" in text:

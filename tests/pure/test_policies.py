@@ -84,6 +84,8 @@ def test_a_wait_is_bounded_and_never_undercuts_retry_after(attempt: int, wish: f
         (lambda: Retry(attempts=0), "attempts"),
         (lambda: Retry(attempts=2.5), "attempts"),  # type: ignore[arg-type]
         (lambda: Retry(base=-1), "base"),
+        (lambda: Retry(base=10**400), "base"),  # more than any float
+        (lambda: Deadline.after(0, 10**5000), "timeout"),  # more digits than Python spells
         (lambda: Retry(cap=math.nan), "cap"),
         (lambda: Retry(patience=True), "patience"),
         (lambda: Retry(resend_unknown_creates="no"), "resend_unknown_creates"),  # type: ignore[arg-type]

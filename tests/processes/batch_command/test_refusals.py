@@ -26,13 +26,14 @@ def test_every_bad_line_is_listed_and_nothing_is_sent(
     tmp_path: Path, grok_emulator: Emulator, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    rows = items(40, duration="1", resolution="480p", image="")
+    rows = items(40, duration="1", resolution="480p", image="https://example.com/a.jpg")
     bad = {
         3: ("duration", {"duration": "16"}),
         5: ("resolution", {"resolution": "4k"}),
         8: ("prompt", {"prompt": "  "}),
         13: ("key", {"key": "k000"}),
         21: ("image", {"image": "ftp://host/a.jpg"}),
+        30: ("image", {"image": ""}),  # forgotten, it would be paid for without
         34: ("duration", {"duration": "1.5"}),
     }
     for line, (_, change) in bad.items():
@@ -52,7 +53,7 @@ def test_every_bad_line_is_listed_and_nothing_is_sent(
     assert out == ""
     assert f"{manifest}:3: duration must be an int from 1 to 15 (seconds); got 16." in err
     assert f"{manifest}:13: key must be given once, and line 2 has it; got 'k000'." in err
-    assert err.splitlines()[-1].endswith("6 lines cannot be used. Nothing was sent.")
+    assert err.splitlines()[-1].endswith("7 lines cannot be used. Nothing was sent.")
     assert grok_emulator.requests == ()
     assert not (tmp_path / "out").exists()
 
