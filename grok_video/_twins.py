@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, cast
 
 from grok_video._client import AsyncClient, renewed
 from grok_video._crossing import accept
@@ -158,6 +158,15 @@ class Twin(Generic[H]):
     def __repr__(self) -> str:
         handle = self._handle
         return repr(handle).replace(type(handle).__name__, type(self).__name__, 1)
+
+    def __reduce__(self) -> NoReturn:
+        kind = type(self).__name__
+        message = (
+            f"a {kind} is neither pickled nor copied; make a client in the process that uses it"
+        )
+        if isinstance(self._handle, AsyncJob):
+            message += f", and client.job({self._handle.request_id!r})"
+        raise TypeError(message)
 
     def _call(
         self,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures as cf
+import copy
 import gc
+import pickle
 import threading
 import time
 import traceback
@@ -91,6 +93,17 @@ def test_one_handle_is_one_object_and_equal_only_to_itself(blocking: Client) -> 
     other = blocking.job(job.request_id)
     assert other != job
     assert len({job, other, heard[0]}) == 2
+
+
+def test_what_lives_in_this_process_says_so_when_it_is_pickled_or_copied(blocking: Client) -> None:
+    job = blocking.submit("drift")
+    for make in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(
+            TypeError, match="a Client is neither pickled nor copied; make a client"
+        ):
+            make(blocking)
+        with pytest.raises(TypeError, match=f"client.job.'{job.request_id}'"):
+            make(job)
 
 
 def test_a_batch_is_run_by_plain_code(blocking: Client, tmp_path: Path) -> None:
