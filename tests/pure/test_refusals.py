@@ -86,6 +86,12 @@ ERRORS: dict[str, tuple[int, Any, type[APIError], bool]] = {
         InsufficientBalance,
         True,
     ),
+    "credits by the code alone": (
+        429,
+        {"error": {"message": "x", "code": "insufficient_user_quota"}},
+        InsufficientBalance,
+        True,
+    ),
     "429": (429, {"error": {"message": "too many requests"}}, RateLimited, True),
     "429 page": (429, b"<html>", RateLimited, True),
     "401": (
@@ -97,6 +103,12 @@ ERRORS: dict[str, tuple[int, Any, type[APIError], bool]] = {
     "400 that is a wrong key": (
         400,
         {"code": "invalid-argument", "error": "Incorrect API key provided: x"},
+        AuthenticationError,
+        True,
+    ),
+    "403 that is a wrong key": (
+        403,
+        {"error": {"message": "The API key is invalid"}},
         AuthenticationError,
         True,
     ),

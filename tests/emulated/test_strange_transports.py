@@ -1,0 +1,158 @@
+"""Transports that fail as nobody foresaw: what may have been paid for is in doubt, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from grok_video import AsyncClient, CreateOutcomeUnknown, OutcomeState, VideoRequest
+from grok_video._transports._base import Answer, Body, Transport, causes
+from grok_video.emulator import Emulator
+
+from .batch.conftest import outcomes, read, requests, states
+
+#: A transport of the caller's own is the same on each lane of a loop.
+EACH_LOOP = pytest.mark.parametrize(
+    "lane", [("asyncio", "aiohttp"), ("trio", "httpx")], ids=["asyncio", "trio"], indirect=True
+)
+
+
+class Careless(Transport):
+    """A transport of the caller's own, with a bug that shows after the create was answered."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        headers = {
+            "Authorization": f"Bearer {emulator.api_key}",
+            "Content-Type": "application/json",
+        }
+        self._client = httpx.AsyncClient(headers=headers, verify=False)
+        self.posts = 0
+
+    async def post(self, url: str, body: Body) -> Answer:
+        self.posts += 1
+        content = b"".join([chunk async for chunk in body.chunks()])
+        await self._client.post(str(url), content=content)
+        raise ZeroDivisionError("seconds per byte")
+
+    async def get(self, url: str) -> Any:
+        raise AssertionError("there is no id to ask for")
+
+    def stream(self, *_: Any, **__: Any) -> Any:
+        raise AssertionError("there is no file to fetch")
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
+@pytest.fixture
+async def careless(grok_emulator: Emulator, anyio_backend: str) -> AsyncIterator[Careless]:
+    transport = Careless(grok_emulator)
+    yield transport
+    await transport.aclose()
+
+
+@EACH_LOOP
+async def test_a_create_whose_transport_broke_in_its_own_way_may_have_been_accepted(
+    careless: Careless, grok_emulator: Emulator
+) -> None:
+    request = VideoRequest("drift")
+    client = AsyncClient("k", base_url=grok_emulator.base_url, transport=careless)
+    with pytest.raises(CreateOutcomeUnknown) as caught:
+        await client.submit(request)
+    error = caught.value
+    assert any(isinstance(one, ZeroDivisionError) for one in causes(error))
+    assert "the transport failed with ZeroDivisionError" in str(error)
+    assert error.fingerprint == request.fingerprint()
+    assert error.sent_at > 0
+    assert (careless.posts, grok_emulator.accepted) == (1, 1)
+
+
+@EACH_LOOP
+async def test_an_item_whose_transport_broke_in_its_own_way_is_never_sent_again(
+    careless: Careless, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "a.sqlite"
+    client = AsyncClient("k", base_url=grok_emulator.base_url, transport=careless)
+    for _ in range(2):
+        found = await outcomes(client, requests(1), ledger=ledger)
+        assert states(found) == {"key-000": "in_doubt"}
+        assert isinstance(found["key-000"].error, CreateOutcomeUnknown)
+        assert read(ledger, "SELECT state, request_id FROM item") == [("in_doubt", None)]
+        assert (careless.posts, grok_emulator.accepted) == (1, 1)
+
+
+class Secretive(Careless):
+    """One of which nobody can tell what it has sent: it has its body from elsewhere."""
+
+    async def post(self, url: str, body: Body) -> Answer:
+        self.posts += 1
+        raise ZeroDivisionError("seconds per byte")
+
+
+@EACH_LOOP
+async def test_a_transport_of_the_callers_own_may_have_sent_what_it_was_not_seen_to_ask_for(
+    grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    transport = Secretive(grok_emulator)
+    async with AsyncClient("k", base_url=grok_emulator.base_url, transport=transport) as client:
+        with pytest.raises(CreateOutcomeUnknown):
+            await client.submit("drift")
+        for _ in range(2):
+            found = await outcomes(client, requests(1), ledger=tmp_path / "a.sqlite")
+            assert states(found) == {"key-000": "in_doubt"}
+    assert transport.posts == 2
+
+
+async def breaks_before(transport: Transport, url: str, body: Body) -> Answer:
+    raise ZeroDivisionError("no byte was asked for")
+
+
+async def breaks_after(transport: Transport, url: str, body: Body) -> Answer:
+    await anext(body.chunks())
+    raise ZeroDivisionError("the first bytes may have gone out")
+
+
+@pytest.fixture
+async def defective(
+    new_client: Callable[..., AsyncClient],
+    grok_emulator: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    breaks: Callable[..., Any],
+) -> AsyncIterator[AsyncClient]:
+    """A client whose own transport has a defect."""
+    async with new_client(grok_emulator) as client:
+        monkeypatch.setattr(type(await client._session.ready_transport()), "post", breaks)
+        yield client
+
+
+@pytest.mark.parametrize("breaks", [breaks_before])
+async def test_a_create_of_which_no_byte_was_asked_for_is_not_in_doubt_whatever_broke(
+    defective: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    with pytest.raises(ZeroDivisionError):
+        await defective.submit("drift")
+    ledger = tmp_path / "a.sqlite"
+    async with defective.batch(requests(1), ledger=ledger) as batch:
+        [outcome] = [one async for one in batch]
+    assert outcome.state is OutcomeState.FAILED
+    assert isinstance(outcome.error, ZeroDivisionError)
+    assert batch.summary.in_doubt == ()
+    assert batch.summary.open_usd == 0
+    assert read(ledger, "SELECT state FROM item") == [("failed",)]
+    assert grok_emulator.requests == ()
+
+
+@pytest.mark.parametrize("breaks", [breaks_after])
+async def test_a_create_of_which_a_byte_was_asked_for_is_in_doubt_whatever_broke(
+    defective: AsyncClient, tmp_path: Path
+) -> None:
+    with pytest.raises(CreateOutcomeUnknown, match="failed with ZeroDivisionError"):
+        await defective.submit("drift")
+    ledger = tmp_path / "a.sqlite"
+    found = await outcomes(defective, requests(1), ledger=ledger)
+    assert states(found) == {"key-000": "in_doubt"}
+    assert read(ledger, "SELECT state FROM item") == [("in_doubt",)]
