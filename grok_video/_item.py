@@ -25,6 +25,7 @@ from grok_video._errors import (
     JobExpired,
     JobFailed,
     LedgerError,
+    LinkExpired,
     ModerationRefused,
     NotFound,
     reword,
@@ -379,6 +380,11 @@ class ItemRun:
                 sha256=self._course.sha256,
                 deadline=NO_END,
             )
+        except LinkExpired as error:
+            # The job itself ended meanwhile, and that is what became of the item.
+            if isinstance(error.__cause__, JobFailed | JobExpired):
+                raise error.__cause__ from None
+            raise
         finally:
             slots.release()
         entry.path = str(video.path)

@@ -220,7 +220,7 @@ class Session:
             doubtful: list[int] = []
             while True:
                 try:
-                    slots = await self._turn_for_create(until, attempts)
+                    slots = await self._turn_for_create(until, _so_far(attempts, lost))
                 except (APITimeoutError, ConfigurationError, RateLimited) as error:
                     if lost is not None:
                         raise lost.as_error(  # noqa: B904 - it has one
@@ -296,7 +296,7 @@ class Session:
         slot.release()
         return request_id
 
-    async def _turn_for_create(self, until: Deadline, attempts: int) -> Slots:
+    async def _turn_for_create(self, until: Deadline, so_far: str) -> Slots:
         """Return the slots of which one is taken for a create that may be sent now.
 
         Raises `RateLimited` or `APITimeoutError` if it may not before the end of the call, and
@@ -306,21 +306,21 @@ class Session:
             slots, _ = await self._creates.take(current_time(), until.at, self.retry.patience)
         except NoTurn as no:
             if no.delay is None:
-                raise _not_in_time("no connection became free", until, attempts) from None
-            raise _too_long(no.delay, attempts) from None
+                raise _not_in_time("no connection became free", until, so_far) from None
+            raise _too_long(no.delay, so_far) from None
         try:
-            await self._require_wanted(until, attempts)
+            await self._require_wanted(until, so_far)
         except BaseException:
             slots.release()
             raise
         return slots
 
-    async def _require_wanted(self, until: Deadline, attempts: int) -> None:
+    async def _require_wanted(self, until: Deadline, so_far: str) -> None:
         """Return if its caller still wants the create: nobody pays for what came too late."""
         await checkpoint()
         self.lifetime.require()
         if until.at != math.inf and current_time() >= until.at:
-            raise _not_in_time("the create could not be sent", until, attempts)
+            raise _not_in_time("the create could not be sent", until, so_far)
 
     def creates_blocked_until(self) -> float:
         """Return the time before which the server wants no create."""
@@ -429,24 +429,26 @@ async def _in_time(asking: Awaitable[Answer], until: Deadline) -> Answer:
     raise TooLate
 
 
-def _not_in_time(problem: str, until: Deadline, attempts: int) -> APITimeoutError:
+def _not_in_time(problem: str, until: Deadline, so_far: str) -> APITimeoutError:
     return APITimeoutError(
-        f"{problem} within the {until.timeout:g} s of this call; {_so_far(attempts)}",
+        f"{problem} within the {until.timeout:g} s of this call; {so_far}",
         may_have_been_sent=False,
     )
 
 
-def _so_far(attempts: int) -> str:
+def _so_far(attempts: int, lost: AttemptOutcome | None) -> str:
+    if lost is not None:
+        return "it was not sent once more"  # the error that this stands on tells the rest
     if not attempts:
         return "nothing was sent"
     times = "once" if attempts == 1 else f"{attempts} times"
     return f"it was tried {times} and never taken, nothing was created"
 
 
-def _too_long(delay: float, attempts: int) -> RateLimited:
+def _too_long(delay: float, so_far: str) -> RateLimited:
     return RateLimited(
         f"the next create may start in {delay:.1f} s (the server's Retry-After, or the limits of "
-        f"this client), and this call may not wait that long; {_so_far(attempts)}.",
+        f"this client), and this call may not wait that long; {so_far}.",
         status=429,
         retry_after=delay,
     )

@@ -98,9 +98,7 @@ def test_one_handle_is_one_object_and_equal_only_to_itself(blocking: Client) -> 
 def test_what_lives_in_this_process_says_so_when_it_is_pickled_or_copied(blocking: Client) -> None:
     job = blocking.submit("drift")
     for make in (pickle.dumps, copy.copy, copy.deepcopy):
-        with pytest.raises(
-            TypeError, match="a Client is neither pickled nor copied"
-        ):
+        with pytest.raises(TypeError, match="a Client is neither pickled nor copied"):
             make(blocking)
         with pytest.raises(TypeError, match=f"client.job.'{job.request_id}'"):
             make(job)

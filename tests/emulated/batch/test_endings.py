@@ -65,7 +65,6 @@ ENDS = pytest.mark.parametrize(
 
 
 @ENDS
-@pytest.mark.xfail(reason="it is told as unfetched, stays ready in the ledger and is polled again")
 async def test_an_item_whose_job_ends_while_its_link_is_renewed_ends_with_it(
     fate: faults.Fault,
     kind: type[Exception],
@@ -86,29 +85,4 @@ async def test_an_item_whose_job_ends_while_its_link_is_renewed_ends_with_it(
             assert read(words["ledger"], "SELECT state FROM item") == [(state,)]
             assert emulator.polls == 2
     emulator.assert_faults_consumed()
-    assert emulator.accepted == 1
-
-
-@ENDS
-async def test_an_item_whose_job_ended_while_its_link_was_renewed_is_over_in_the_next_run(
-    fate: faults.Fault,
-    kind: type[Exception],
-    state: str,
-    new_client: NewClient,
-    grok_emulator_factory: NewEmulator,
-    tmp_path: Path,
-) -> None:
-    emulator = grok_emulator_factory(time_scale=0.0)
-    emulator.script("poll", [faults.Pass(), fate])
-    emulator.script("download", [faults.Answer(404)])
-    words = {"ledger": tmp_path / "a.sqlite", "out": tmp_path / "videos"}
-    async with new_client(emulator) as client:
-        await outcomes(client, requests(1), **words)
-        polls = emulator.polls
-        for _ in range(2):
-            found = await outcomes(client, requests(1), **words)
-            assert states(found) == {"key-000": state}
-            assert type(found["key-000"].error) is kind
-            assert read(words["ledger"], "SELECT state FROM item") == [(state,)]
-            assert emulator.polls <= polls + 1
     assert emulator.accepted == 1

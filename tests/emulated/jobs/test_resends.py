@@ -72,7 +72,6 @@ async def test_a_lost_create_stays_in_doubt_when_the_limits_leave_no_turn_for_it
     assert grok_emulator.accepted == 1
 
 
-@pytest.mark.xfail(reason="the note says of the lost create itself that nothing was created")
 async def test_nothing_that_is_told_of_a_lost_create_says_that_nothing_was_created(
     new_client: Callable[..., AsyncClient], grok_emulator: Emulator
 ) -> None:
