@@ -113,7 +113,8 @@ FROM request JOIN event AS last ON last.id = (SELECT max(id) FROM event WHERE it
 WHERE last.state IN ({", ".join(f"'{state}'" for state in _CUT_SHORT)})
 """  # noqa: S608 - names of states, no value
 
-#: Spent for certain, and what may be billed without anybody having said how much.
+#: Spent for certain, and what may be billed without anybody having said how much: of the last
+#: create of each item, and of those before it, which a person let be sent again.
 TOTALS: Final = """
 SELECT
     coalesce(sum(cost_usd), 0),
@@ -122,6 +123,16 @@ SELECT
         OR cost_usd IS NULL AND (
             state IN ('ready', 'fetching', 'saved', 'expired')
             OR error_type = 'ModerationRefused')), 0)
+    + coalesce((
+        SELECT sum(request.estimate_usd)
+        FROM event AS again
+        JOIN request ON request.id = again.item
+        JOIN event AS before
+            ON before.id = (SELECT max(id) FROM event WHERE item = again.item AND id < again.id)
+        WHERE again.event = 'released' AND (
+            before.state = 'in_doubt'
+            OR before.cost_usd IS NULL AND (
+                before.state = 'expired' OR before.error_type = 'ModerationRefused'))), 0)
 FROM item
 """
 

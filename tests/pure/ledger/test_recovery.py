@@ -119,6 +119,16 @@ async def test_money_is_added_up_over_runs(tmp_path: Path) -> None:
     await ledger.close()
 
 
+async def test_a_create_in_doubt_may_be_billed_also_when_it_was_sent_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    sent = (Event.SENDING_BEGAN, Event.ANSWER_LOST, Event.RELEASED, Event.SENDING_BEGAN)
+    await write(path, *sent, Event.REFUSED, key="refused then")
+    await write(path, *sent, Event.ACCEPTED, key="accepted then")
+    ledger = await Ledger.open(path)
+    assert ledger.open_usd == 3 * Decimal("0.14")
+    await ledger.close()
+
+
 async def test_keys_are_known_to_come_twice_in_one_run_only(tmp_path: Path) -> None:
     path = tmp_path / "a.sqlite"
     for _ in range(2):
