@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import anyio
 import pytest
@@ -20,12 +19,10 @@ import pytest
 from grok_video import DestinationError, LinkExpired, _disk, _download
 from grok_video._models import Video
 
+from ..disks import mounted
 from .children import child
 from .fileserver import MEDIUM, MIB, SMALL, Change, Chunked, Cut, FileServer, Hold, Say, clip
 from .harness import ID, Downloads, descriptors, is_whole, names
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 async def test_an_existing_file_is_kept(downloads: Downloads, tmp_path: Path) -> None:
@@ -360,20 +357,6 @@ async def test_another_process_that_holds_the_part_is_respected(
         fcntl.flock(held, fcntl.LOCK_EX)
         await downloads.refused(DestinationError, tmp_path / "cat.mp4")
     assert is_whole(await downloads.save(tmp_path / "cat.mp4"), tmp_path / "cat.mp4", SMALL)
-
-
-@contextlib.contextmanager
-def mounted(folder: Path, options: str) -> Iterator[bool]:
-    """Mount a small disk in memory there; yields False where that is not allowed."""
-    folder.mkdir(exist_ok=True)
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    done = os.geteuid() == 0 and subprocess.run(command, capture_output=True, check=False)
-    ok = bool(done) and done.returncode == 0
-    try:
-        yield ok
-    finally:
-        if ok:
-            subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 async def test_a_read_only_folder_is_told_before_a_byte_is_fetched(

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from .kills import Server, Worker, make_pictures, run, states
+from grok_video.emulator import Emulator, faults
+
+from ..downloads.fileserver import FileServer, Hold
+from .kills import PATIENCE, Server, Worker, make_pictures, run, states
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
@@ -66,3 +73,45 @@ def test_the_server_is_killed_too_and_storms(tmp_path: Path) -> None:
     assert counted["storms"] == 1
     assert counted["extra"] == counted["lost"] == counted["early creates"] == 0
     assert counted["valid MP4s"] == 40
+
+
+def test_a_file_that_had_its_name_when_the_process_was_killed_is_its_own(
+    tmp_path: Path, grok_emulator: Emulator
+) -> None:
+    """Killed before the ledger heard of it: the file is no stranger's, and nothing is paid again."""
+    make_pictures(tmp_path / "pictures", 1, 0)
+    ledger, file = tmp_path / "run.sqlite", tmp_path / "videos" / "picture-00000.mp4"
+    settings = {
+        "base_url": grok_emulator.base_url,
+        "api_key": grok_emulator.api_key,
+        "pictures": str(tmp_path / "pictures"),
+        "out": str(file.parent),
+        "ledger": str(ledger),
+        "max_in_flight": 1,
+    }
+    with FileServer() as files:
+        done = {"status": "done", "video": {"url": files.link(), "duration": 1}}
+        grok_emulator.script("poll", [faults.Answer(200, done)] * 100)
+        files.script.append(Hold(1000))
+        worker = Worker(settings)
+        until(lambda: [state for state, _ in states(ledger).values()] == ["fetching"])
+        with closing(sqlite3.connect(ledger, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")  # so that nothing more is written to it
+            files.held.set()
+            until(lambda: [one.name for one in file.parent.glob("*.mp4*")] == [file.name])
+            assert worker.kill()
+            other.execute("ROLLBACK")
+        assert [state for state, _ in states(ledger).values()] == ["fetching"]
+        again = Worker(settings)
+        assert again.finish()["counts"] == {"saved": 1}, again.outcomes
+        assert [one.name for one in file.parent.iterdir()] == [file.name]
+        assert file.read_bytes() == files.data
+    assert grok_emulator.accepted == 1
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Return when something is true of a process that tells nobody."""
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.005)

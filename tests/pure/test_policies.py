@@ -146,6 +146,15 @@ def test_a_retry_after_holds_every_request_back() -> None:
     assert pacer.blocked_until == 5.0
 
 
+@pytest.mark.parametrize("wish", [None, 0.0, 1.0])
+def test_a_shorter_wish_takes_nothing_from_a_longer_one(wish: float | None) -> None:
+    pacer = Pacer(10.0)
+    pacer.throttled(0.0, 60.0)
+    pacer.throttled(5.0, wish)
+    assert pacer.blocked_until == 60.0
+    assert pacer.reserve(5.0) == pytest.approx(55.0)
+
+
 def test_one_429_halves_the_pace_and_several_at_once_are_one_piece_of_news() -> None:
     pacer = Pacer(10.0)
     for _ in range(5):

@@ -66,6 +66,23 @@ async def test_events_are_synced_before_anybody_is_told(
     assert asked == [2, "wal"]
 
 
+async def test_a_new_ledger_has_its_name_for_good_before_anything_is_told_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut takes the name away, and with it all that was synced since."""
+    path, synced, sync = tmp_path / "a.sqlite", list[bool](), os.fsync
+
+    def watch(descriptor: int) -> None:
+        if os.path.samestat(os.fstat(descriptor), tmp_path.stat()):
+            synced.append(path.exists())
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    ledger = await Ledger.open(path)
+    assert synced == [True]
+    await ledger.close()
+
+
 async def test_many_wait_for_one_transaction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

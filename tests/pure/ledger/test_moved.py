@@ -14,7 +14,7 @@ from grok_video import LedgerError
 from grok_video._ledger import Ledger
 from grok_video._lifecycle import Event, State
 
-from .conftest import found, new_entry, refused, snapshot, write
+from .conftest import found, new_entry, refused, rows, snapshot, write
 
 
 @pytest.fixture
@@ -106,3 +106,31 @@ async def test_a_ledger_that_loses_its_place_while_it_is_written_says_so(
     await ledger.close()
     if what == "another's lock":
         assert lock.read_text() == "another's"
+
+
+async def test_nothing_is_written_after_a_beginning_that_could_not_be(tmp_path: Path) -> None:
+    """Its end would stand in the file without it, and the ledger would contradict itself."""
+    path, away = tmp_path / "run.sqlite", tmp_path / "away"
+    away.mkdir()
+    ledger, entry = await Ledger.open(path), new_entry("cat")
+    await ledger.record(entry, Event.SENDING_BEGAN, Event.NOT_TAKEN)
+    move(tmp_path, away)
+    with pytest.raises(LedgerError, match="removed, moved or replaced"):
+        await ledger.record(entry, Event.SENDING_BEGAN)
+    move(away, tmp_path)
+    ledger.note(entry, Event.NOT_TAKEN)  # what an item says that was not sent after all
+    with pytest.raises(LedgerError, match="removed, moved or replaced"):
+        await ledger.record(new_entry("dog"), Event.SENDING_BEGAN)
+    await ledger.close()
+    assert rows(path, "SELECT event FROM event") == [("sending_began",), ("not_taken",)]
+    ledger = await Ledger.open(path)
+    known = (await ledger.find(["cat", "dog"])).known
+    assert {key: one.state for key, one in known.items()} == {"cat": State.PLANNED}
+    await ledger.record(known["cat"], Event.SENDING_BEGAN)
+    await ledger.close()
+
+
+def move(place: Path, to: Path) -> None:
+    """Move a ledger with all that stands beside it."""
+    for one in place.glob("run.sqlite*"):
+        one.rename(to / one.name)

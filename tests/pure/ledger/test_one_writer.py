@@ -55,6 +55,52 @@ def test_a_second_process_is_refused_with_the_pid_of_the_first_until_it_dies(
     assert ended == [(first.pid, 1), (os.getpid(), 0)]
 
 
+WRITE = """
+import anyio, sys
+from decimal import Decimal
+from grok_video import VideoRequest
+from grok_video._entry import Entry
+from grok_video._ledger import Ledger
+from grok_video._lifecycle import Event
+
+async def main():
+    ledger = await Ledger.open(sys.argv[1])
+    for key in ("before", "after"):
+        entry = Entry(key, "f")
+        entry.describe(VideoRequest("drift"), Decimal(1))
+        await ledger.record(entry, Event.SENDING_BEGAN)
+        print(key, flush=True)
+        sys.stdin.readline()
+    await ledger.close()
+
+anyio.run(main)
+"""
+
+
+def test_the_first_process_goes_on_whoever_was_refused_meanwhile(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITE, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as first:
+        assert first.stdin is not None
+        assert first.stdout is not None
+        assert first.stdout.readline() == "before\n"
+        beside = {one.name for one in tmp_path.iterdir()}
+        for _ in range(2):
+            with pytest.raises(LedgerError, match="one ledger has one writer"):
+                LedgerFile(path).open()
+        assert {one.name for one in tmp_path.iterdir()} == beside
+        first.stdin.write("\n")
+        first.stdin.flush()
+        assert first.stdout.readline() == "after\n"
+    assert first.returncode == 0
+    assert rows(path, "SELECT key FROM item ORDER BY item.began_at") == [("before",), ("after",)]
+    assert rows(path, "SELECT count(*) FROM run") == [(1,)]
+
+
 def test_two_names_of_one_ledger_meet_at_one_lock(tmp_path: Path) -> None:
     first = LedgerFile(tmp_path / "a.sqlite")
     first.open()

@@ -69,9 +69,12 @@ async def test_what_is_no_ledger_is_refused(tmp_path: Path, content: bytes, word
     await refused(path, words)
 
 
-async def test_a_database_of_something_else_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("application", [0, 0x47504B47], ids=["nobody's", "a GeoPackage"])
+async def test_a_database_of_something_else_is_refused(tmp_path: Path, application: int) -> None:
     path = tmp_path / "a.sqlite"
     with closing(sqlite3.connect(path)) as file:
+        file.execute(f"PRAGMA application_id = {application}")
+        file.execute(f"PRAGMA user_version = {VERSION + 1}")  # its own, which says nothing to us
         file.execute("CREATE TABLE item (key TEXT)")
     await refused(path, "not a ledger of grok_video")
 
