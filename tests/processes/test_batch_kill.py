@@ -78,7 +78,7 @@ def test_the_server_is_killed_too_and_storms(tmp_path: Path) -> None:
 def test_a_file_that_had_its_name_when_the_process_was_killed_is_its_own(
     tmp_path: Path, grok_emulator: Emulator
 ) -> None:
-    """Killed before the ledger heard of it: the file is no stranger's, and nothing is paid twice."""
+    """Killed before the ledger heard of it: the file is its own, and nothing is paid twice."""
     make_pictures(tmp_path / "pictures", 1, 0)
     ledger, file = tmp_path / "run.sqlite", tmp_path / "videos" / "picture-00000.mp4"
     settings = {
