@@ -23,7 +23,6 @@ from grok_video._lifecycle import Event, State
 from .conftest import new_entry
 from .test_recovery import lives
 
-
 #: An id that a person found leads to no video, and the next create is answered.
 FOUND_AND_SENT_AGAIN = [
     Event.SENDING_BEGAN,
