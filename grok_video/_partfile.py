@@ -7,6 +7,7 @@ Everything here blocks and is called in worker threads. Nothing here knows HTTP,
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -407,7 +408,7 @@ class PartFile:
         free = _disk.free_space(self._place.file.parent) if needed > 0 else None
         if free is not None and free < needed:
             problem = f"the disk is full (the video needs {needed} bytes more, {free} are free)"
-            raise self._refuse(problem)
+            raise self._refuse(problem) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.ftruncate(self._descriptor, 0)
         self.size = self._hashed = 0
         self._hash = hashlib.sha256() if self._wants_hash else None

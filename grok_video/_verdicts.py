@@ -6,7 +6,7 @@ No clock, no I/O and no state: a failure and what the ledger has go in, an answe
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from grok_video._errors import (
     BadRequest,
@@ -87,10 +87,13 @@ def unproven(
     )
 
 
+#: Full, not to be written, or with files of fewer bytes than a video has (`ulimit -f`).
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+
+
 def is_full(failure: Exception) -> bool:
     """Return whether no video at all can be saved any more."""
     if not isinstance(failure, DownloadError):
         return False
     cause = failure.__cause__
-    full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-    return full or "the disk is full" in failure.message
+    return isinstance(cause, OSError) and cause.errno in _FULL
