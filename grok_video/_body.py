@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from grok_video._policies import NO_END
 from grok_video._requests import refuse
-from grok_video._threads import load
+from grok_video._threads import load, load_anyio
 from grok_video._wire import write_create
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class create_body:  # noqa: N801 - a context manager, called like the function i
         elif image.kind == "url":
             self._body = TextBody(before + _json_text(image) + after)
         else:
+            await load_anyio()
             await load("grok_video._images")
             from grok_video._images import open_body
 

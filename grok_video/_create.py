@@ -11,8 +11,6 @@ import math
 import time
 from typing import TYPE_CHECKING, Final
 
-import anyio
-
 from grok_video._errors import (
     APIConnectionError,
     APIError,
@@ -28,8 +26,9 @@ from grok_video._errors import (
     reword,
 )
 from grok_video._lifecycle import Event, meaning_of_failed_create
+from grok_video._threads import load_anyio
 from grok_video._tracing import span
-from grok_video._transports._loops import current_time, ends_at, finish, is_cancellation
+from grok_video._transports._loops import current_time, ends_at, finish, is_cancellation, shield
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -241,6 +240,7 @@ class Attempt:
             if until.at == math.inf or current_time() + timeout < until.at:
                 await finish(self._exchange, grace=self._grace)
             else:
+                await load_anyio()
                 with ends_at(until.at):
                     await finish(self._exchange, grace=self._grace)
         except BaseException as error:
@@ -309,7 +309,7 @@ class Attempt:
             if not is_cancellation(error):
                 raise
             if self._sending.is_withheld:
-                with anyio.CancelScope(shield=True):
+                with shield():
                     await self._note_unsent()
                 raise
             _log.error(
@@ -318,7 +318,7 @@ class Attempt:
                 CANCEL_GRACE,
                 self._request.fingerprint()[:12],
             )
-            with anyio.CancelScope(shield=True):
+            with shield():
                 await self._note(Event.ANSWER_LOST, None)
             raise
         else:

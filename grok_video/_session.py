@@ -38,13 +38,13 @@ from grok_video._policies import NO_END
 from grok_video._polling import Experience
 from grok_video._refusals import read_retry_after
 from grok_video._slots import Taken, slots_of_each_loop
-from grok_video._threads import CHECKS
+from grok_video._threads import CHECKS, load_anyio
 from grok_video._transports._base import Address, Transport
 from grok_video._transports._loops import checkpoint, current_time, ends_at, running_library
 from grok_video._turns import NoTurn, Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from grok_video._body import CreateBody
     from grok_video._create import AttemptOutcome, Record
@@ -365,7 +365,7 @@ class Session:
                     answer = await transport.get(url)
                 else:
                     # Only here: a scope costs half as much as all else that a poll is.
-                    answer = await _in_time(transport.get(url), until)
+                    answer = await _in_time(partial(transport.get, url), until)
             finally:
                 slots.release()
             ended = current_time()
@@ -423,9 +423,10 @@ class TooLate(Exception):
     """A poll found no answer before the end of the wait that asked for it."""
 
 
-async def _in_time(asking: Awaitable[Answer], until: Deadline) -> Answer:
+async def _in_time(ask: Callable[[], Awaitable[Answer]], until: Deadline) -> Answer:
+    await load_anyio()
     with ends_at(until.at):
-        return await asking
+        return await ask()
     raise TooLate
 
 

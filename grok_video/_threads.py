@@ -14,8 +14,6 @@ import threading
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
 
-import anyio
-
 from grok_video._transports._loops import (
     new_sleeper,
     running_library,
@@ -27,6 +25,7 @@ from grok_video._transports._loops import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from anyio import CapacityLimiter
     from anyio.lowlevel import RunVar
 
 __all__ = ["CHECKS", "FILES", "Threads", "load", "load_anyio"]
@@ -44,7 +43,7 @@ class Threads:
         """See the class; older anyio tells such values apart by their names alone."""
         self._count = count
         self._name = name
-        self._limiters: RunVar[anyio.CapacityLimiter] | None = None
+        self._limiters: RunVar[CapacityLimiter] | None = None
 
     async def run(
         self, function: Callable[[Unpack[Ts]], T], *args: *Ts, abandon: bool = False
@@ -61,14 +60,16 @@ class Threads:
             function, *args, limiter=self._limiter(), abandon_on_cancel=abandon
         )
 
-    def _limiter(self) -> anyio.CapacityLimiter:
+    def _limiter(self) -> CapacityLimiter:
         if self._limiters is None:
             from anyio.lowlevel import RunVar
 
             self._limiters = RunVar(f"grok_video threads for {self._name}")
         found = self._limiters.get(None)
         if found is None:
-            found = anyio.CapacityLimiter(self._count)
+            from anyio import CapacityLimiter
+
+            found = CapacityLimiter(self._count)
             self._limiters.set(found)
         return found
 
@@ -88,8 +89,8 @@ _with_anyio: Final[set[str]] = set()
 async def load_anyio() -> None:
     """Return when scopes, threads and task groups of anyio can be had without holding the loop.
 
-    `import anyio` itself loads none of them: the first use does, and takes as long as a hundred
-    polls.
+    Their import takes as long as a hundred polls, and most programs on asyncio that only wait for
+    jobs never need one.
     """
     library = running_library()
     if library not in _with_anyio:

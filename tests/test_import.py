@@ -48,7 +48,7 @@ def test_a_client_loads_nothing_that_only_some_of_its_calls_need() -> None:
     loaded = run(code).split()
     assert "grok_video._session" in loaded
     assert not {f"grok_video.{name}" for name in some} & set(loaded)
-    assert not {"sqlite3", "PIL", "pybase64", "httpx2"} & set(loaded)
+    assert not {"anyio", "sqlite3", "PIL", "pybase64", "httpx2"} & set(loaded)
 
 
 LATE = """

@@ -18,8 +18,6 @@ import urllib.request
 import zlib
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
 
-import anyio
-
 from grok_video import __version__
 from grok_video._errors import (
     APIConnectionError,
@@ -253,7 +251,9 @@ async def read_bounded(
     if length is not None and length.isdecimal() and int(length[:20]) > ANSWER_LIMIT:
         if 200 <= status < 300:
             # Its beginning has come along with the head, if it comes at all.
-            with anyio.move_on_after(_BEGINNING_PATIENCE):
+            from anyio import move_on_after
+
+            with move_on_after(_BEGINNING_PATIENCE):
                 async for chunk in chunks:
                     parts.append(chunk)
                     break
@@ -296,7 +296,9 @@ async def public_addresses(host: str, port: int) -> list[str]:
     """
     # Asked of the resolver even for a literal address: it also reads the spellings that only look
     # like names (2130706433, 127.1, 0x7f000001).
-    found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    from anyio import getaddrinfo
+
+    found = await getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     for address in addresses:
         refuse_private(host, address)

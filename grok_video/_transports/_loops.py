@@ -20,10 +20,11 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
-import anyio
-
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
+    from contextlib import AbstractContextManager
+
+    import anyio
 
 T = TypeVar("T")
 
@@ -154,8 +155,20 @@ def _on_clock(clock: _Clock, loop: Any, when: float) -> float:  # noqa: ANN401 -
 
 def ends_at(when: float) -> anyio.CancelScope:
     """Return a scope that is cancelled at `when`, a time as `current_time` tells it."""
+    from anyio import CancelScope  # as below: whoever needs no scope waits for no import
+
     loop = running_loop()
-    return anyio.CancelScope(deadline=_on_clock(_clock_for(loop), loop, when))
+    return CancelScope(deadline=_on_clock(_clock_for(loop), loop, when))
+
+
+def shield() -> AbstractContextManager[object]:
+    """Return a scope that no cancelled scope around it reaches; asyncio's `task.cancel()` does."""
+    if running_library() == "trio":
+        scope: AbstractContextManager[object] = sys.modules["trio"].CancelScope(shield=True)
+        return scope
+    # Where nobody has imported anyio there is no scope around.
+    anyio = sys.modules.get("anyio")
+    return contextlib.nullcontext() if anyio is None else anyio.CancelScope(shield=True)
 
 
 def new_sleeper(loop: Any) -> Any:  # noqa: ANN401 - as `running_loop` returns it
@@ -337,7 +350,7 @@ async def _outlast(task: asyncio.Task[Any], grace: float) -> None:
     part = grace / _PARTS
     while not task.done() and grace > 0:
         began = loop.time()
-        with contextlib.suppress(asyncio.CancelledError), anyio.CancelScope(shield=True):
+        with contextlib.suppress(asyncio.CancelledError), shield():
             await asyncio.wait({task}, timeout=min(part, grace) if grace < math.inf else None)
         grace -= min(loop.time() - began, part)
     if task.done() and not task.cancelled():
@@ -345,6 +358,8 @@ async def _outlast(task: asyncio.Task[Any], grace: float) -> None:
 
 
 async def _finish_in_group(work: Callable[[], Awaitable[T]], grace: Callable[[], float]) -> T:
+    import anyio
+
     results: list[T] = []
     failures: list[BaseException] = []
     trio = sys.modules["trio"]
@@ -387,6 +402,8 @@ async def _finish_in_group(work: Callable[[], Awaitable[T]], grace: Callable[[],
 
 async def _outlast_event(done: anyio.Event, grace: float) -> KeyboardInterrupt | None:
     """Return when it is set, or the grace is over, as `_outlast`; and a Ctrl-C that came then."""
+    import anyio
+
     interrupt: KeyboardInterrupt | None = None
     part = grace / _PARTS
     while not done.is_set() and grace > 0:
