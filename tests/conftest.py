@@ -21,10 +21,12 @@ from grok_video.emulator import Emulator
 for _module in ("aiohttp", "httpx2", "trio", "PIL.Image", "grok_video._transports._httpx"):
     importlib.import_module(_module)
 
-# A shell starts its background jobs with Ctrl-C ignored, and every child of this process would
-# inherit that.
+# A shell starts its background jobs with Ctrl-C ignored, `nohup` its command with the end of the
+# terminal ignored, and every child of this process would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 PHOTO = Path(__file__).parent / "photographs" / "rocket.jpg"
 

@@ -292,11 +292,14 @@ def test_a_terminal_that_closes_during_a_create_does_not_cost_its_id(
         start_new_session=True,
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
-    os.close(theirs)
-    held.until_sent()
-    os.close(ours)
-    held.accept("job-1")
-    assert child.wait(PATIENCE) == 128 + signal.SIGHUP
+    try:
+        os.close(theirs)
+        held.until_sent()
+        os.close(ours)
+        held.accept("job-1")
+        assert child.wait(PATIENCE) == 128 + signal.SIGHUP
+    finally:
+        child.kill()
     facts = json.loads((tmp_path / "grok-video-unheard.jsonl").read_text())
     assert facts["request_id"] == "job-1"
     assert facts["resume"].startswith("grok-video wait job-1")
