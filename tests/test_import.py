@@ -83,7 +83,7 @@ def test_no_call_of_a_client_imports_a_library_in_its_event_loop(
     library: str, transport: str, tmp_path: Path
 ) -> None:
     shutil.copy(PHOTO, tmp_path / "a.jpg")
-    with Emulator(time_scale=0.01) as api:
+    with Emulator(time_scale=0.01, clip=b"\0\0\0\x18ftypmp42" + bytes(1000)) as api:
         assert run(LATE, library, transport, api.base_url, api.api_key, str(tmp_path)).strip() == ""
     assert (tmp_path / "b.mp4").stat().st_size
 
