@@ -101,7 +101,7 @@ class Session:
         self._exchange_ends = config.timeout if self._connects_itself else math.inf
         self._http_client = http_client
         self._transports: dict[str, Transport] = {}
-        if self._given is None and http_client is None:
+        if self._connects_itself:
             # Imported here and not at the first request: inside a coroutine it would hold the
             # event loop for a fifth of a second.
             if transport != "httpx":

@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from grok_video._cli._console import Console, one_line
@@ -125,7 +126,7 @@ class Errand:
         """
         if facts["request_id"] is None and "sent_at" not in facts:
             return
-        with contextlib.suppress(OSError), open(UNHEARD, "a", encoding="utf-8") as file:  # noqa: PTH123
+        with contextlib.suppress(OSError), Path(UNHEARD).open("a", encoding="utf-8") as file:
             file.write(json.dumps(facts) + "\n")
 
     @property
