@@ -48,6 +48,7 @@ NOTHING_SENT: Final = "the create was broken off before anything was sent: nothi
 CANCEL_GRACE: Final = 5.0
 
 _log: Final = logging.getLogger("grok_video")
+_life: Final = logging.getLogger("grok_video.jobs")
 
 
 def log_unheard(request_id: str, error: BaseException | None = None) -> None:
@@ -323,7 +324,7 @@ class Attempt:
             raise
         else:
             self._outcome = AttemptOutcome(Event.ACCEPTED, request_id=request_id)
-            _log.debug("create accepted: job %s", request_id)
+            _life.info("job %s was accepted (%s)", request_id, self._request.model)
             try:
                 await self._note(Event.ACCEPTED, request_id)
             except BaseException as error:

@@ -8,6 +8,7 @@ inside it, and every error has the request_id.
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from grok_video._policies import Deadline
     from grok_video._requests import VideoRequest
     from grok_video._session import Heard, Session
+
+_life: Final = logging.getLogger("grok_video.jobs")
 
 #: Bytes of an answer that are kept to compare the next one with; recorded ones have up to 600.
 _WORTH_KEEPING: Final = 4096
@@ -257,8 +260,16 @@ class Poller:
             self._watch.note(elapsed, snapshot.progress, hint)
             self._last_pending = elapsed
             self._plan_next_poll(now, elapsed)
-        elif snapshot.status is JobStatus.DONE and not was_finished:
-            self._learn(elapsed)
+        elif not was_finished:
+            if snapshot.status is JobStatus.DONE:
+                self._learn(elapsed)
+            _life.info(
+                "job %s is %s after %.1f s and %d polls",
+                self.request_id,
+                snapshot.status.value,
+                elapsed,
+                self._polls + 1,
+            )
         self._polls += 1
 
     def _learn(self, elapsed: float) -> None:

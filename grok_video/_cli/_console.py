@@ -124,7 +124,9 @@ class _Notes(logging.Handler):
         self._told: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Pass on one record."""
+        """Pass on one record; what became of a job the command line says in its own words."""
+        if record.name != "grok_video":
+            return
         text = record.getMessage()
         if text not in self._told:
             self._told.add(text)
