@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from grok_video._batch import AsyncBatch
+    from grok_video._budget import list_price
     from grok_video._client import AsyncClient
     from grok_video._errors import (
         APIConnectionError,
@@ -65,6 +66,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "_batch": ("AsyncBatch",),
+    "_budget": ("list_price",),
     "_client": ("AsyncClient",),
     "_errors": (
         "APIConnectionError",
@@ -170,6 +172,7 @@ __all__ = [
     "Video",
     "VideoRequest",
     "frame_size",
+    "list_price",
 ]
 
 

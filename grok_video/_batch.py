@@ -17,7 +17,7 @@ from anyio import to_thread
 
 from grok_video._budget import Budget
 from grok_video._course import Course
-from grok_video._earlier import check_ids, earlier_outcome
+from grok_video._earlier import check_ids, earlier_outcome, is_sent_again
 from grok_video._entry import Entry
 from grok_video._errors import (
     ConfigurationError,
@@ -354,13 +354,14 @@ class AsyncBatch:
             case State.READY:
                 # Without a folder there was, and is, nothing more to do.
                 return settings.out is None
-            case State.FAILED | State.EXPIRED:
-                # What was refused for good would be again, and perhaps billed.
-                released = settings.retry_failed and entry.is_retryable
-            case State.IN_DOUBT:
-                if entry.key in settings.found_ids:
-                    return False
-                released = settings.resubmit_in_doubt
+            case State.IN_DOUBT if entry.key in settings.found_ids:
+                return False
+            case State.FAILED | State.EXPIRED | State.IN_DOUBT:
+                released = is_sent_again(
+                    entry,
+                    retry_failed=settings.retry_failed,
+                    resubmit_in_doubt=settings.resubmit_in_doubt,
+                )
             case _:
                 return False
         if released:

@@ -7,12 +7,12 @@ list says, so what is on its way counts with its list price until the provider h
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from attrs import define
 
-if TYPE_CHECKING:
-    from grok_video._requests import VideoRequest
+from grok_video._public import publish
+from grok_video._requests import VideoRequest, refuse
 
 __all__ = ["Budget", "dollars", "list_price"]
 
@@ -37,10 +37,15 @@ def dollars(amount: Decimal) -> str:
 
 
 def list_price(request: VideoRequest) -> Decimal:
-    """Return what a create costs by the provider's list, in US dollars.
+    """Return what a create costs at most by the provider's list, in US dollars.
 
-    A model or resolution that is not on the list costs what the dearest does.
+    What the request leaves to the server counts as its defaults of 720p and 8 seconds, and a model
+    or resolution that is not on the list as the dearest. CometAPI states no price of its own for
+    this route, and may charge another one; what was charged is `Video.cost_usd`. Raises
+    `InvalidRequest` if it is given anything but a `VideoRequest`.
     """
+    if not isinstance(request, VideoRequest):
+        raise refuse("request", request, "must be a VideoRequest")
     seconds, picture = _PRICES.get(request.model, _DEAREST)
     resolution = request.resolution or _DEFAULT_RESOLUTION
     rate = seconds.get(resolution) or _DEAREST[0][resolution]
@@ -91,3 +96,6 @@ class Budget:
             self.unstated += price
         else:
             self.spent += charged
+
+
+publish(globals(), ("list_price",))

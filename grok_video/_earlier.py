@@ -1,4 +1,4 @@
-"""What earlier runs left of an item, told as the outcome of this one, and the ids found for it.
+"""What earlier runs left of an item, told as the outcome of this one; what may follow it.
 
 What the ledger has goes in, an outcome or a refusal comes out; nothing here waits or writes.
 """
@@ -51,6 +51,14 @@ def check_ids(
             limit = f"must not take an id from another item: {owners[found]!r} has this one"
         if limit is not None:
             raise refuse("found_ids", {key: found}, limit)
+
+
+def is_sent_again(entry: Entry, *, retry_failed: bool, resubmit_in_doubt: bool) -> bool:
+    """Return whether a person's decision has an item sent again with which an earlier run ended."""
+    if entry.state is State.IN_DOUBT:
+        return resubmit_in_doubt
+    # What was refused for good would be again, and perhaps billed.
+    return retry_failed and entry.is_retryable
 
 
 def _doubt(entry: Entry) -> str:

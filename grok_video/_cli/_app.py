@@ -364,6 +364,10 @@ def batch(
         float, typer.Option(metavar="SECONDS", help="For the wait of each job.")
     ] = 600.0,
     poll_interval: PollInterval = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Send nothing, and say what it would cost."),
+    ] = False,
     emulator: NoEmulator = False,
     base_url: BaseUrl = None,
     api_key_file: ApiKeyFile = None,
@@ -395,7 +399,7 @@ def batch(
         poll_interval=poll_interval,
         connection_options=connection.resume_options(),
     )
-    return _batch.batch(plan, connection, json_lines=json)
+    return _batch.batch(plan, connection, json_lines=json, dry_run=dry_run)
 
 
 @app.command(context_settings=_HELP)

@@ -25,9 +25,9 @@ from grok_video._cli._endings import (
     finish,
     in_shell_words,
 )
+from grok_video._cli._forecast import forecast
 from grok_video._cli._interrupts import run
 from grok_video._cli._jobs import refuse_emulator
-from grok_video._cli._plan import plain
 from grok_video._cli._rows import BadManifest, Rows, open_rows
 from grok_video._cli._words import (
     SHOWN,
@@ -56,8 +56,8 @@ if TYPE_CHECKING:
 _MOST_NOTES: Final = 20
 
 
-def batch(plan: Plan, connection: Connection, *, json_lines: bool) -> int:
-    """Run the manifest to its end; the exit code."""
+def batch(plan: Plan, connection: Connection, *, json_lines: bool, dry_run: bool = False) -> int:
+    """Run the manifest to its end, or tell what that would send; the exit code."""
     console = BatchConsole(json_lines=json_lines)
     errand = BatchErrand(console, plan)
 
@@ -66,6 +66,8 @@ def batch(plan: Plan, connection: Connection, *, json_lines: bool) -> int:
         ids = plan.ids()
         with open_rows(plan.manifest, plan.defaults, out=plan.out) as rows:
             total = _checked(rows, plan, ids, console)
+            if dry_run:
+                return forecast(rows, plan, ids, console)
             return run(errand, lambda: _go(rows, total, ids, errand, connection))
 
     return finish(errand, work)
@@ -73,8 +75,8 @@ def batch(plan: Plan, connection: Connection, *, json_lines: bool) -> int:
 
 def _checked(rows: Rows, plan: Plan, ids: Mapping[str, str], console: Console) -> int:
     try:
-        with _report.begun(plan.ledger_path) as was_sent:
-            return rows.check(ids, was_sent=was_sent)
+        with _report.earlier(plan.ledger_path) as earlier:
+            return rows.check(ids, was_sent=earlier.was_sent)
     except BadManifest as error:
         if not console.json_lines:
             for bad in error.bad[:SHOWN]:
@@ -89,18 +91,7 @@ async def _go(
 ) -> int:
     plan, console = errand.plan, errand.console
     async with connection.client() as client:
-        batch = client.batch(
-            rows.items(),
-            out=plain(plan.out),
-            ledger=plan.ledger_path,
-            max_in_flight=plan.max_in_flight,
-            max_cost_usd=plan.money(),
-            retry_failed=plan.retry_failed,
-            resubmit_in_doubt=plan.resubmit_in_doubt,
-            found_ids=ids,
-            overwrite=plan.overwrite,
-            timeout=plan.timeout,
-        )
+        batch = client.batch(rows.items(), **plan.settings(ids))
         async with batch:
             errand.batch = batch
             _note_command(plan)

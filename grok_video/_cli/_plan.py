@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import Any
 
 from attrs import field, fields_dict, frozen
 
@@ -66,6 +67,20 @@ class Plan:
                 raise refuse("found_id", pair, "must be KEY=REQUEST_ID")
             found[key] = request_id
         return found
+
+    def settings(self, ids: Mapping[str, str]) -> dict[str, Any]:
+        """Return what the batch is run with; `ids` are the found ones by key."""
+        return {
+            "out": plain(self.out),
+            "ledger": self.ledger_path,
+            "max_in_flight": self.max_in_flight,
+            "max_cost_usd": self.money(),
+            "retry_failed": self.retry_failed,
+            "resubmit_in_doubt": self.resubmit_in_doubt,
+            "found_ids": ids,
+            "overwrite": self.overwrite,
+            "timeout": self.timeout,
+        }
 
     def command(self, *more: str, absolute: bool = False) -> str:
         """Return the command that goes on with this batch.

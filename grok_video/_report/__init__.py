@@ -25,10 +25,10 @@ from urllib.parse import quote
 from attrs import frozen
 
 from grok_video._errors import DestinationError
-from grok_video._report._reading import Contents, begun, command_beside, count_states, read
+from grok_video._report._reading import Contents, command_beside, count_states, earlier, read
 from grok_video._requests import SNIFF_LENGTH, sniff
 
-__all__ = ["Made", "begun", "command_beside", "count_states", "page", "write"]
+__all__ = ["Made", "command_beside", "count_states", "earlier", "page", "write"]
 
 #: What the page may load: pictures and videos that lie on this disk (or beside it on its server),
 #: its own script and style by their hashes, and nothing else from anywhere.

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from attrs import frozen
 
+from grok_video._entry import Entry, plain
 from grok_video._errors import LedgerError
 from grok_video._ledgerfile import VERSION
-from grok_video._lifecycle import State
+from grok_video._ledgersql import TOTALS
+from grok_video._lifecycle import Event, State, advance
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
 
 #: Seconds to wait for the writer, where WAL is not to be had.
 _PATIENCE: Final = 10.0
@@ -64,28 +67,58 @@ def count_states(ledger: str | os.PathLike[str]) -> dict[str, int]:
         return dict(file.execute("SELECT state, count(*) FROM item GROUP BY state"))
 
 
-@contextlib.contextmanager
-def begun(ledger: str | os.PathLike[str]) -> Generator[Callable[[str], bool]]:
-    """Give the answer to whether an earlier run sent the item of a key.
+class Earlier:
+    """What earlier runs left, asked of their ledger; a ledger that is not there knows nothing."""
 
-    Nothing was sent by a ledger that is not there, or cannot be read: the batch will tell of that.
+    def __init__(self, path: Path, file: sqlite3.Connection | None) -> None:
+        self._path = path
+        self._file = file
+
+    def find(self, key: str) -> Entry | None:
+        """Return the item of a key as far as its end is concerned: its state, and what failed.
+
+        Where it was on its way when its process died, the next run will find it in doubt.
+        """
+        question = "SELECT fingerprint, state, error_type FROM item WHERE key = ?"
+        for fingerprint, word, error_type in self._ask(question, plain(key)):
+            state = State(word)
+            if state is State.SUBMITTING:
+                state = advance(state, Event.INTERRUPTED)
+            return Entry(key, fingerprint, state=state, error_type=error_type)
+        return None
+
+    def was_sent(self, key: str) -> bool:
+        """Return whether an earlier run sent the item of this key."""
+        entry = self.find(key)
+        return entry is not None and entry.state is not State.PLANNED
+
+    def money(self) -> tuple[Decimal, Decimal]:
+        """Return US dollars: spent for certain, and what more may be billed."""
+        for spent, still_open in self._ask(TOTALS):
+            return Decimal(str(spent)), Decimal(str(still_open))
+        return Decimal(0), Decimal(0)
+
+    def _ask(self, question: str, *values: str) -> list[tuple[Any, ...]]:
+        if self._file is None:
+            return []
+        try:
+            return self._file.execute(question, values).fetchall()
+        except sqlite3.Error as error:
+            raise _unreadable(self._path, error) from error
+
+
+@contextlib.contextmanager
+def earlier(ledger: str | os.PathLike[str]) -> Generator[Earlier]:
+    """Give what earlier runs left.
+
+    That is nothing where the ledger cannot be read: the batch will tell of that.
     """
     path = Path(ledger).absolute()
     with contextlib.ExitStack() as stack:
         file: sqlite3.Connection | None = None
         with contextlib.suppress(LedgerError, OSError, sqlite3.Error):
             file = stack.enter_context(contextlib.closing(_open(path)))
-
-        def was_sent(key: str) -> bool:
-            if file is None:
-                return False
-            try:
-                found = file.execute("SELECT state FROM item WHERE key = ?", (key,)).fetchall()
-            except sqlite3.Error as error:
-                raise _unreadable(path, error) from error
-            return bool(found) and found[0][0] != State.PLANNED
-
-        yield was_sent
+        yield Earlier(path, file)
 
 
 def command_beside(ledger: Path) -> Path:

@@ -28,8 +28,9 @@ from grok_video import (
     RateLimited,
     Retry,
     VideoRequest,
+    list_price,
 )
-from grok_video._budget import Budget, dollars, list_price
+from grok_video._budget import Budget, dollars
 from grok_video._filenames import check_template, file_name
 from grok_video._gate import MOST_LOST, PATIENCE, Closed, Gate, NotYet
 from grok_video._outcomes import NAMED, Tally
@@ -107,6 +108,11 @@ def test_a_template_that_leads_elsewhere_is_refused(template: Any) -> None:
 )
 def test_the_list_price(words: dict[str, Any], price: str) -> None:
     assert list_price(VideoRequest("drift", **words)) == Decimal(price)
+
+
+def test_what_is_no_request_has_no_price() -> None:
+    with pytest.raises(InvalidRequest, match="must be a VideoRequest"):
+        list_price("drift")  # type: ignore[arg-type]
 
 
 PRICES = st.decimals("0.01", "4", places=2)

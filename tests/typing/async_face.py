@@ -32,6 +32,7 @@ from grok_video import (
     Video,
     VideoRequest,
     frame_size,
+    list_price,
 )
 
 
@@ -85,6 +86,7 @@ def images() -> None:
 
 def values(error: JobTimeout) -> None:
     assert_type(frame_size("720p", "16:9"), tuple[int, int])
+    assert_type(list_price(VideoRequest("drift")), Decimal)
     assert_type(error.request_id, str)
     assert_type(error.snapshot, Snapshot | None)
     assert_type(error.resume, str)

@@ -1,0 +1,132 @@
+"""`grok-video batch --dry-run`: what a batch would send and cost, told before anything is sent.
+
+It needs no key and no connection, and leaves nothing behind: the manifest, the pictures and the
+ledger of earlier runs are read, and nothing is written.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final
+
+from attrs import define, field
+
+from grok_video import _report
+from grok_video._batchsettings import Settings
+from grok_video._budget import Budget, dollars, list_price
+from grok_video._cli._endings import DONE, FAILED
+from grok_video._cli._words import SHOWN, reason_of
+from grok_video._earlier import is_sent_again
+from grok_video._errors import InvalidRequest
+from grok_video._lifecycle import State
+from grok_video._pictures import DataPicture, PathPicture
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from grok_video._cli._console import Console
+    from grok_video._cli._plan import Plan
+    from grok_video._cli._rows import Rows
+    from grok_video._entry import Entry
+    from grok_video._requests import Image
+
+#: The pictures that are sent as data, and can be looked at here as they will be then.
+_LOOKED_AT: Final = {"path": PathPicture, "data": DataPicture}
+
+
+@define
+class Forecast:
+    """What became of each item so far, had it been sent."""
+
+    items: int = 0
+    would_send: int = 0
+    #: What these cost by the list, in US dollars.
+    estimate: Decimal = Decimal(0)
+    #: Items with which earlier runs began: they go on, or have ended, without a create.
+    begun: int = 0
+    #: Items that the ceiling leaves out.
+    left: int = 0
+    #: Items whose pictures cannot be used, each with why.
+    bad: list[tuple[str, str]] = field(factory=list[tuple[str, str]])
+
+
+def forecast(rows: Rows, plan: Plan, ids: Mapping[str, str], console: Console) -> int:
+    """Tell what the batch would send and cost; the exit code."""
+    settings = Settings.checked(name="{key}", sha256=True, **plan.settings(ids))
+    found = Forecast()
+    with _report.earlier(plan.ledger_path) as earlier:
+        budget = Budget(settings.max_cost_usd, *earlier.money())
+        for item in rows.items():
+            found.items += 1
+            price = list_price(item.request)
+            if not _is_sent(earlier.find(item.key), settings):
+                found.begun += 1
+            elif (problem := _problem(item.request.image)) is not None:
+                found.bad.append((item.key, reason_of(problem, None)))
+            elif found.left or not budget.fits(price):
+                found.left += 1  # the batch stops there, and what stands below it is not sent
+            else:
+                budget.commit(price)
+                found.would_send += 1
+                found.estimate += price
+    if not console.json_lines:
+        for key, reason in found.bad[:SHOWN]:
+            console.status(f"{key}: {reason}")
+        if len(found.bad) > SHOWN:
+            console.status(f"and {len(found.bad) - SHOWN:,} more")
+    code = FAILED if found.bad else DONE
+    console.result(_facts(found, budget, plan, code), _sentence(found, budget))
+    return code
+
+
+def _is_sent(entry: Entry | None, settings: Settings) -> bool:
+    if entry is None or entry.state is State.PLANNED:
+        return True
+    if entry.state is State.IN_DOUBT and entry.key in settings.found_ids:
+        return False
+    return is_sent_again(
+        entry,
+        retry_failed=settings.retry_failed,
+        resubmit_in_doubt=settings.resubmit_in_doubt,
+    )
+
+
+def _problem(image: Image | None) -> InvalidRequest | None:
+    """Return why the picture would be refused when its turn comes."""
+    look = _LOOKED_AT.get(image.kind) if image is not None else None
+    if look is not None and image is not None:
+        try:
+            look(image)
+        except InvalidRequest as error:
+            return error
+    return None
+
+
+def _facts(found: Forecast, budget: Budget, plan: Plan, code: int) -> dict[str, Any]:
+    return {
+        "dry_run": True,
+        "items": found.items,
+        "would_send": found.would_send,
+        "estimate_usd": float(found.estimate),
+        "begun_earlier": found.begun,
+        "spent_usd": float(budget.spent),
+        "left": found.left,
+        "unusable": [{"key": key, "reason": reason} for key, reason in found.bad],
+        "command": plan.command(),
+        "exit_code": code,
+    }
+
+
+def _sentence(found: Forecast, budget: Budget) -> str:
+    words = [
+        f"{found.would_send:,} of {found.items:,} items would be sent, for up to "
+        f"{dollars(found.estimate)} by the provider's list"
+    ]
+    if found.begun:
+        words.append(f"{found.begun:,} were begun by an earlier run")
+    if found.bad:
+        words.append(f"{len(found.bad):,} have a picture that cannot be used")
+    if found.left:
+        assert budget.ceiling is not None  # noqa: S101 - for the type checker: all fits without
+        words.append(f"{found.left:,} may not fit under {dollars(budget.ceiling)}")
+    return f"{'; '.join(words)}. Nothing was sent."
