@@ -111,7 +111,7 @@ def facade(session: nox.Session) -> None:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Run the whole matrix of faults and every cut of a download; the suite runs a sample."""
+    """Run all faults, cuts of a download and damaged answers; the suite runs a sample."""
     _install(session, "tests")
     session.run("python", "-m", "pytest", "tests/faults", "--whole", *session.posargs)
     session.run(
@@ -123,6 +123,8 @@ def faults(session: nox.Session) -> None:
         "cut_anywhere",
         env={"GROK_VIDEO_ALL_CUTS": "1"},
     )
+    fuzz = "tests/pure/test_wire_fuzz.py"
+    session.run("python", "-m", "pytest", fuzz, "--hypothesis-profile", "whole")
 
 
 @nox.session

@@ -75,6 +75,8 @@ class Poller:
         self._due = -math.inf
         self._not_before: float = -math.inf
         self._polled_at = -math.inf
+        #: The wait that had its last poll, after which it ends.
+        self._last_poll_of: Deadline | None = None
         self._polls = 0
         self._failures = 0
         self._passing_error: GrokVideoError | None = None
@@ -181,7 +183,7 @@ class Poller:
             if self._polled_at >= stalled_at and self._polled_at >= since:
                 raise self._stalled(now)
             last = deadline.last_poll_at(session.round_trip)
-            if self._polled_at >= last:
+            if self._polled_at >= last or self._last_poll_of is deadline:
                 raise self._timeout(deadline)
             due = max(min(self._due, last, stalled_at), blocked_until)
             if now < due and not session.lifetime.is_over:
@@ -191,6 +193,9 @@ class Poller:
                 woken = self._asking or self._polls != seen or self._polled_at != asked_at
                 if woken or now < due or now < self._blocked_until() or now >= deadline.at:
                     continue
+            if now >= last:
+                # Kept, as its answer teaches how long answers take, and `last` would be later.
+                self._last_poll_of = deadline
             try:
                 now = await self._poll(now, deadline)
             except TooLate:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from grok_video import AsyncClient, Limits, Polling, Retry
 from grok_video.emulator import Emulator
@@ -27,6 +28,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+#: `--hypothesis-profile whole`: what a session of its own runs (`nox -s faults`), not the suite.
+settings.register_profile("whole", max_examples=600)
 
 PHOTO = Path(__file__).parent / "photographs" / "rocket.jpg"
 

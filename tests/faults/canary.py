@@ -149,9 +149,17 @@ def shown_as(value: Any) -> str:
         return ""
 
 
+class _Uncoloured(Traceback):
+    """As rich shows it: the colours of the source, most of the work, are not looked at here."""
+
+    @classmethod
+    def _guess_lexer(cls, filename: str, code: str) -> str:
+        return "text"
+
+
 def _rich(error: BaseException, locals_shown: bool) -> str:
     out = io.StringIO()
-    shown = Traceback.from_exception(
+    shown = _Uncoloured.from_exception(
         type(error),
         error,
         error.__traceback__,

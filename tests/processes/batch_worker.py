@@ -16,7 +16,8 @@ from grok_video import AsyncClient, Limits, Polling, Retry, VideoRequest
 
 def requests(pictures: Path) -> Iterator[tuple[str, VideoRequest]]:
     for picture in sorted(pictures.iterdir()):
-        yield picture.stem, VideoRequest(f"push in on {picture.stem}", picture, duration=1)
+        prompt = f"push in on {picture.stem}"
+        yield picture.stem, VideoRequest(prompt, picture, duration=1, resolution="480p")
 
 
 async def work(given: dict[str, Any]) -> None:

@@ -21,8 +21,8 @@ def test_an_interrupted_batch_lets_creates_answer_and_closes_its_ledger(
     tmp_path: Path, loop: str
 ) -> None:
     """A real SIGINT while creates are on their way; the same command goes on afterwards."""
-    make_pictures(tmp_path / "pictures", 30, 0)
-    server = Server(tmp_path / "server.sqlite", 0.02)
+    make_pictures(tmp_path / "pictures", 16, 0)
+    server = Server(tmp_path / "server.sqlite", 0.005)
     server.start()
     try:
         settings = {
@@ -51,7 +51,7 @@ def test_an_interrupted_batch_lets_creates_answer_and_closes_its_ledger(
         assert written == {one for ids in server.creates().values() for one in ids}
         summary = Worker(settings).finish()
         assert set(summary["counts"]) == {"skipped", "saved"}
-        assert sum(map(len, server.creates().values())) == 30
+        assert sum(map(len, server.creates().values())) == 16
     finally:
         server.kill()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import anyio
@@ -152,6 +153,22 @@ def test_a_wait_ends_at_its_deadline_with_its_last_poll_inside(timeout: float) -
         assert last >= 0.8 * timeout - 1
 
     run(main, provider)
+
+
+@pytest.mark.parametrize("latency", [0.001, 0.1, 0.3])
+def test_the_last_poll_of_a_wait_is_the_last_one(latency: float) -> None:
+    """Each answer teaches how long answers take, and with that when a poll is still in time."""
+    provider = Provider(seconds=1e9, latency=latency)
+
+    async def main(client: AsyncClient) -> None:
+        with pytest.raises(JobTimeout):
+            await client.generate("drift", timeout=20)
+
+    run(main, provider, polling=Polling.fixed(2))
+    [polls] = provider.polls.values()
+    assert len(polls) <= 20 / 2 + 1
+    gaps = [later - earlier for earlier, later in pairwise(polls)]
+    assert all(gap > 1.9 for gap in gaps[:-1])
 
 
 def test_a_wait_ends_at_its_deadline_over_a_transport_that_never_answers() -> None:

@@ -107,11 +107,12 @@ def test_what_was_sent_is_fetched_also_without_its_picture(
     tmp_path: Path, grok_emulator: Emulator
 ) -> None:
     (tmp_path / "photo.jpg").write_bytes(PHOTO.read_bytes())
-    grok_emulator.script("download", [faults.LinkDied()] * 5)
+    running = faults.Answer(200, {"status": "pending"})
+    grok_emulator.script("poll", [running] * 25)  # more than a second of them
     manifest, out = write(tmp_path / "m.csv", items(1, image="photo.jpg")), tmp_path / "out"
     env = environment(grok_emulator)
     words = ("batch", str(manifest), "-o", str(out), *QUICK)
-    assert run(*words, env=env).returncode == 1
+    assert run(*words, "--timeout", "1", env=env).returncode == 4
     (tmp_path / "photo.jpg").unlink()
     done = run(*words, env=env)
     assert (done.returncode, done.stdout) == (0, f"{out / 'k000.mp4'}\n"), done.stderr
