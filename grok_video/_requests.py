@@ -281,6 +281,18 @@ class Image:
             return f"{len(self.source)} bytes"
         return f"<{type(self.source).__name__}>"
 
+    def __eq__(self, other: object) -> bool:
+        """Compare by kind and content; open files and Pillow images are equal to themselves."""
+        if not isinstance(other, Image):
+            return NotImplemented
+        if self.kind != other.kind or self.kind in ("file", "pil"):
+            return self.source is other.source
+        return bool(self.source == other.source)
+
+    def __hash__(self) -> int:
+        # Not by the bytes of a picture: they may be many, and a bytearray has no hash.
+        return hash((self.kind, self.source if self.kind in ("url", "path") else None))
+
     def __repr__(self) -> str:
         return f"Image({self.kind}: {self.describe()})"
 
@@ -372,6 +384,14 @@ class VideoRequest(Shown):
             output,
             user,
         )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, VideoRequest):
+            return NotImplemented
+        return self.settings() == other.settings() and self.image == other.image
+
+    def __hash__(self) -> int:
+        return hash((self.prompt, self.model, self.duration, self.image))
 
     @property
     def is_delivered(self) -> bool:

@@ -215,6 +215,31 @@ def test_the_fingerprint_is_the_same_for_the_same_request() -> None:
     assert pickle.loads(pickle.dumps(VideoRequest("drift", JPEG))).fingerprint() == fingerprint()
 
 
+SOURCES: list[Any] = [
+    None, "https://h/a.jpg", "https://h/b.jpg", Path("a.jpg"), Path("b.jpg"), JPEG, PNG,
+    "data:image/png;base64,QUJD", io.BytesIO(JPEG), io.BytesIO(JPEG),
+]  # fmt: skip
+
+
+def test_requests_are_equal_that_ask_for_the_same() -> None:
+    """Open files are the same only as themselves: each has a position of its own."""
+    words: list[dict[str, Any]] = [
+        {}, {"duration": 6}, {"resolution": "480p"}, {"output": {"upload_url": "https://h/up"}},
+    ]  # fmt: skip
+    made, again = (
+        [VideoRequest("drift", image=source, **more) for source in SOURCES for more in words]
+        for _ in range(2)
+    )
+    for n, one in enumerate(made):
+        assert [one == other for other in again] == [n == m for m in range(len(again))]
+        assert hash(one) == hash(again[n])
+    assert len(set(made) | set(again)) == len(made)
+    assert VideoRequest("drift") != "drift"
+    assert Image.from_bytes(JPEG) == Image.from_bytes(bytearray(JPEG))
+    assert hash(Image.from_bytes(JPEG)) == hash(Image.from_bytes(bytearray(JPEG)))
+    assert Image.from_path("a.jpg") != Path("a.jpg")
+
+
 def test_the_documented_frame_sizes_are_exact() -> None:
     assert frame_size("480p", "1:1") == (480, 480)
     assert frame_size("720p", "16:9") == (1280, 720)
