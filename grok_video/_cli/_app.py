@@ -512,13 +512,7 @@ def run(arguments: Sequence[str] | None) -> int:
 
 def _tell_usage(command: str, message: str, *, as_json: bool) -> None:
     from grok_video._cli._console import Console
+    from grok_video._cli._endings import USAGE, error_facts
 
-    Console(json_lines=as_json).error(
-        {
-            "error": "UsageError",
-            "message": f"{message.rstrip('.')}. See: {command} --help",
-            "request_id": None,
-            "resume": None,
-            "exit_code": 2,
-        }
-    )
+    said = f"{message.rstrip('.')}. See: {command} --help"
+    Console(json_lines=as_json).error(error_facts("UsageError", said, exit_code=USAGE))

@@ -151,7 +151,7 @@ class Errand:
         return ["-o", self._out, *(["--overwrite"] if self._overwrite else [])]
 
     def facts(self, error: BaseException) -> dict[str, Any]:
-        """Return the error object of --json: the same keys for every error.
+        """Return the error object of --json.
 
         Where a create may have been accepted, there are also those by which to find it: `sent_at`
         (UTC), `fingerprint` and `estimate_usd`.
@@ -169,14 +169,15 @@ class Errand:
                 f" Sent at {create['sent_at']}, fingerprint {create['fingerprint']}; by the list "
                 f"it costs {create['estimate_usd']:g} USD."
             )
-        return {
-            "error": type(error).__name__,
-            "message": one_line(message),
-            "request_id": request_id,
-            "resume": None if self._is_final(error) else self.resume,
-            "exit_code": self.exit_code(error),
-            **create,
-        }
+        facts = error_facts(
+            type(error).__name__,
+            one_line(message),
+            of=error,
+            request_id=request_id,
+            resume=None if self._is_final(error) else self.resume,
+            exit_code=self.exit_code(error),
+        )
+        return facts | create
 
     def exit_code(self, error: BaseException) -> int:
         """Return the exit code of an error that ends the command."""
@@ -229,6 +230,31 @@ class Errand:
                 "usage before sending the same request again."
             )
         return "interrupted; nothing was sent"
+
+
+def error_facts(
+    name: str,
+    message: str,
+    *,
+    exit_code: int,
+    of: BaseException | None = None,
+    request_id: str | None = None,
+    resume: str | None = None,
+) -> dict[str, Any]:
+    """Return the error object of --json: the same keys for every error, null where unknown.
+
+    `http_status`, `code` and `gateway_request_id` are of the answer that refused, if one did.
+    """
+    return {
+        "error": name,
+        "message": message,
+        "http_status": getattr(of, "status", None),
+        "code": getattr(of, "code", None),
+        "gateway_request_id": getattr(of, "gateway_request_id", None),
+        "request_id": request_id,
+        "resume": resume,
+        "exit_code": exit_code,
+    }
 
 
 def moment(seconds: float) -> str:

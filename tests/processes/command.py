@@ -15,6 +15,11 @@ from grok_video.emulator import Emulator
 from tests.pipes import rest
 
 PHOTO = Path(__file__).parent.parent / "photographs" / "rocket.jpg"
+#: Of every error object of --json.
+ERROR_KEYS = {
+    "error", "message", "http_status", "code", "gateway_request_id", "request_id", "resume",
+    "exit_code",
+}  # fmt: skip
 #: Seconds after which a child that hangs is a failed test; none needs a tenth of it.
 PATIENCE = 30.0
 

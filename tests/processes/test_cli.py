@@ -24,7 +24,7 @@ import pytest
 from grok_video import VideoRequest
 from grok_video.emulator import Emulator, faults
 from tests.pipes import rest
-from tests.processes.command import PHOTO, environment, run, start
+from tests.processes.command import ERROR_KEYS, PHOTO, environment, run, start
 
 RESULT_KEYS = {
     "request_id",
@@ -40,7 +40,6 @@ RESULT_KEYS = {
     "failure",
     "seconds",
 }
-ERROR_KEYS = {"error", "message", "request_id", "resume", "exit_code"}
 SMALL = ("--duration", "1", "--resolution", "480p", "--aspect-ratio", "1:1")
 
 
@@ -192,6 +191,7 @@ def test_a_failed_job_exits_1_and_offers_nothing_to_resume(grok_emulator: Emulat
     error = json.loads(run("wait", request_id, "--json", env=env).stdout)
     assert set(error) == ERROR_KEYS
     assert (error["error"], error["resume"]) == ("JobFailed", None)
+    assert (error["http_status"], error["code"]) == (None, "internal_error")
     told = json.loads(run("status", request_id, "--json", env=env).stdout)
     assert told["status"] == "failed"
     assert told["failure"]["code"] == "internal_error"

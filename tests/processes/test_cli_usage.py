@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from grok_video._cli import main
-from grok_video.emulator import Emulator
-from tests.processes.command import PHOTO, environment, run
+from grok_video.emulator import Emulator, faults
+from tests.processes.command import ERROR_KEYS, PHOTO, environment, run
 from tests.pure.test_report import Item as LedgerItem
 from tests.pure.test_report import ledger_of
 
@@ -124,9 +124,21 @@ def test_bad_words_are_refused_in_one_line(
     assert err == ""
     [line] = out.splitlines()
     error = json.loads(line)
-    assert set(error) == {"error", "message", "request_id", "resume", "exit_code"}
+    assert set(error) == ERROR_KEYS
     assert (error["request_id"], error["resume"], error["exit_code"]) == (None, None, 2)
     assert reachable.requests == ()
+
+
+def test_a_refusal_is_told_with_the_servers_own_words(
+    reachable: Emulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusal = {"error": {"message": "out (request id: R-1)", "code": "insufficient_user_quota"}}
+    reachable.script("create", [faults.Answer(403, refusal)])
+    assert main(["generate", "drift", "--json"]) == 1
+    error = json.loads(capsys.readouterr().out)
+    assert error["error"] == "InsufficientBalance"
+    assert (error["http_status"], error["code"]) == (403, "insufficient_user_quota")
+    assert error["gateway_request_id"] == "R-1"
 
 
 @pytest.mark.parametrize(
