@@ -62,12 +62,6 @@ class Manifest:
         self._aside = isinstance(given, Aside)
         if isinstance(given, Aside):
             given = given.requests
-        if isinstance(given, str | bytes) or not isinstance(given, Iterable | AsyncIterable):
-            raise refuse(
-                "requests",
-                given,
-                "must be an iterable of VideoRequest, BatchItem or (key, VideoRequest)",
-            )
         #: None once the source has them.
         self._requests: BatchSource | None = given
         self._source: Source

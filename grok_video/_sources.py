@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import anyio
 from attrs import frozen
 
+from grok_video._requests import refuse
 from grok_video._transports._loops import Bell, caller_of, running_loop
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
     from anyio.streams.memory import MemoryObjectSendStream
 
-__all__ = ["Aside", "End", "Nothing", "Source", "source_of"]
+__all__ = ["Aside", "End", "Nothing", "Source", "require_source", "source_of"]
 
 #: Whatever a caller has put into a manifest: `_manifest` tells what it is.
 Item: TypeAlias = Any
@@ -58,6 +59,17 @@ class Aside:
     """A source that, if it is a plain iterable, is to be read in a thread of its own."""
 
     requests: Item
+
+
+def require_source(requests: object) -> None:
+    """Raise `InvalidRequest` for what gives no items."""
+    given = requests.requests if isinstance(requests, Aside) else requests
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable | AsyncIterable):
+        raise refuse(
+            "requests",
+            given,
+            "must be an iterable of VideoRequest, BatchItem or (key, VideoRequest)",
+        )
 
 
 class Source(ABC):

@@ -97,6 +97,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_course",
             "_item",
             "_batchsettings",
+            "_batchrun",
             "_batch",
             "_clientsettings",
             "_client",

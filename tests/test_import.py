@@ -53,7 +53,7 @@ def test_a_client_loads_nothing_that_only_some_of_its_calls_need() -> None:
 
 LATE = """
 import asyncio, sys, threading
-from grok_video import AsyncClient, Image, Polling
+from grok_video import AsyncClient, Image, Polling, VideoRequest
 library, transport, url, key, folder = sys.argv[1:]
 seen = []
 def hook(event, arguments):
@@ -67,9 +67,15 @@ async def main():
         await job.download(folder + "/a.mp4")
         picture = Image.from_path(folder + "/a.jpg")
         await client.generate("drift", picture, save_to=folder + "/b.mp4")
+        async with batch:
+            async for outcome in batch:
+                await job.download(folder + "/c.mp4", overwrite=True)
 client = AsyncClient(key, base_url=url, polling=Polling.fixed(0.05), transport=transport or None)
 if library == "trio":
     import trio
+# A plain function, which imports what it needs: next to nothing (see below).
+requests = [VideoRequest("drift", Image.from_path(folder + "/a.jpg"))]
+batch = client.batch(requests, out=folder + "/videos", ledger=folder + "/run.sqlite")
 sys.addaudithook(hook)
 asyncio.run(main()) if library == "asyncio" else trio.run(main)
 print(*(name for name in seen if name.partition(".")[0] not in sys.stdlib_module_names))
@@ -86,6 +92,17 @@ def test_no_call_of_a_client_imports_a_library_in_its_event_loop(
     with Emulator(time_scale=0.01, clip=b"\0\0\0\x18ftypmp42" + bytes(1000)) as api:
         assert run(LATE, library, transport, api.base_url, api.api_key, str(tmp_path)).strip() == ""
     assert (tmp_path / "b.mp4").stat().st_size
+    assert [one.stat().st_size > 0 for one in (tmp_path / "videos").iterdir()] == [True]
+
+
+def test_a_batch_that_was_not_entered_has_loaded_nothing_heavy() -> None:
+    heavy = ("sqlite3", "grok_video._batchrun", "grok_video._download", "grok_video._ledger")
+    code = (
+        "import sys, grok_video\n"
+        "batch = grok_video.AsyncClient('k').batch([])\n"
+        f"print([m for m in {heavy!r} if m in sys.modules], batch.summary.total)"
+    )
+    assert run(code).strip() == "[] 0"
 
 
 def test_the_emulator_package_loads_nothing_heavy_either() -> None:

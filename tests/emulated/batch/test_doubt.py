@@ -110,7 +110,7 @@ async def test_a_lost_create_that_is_not_sent_again_after_all_is_in_doubt(
         def trouble() -> None:
             # What the failure of another item does.
             error = CreateOutcomeUnknown("lost", fingerprint="f", sent_at=0.0, phase="p")
-            batch._entered().gate.failed(error, current_time(), alone=False)
+            batch._entered().course.gate.failed(error, current_time(), alone=False)
 
         acts = {
             "stop": batch.stop,

@@ -169,7 +169,7 @@ async def test_a_create_that_waits_for_the_disk_is_not_sent_once_its_batch_is_le
             holder.append(sqlite3.connect(ledger, isolation_level=None))
             holder[0].execute("BEGIN IMMEDIATE")  # nobody else writes from here on
             entered.append(batch)
-            await until(lambda: any(e.state is State.SUBMITTING for e in batch._untold))
+            await until(lambda: any(e.state is State.SUBMITTING for e in batch._entered().untold))
 
     others = list[sqlite3.Connection]()
     async with anyio.create_task_group() as tasks:

@@ -1,0 +1,400 @@
+"""A batch under way: items taken lazily, run side by side, told in the order in which they end.
+
+It takes items from the manifest as places come free and owns the tasks that run them; what happens
+to one item is in `_item`. Memory must never grow with the manifest, and there is no `yield` in a
+task group: the tasks live from `begin` to `leave`, and outcomes come over a stream.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING, Final
+
+import anyio
+from anyio import to_thread
+
+from grok_video._budget import Budget
+from grok_video._course import Course
+from grok_video._earlier import check_ids, earlier_outcome, is_sent_again
+from grok_video._entry import Entry
+from grok_video._errors import (
+    ConfigurationError,
+    DestinationError,
+    InvalidRequest,
+    LedgerError,
+    going_on_note,
+    resume_hint,
+)
+from grok_video._gate import Gate
+from grok_video._item import ItemRun
+from grok_video._ledger import Journal, Ledger
+from grok_video._lifecycle import Event, State
+from grok_video._manifest import Line, Manifest, Unusable
+from grok_video._outcomes import BatchSummary, Outcome, OutcomeState, Tally
+from grok_video._requests import refuse
+from grok_video._session import logger
+from grok_video._transports._loops import current_time
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+    from types import TracebackType
+
+    from anyio.abc import TaskGroup
+    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+    from grok_video._batchsettings import Settings
+    from grok_video._manifest import BatchSource
+    from grok_video._session import Session
+
+__all__ = ["BatchRun"]
+
+
+#: States of items whose jobs go on, or have ended and wait to be fetched.
+_GOING_ON: Final = frozenset({State.PENDING, State.READY, State.FETCHING})
+#: States in which an item may still take an id that a person found.
+_FINDABLE: Final = frozenset({State.IN_DOUBT, State.PENDING})
+
+
+class BatchRun:
+    """What is between entering a batch and leaving it."""
+
+    def __init__(self, session: Session, requests: BatchSource, settings: Settings) -> None:
+        self._session = session
+        self._settings = settings
+        self._manifest = Manifest(requests)
+        self._tally = Tally()
+        #: What its items share; made by `begin`, as it holds the ledger.
+        self.course: Course
+        self._tasks: TaskGroup
+        #: Outcomes, each with its item if that was begun in this run.
+        self._send: MemoryObjectSendStream[tuple[Outcome, Entry | None]]
+        self._receive: MemoryObjectReceiveStream[tuple[Outcome, Entry | None]]
+        #: The keys in flight: the window, and all that is held of the manifest.
+        self._keys: set[str] = set()
+        #: The items of which nobody was told yet: those in flight, and one that is handed over.
+        self.untold: set[Entry] = set()
+        self._all_taken = False
+        #: The found ids whose items have not come yet.
+        self._ids_left = dict(settings.found_ids)
+        self._has_warned = False
+
+    def summary(self) -> BatchSummary:
+        """Return where it stands; at any time, also afterwards."""
+        return self._tally.summary(
+            in_flight=len(self._keys),
+            cost_usd=self.course.budget.spent,
+            open_usd=self.course.budget.open,
+            stopped=self.course.gate.stopped,
+        )
+
+    async def begin(self) -> None:
+        """The ledger is held, and items are taken; to be ended by `leave`.
+
+        Raises `DestinationError` and `LedgerError` if the folder or the ledger cannot be used,
+        `InvalidRequest` for a found id that is wrong, and what the manifest raises when its
+        iteration begins.
+        """
+        settings, session = self._settings, self._session
+        if settings.out is not None:
+            await to_thread.run_sync(_make_folder, settings.out)
+        journal = Journal() if settings.ledger is None else await Ledger.open(settings.ledger)
+        try:
+            if settings.found_ids:
+                check_ids(settings.found_ids, *await journal.look_up(settings.found_ids))
+            self.course = Course(
+                session,
+                journal,
+                Budget(settings.max_cost_usd, journal.spent_usd, journal.open_usd),
+                Gate(session.retry, session.random, session.limits.connections, current_time),
+                settings.out,
+                settings.name,
+                settings.overwrite,
+                settings.sha256,
+                settings.timeout,
+            )
+            tasks = anyio.create_task_group()
+            await tasks.__aenter__()
+        except BaseException:
+            await journal.close()
+            raise
+        self._tasks = tasks
+        ends = anyio.create_memory_object_stream[tuple[Outcome, Entry | None]](0)
+        self._send, self._receive = ends
+        try:
+            self._manifest.start(tasks)
+        except BaseException as error:
+            await self.leave(type(error), error, error.__traceback__)
+            raise
+        tasks.start_soon(self._feed, tasks)
+        tasks.start_soon(self._stop_when_closed)
+
+    async def leave(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Nothing more is sent; creates on their way are answered, and nothing stays open.
+
+        The arguments are those of `__aexit__`: what the caller leaves with.
+        """
+        tasks, course = self._tasks, self.course
+        if self._keys or not self._all_taken:
+            course.stop("the batch was left")  # a create that was about to be sent is not
+        self._manifest.close()  # first: places that come free now are nobody's
+        # Creates that are on their way have a shield of their own and are let finish.
+        tasks.cancel_scope.cancel()
+        try:
+            # Only a cancellation is the task group's business; it would wrap any other error.
+            if isinstance(error, anyio.get_cancelled_exc_class()):
+                await tasks.__aexit__(kind, error, traceback)
+            else:
+                await tasks.__aexit__(None, None, None)
+        finally:
+            self._send.close()
+            self._receive.close()
+            try:
+                await course.journal.close()
+            finally:
+                if not course.journal.keeps:
+                    self._log_untold()
+
+    def farewell(self) -> str | None:
+        """Return what somebody who is torn out of it should know; None if nothing goes on."""
+        untold = sorted(self.untold, key=lambda entry: entry.key)
+        going_on = [entry for entry in untold if entry.state in _GOING_ON]
+        in_doubt = [entry.key for entry in untold if entry.state is State.IN_DOUBT]
+        words: list[str] = []
+        ledger = self._settings.ledger
+        if not self.course.journal.keeps:
+            ledger = None  # it has not, or nobody would find it again
+        if in_doubt:
+            keys = ", ".join(map(repr, in_doubt[:20])) + (", ..." if len(in_doubt) > 20 else "")
+            words.append(
+                f"{len(in_doubt)} of the batch's creates may have been accepted and billed, and no "
+                f"request_id is known of them: {keys}."
+            )
+        if going_on and ledger is None:
+            words.append(going_on_note([entry.request_id or "" for entry in going_on]))
+        elif going_on:
+            jobs = "1 job was accepted and goes on"
+            if len(going_on) > 1:
+                jobs = f"{len(going_on)} jobs were accepted and go on"
+            words.append(f"{jobs} at the provider, perhaps billed.")
+        if words and ledger is not None:
+            words.append(f"The ledger {ledger} has them: the same call with it goes on.")
+        return " ".join(words) or None
+
+    def _log_untold(self) -> None:
+        """Tell the log of each item that may be billed and that nobody else knows of."""
+        for entry in self.untold:
+            if entry.request_id is not None:
+                logger.warning(
+                    "the batch was left before the outcome of item %r was told, and no ledger has "
+                    "it: its job %s is %s and may be billed. %s",
+                    entry.key,
+                    entry.request_id,
+                    entry.state,
+                    resume_hint(entry.request_id),
+                )
+            elif entry.state is State.IN_DOUBT:
+                logger.warning(
+                    "the batch was left before the outcome of item %r was told, and no ledger has "
+                    "it: its create may have been accepted and billed, and no request_id is known",
+                    entry.key,
+                )
+
+    def log_unkept(self, outcome: Outcome) -> None:
+        """Tell the log of a job that goes on, or whose file is not here, where no ledger has it."""
+        if outcome.state in _UNFINISHED and outcome.request_id and not self.course.journal.keeps:
+            logger.warning(
+                "no ledger has item %r: its job %s is %s and may be billed. %s",
+                outcome.key,
+                outcome.request_id,
+                outcome.state,
+                resume_hint(outcome.request_id),
+            )
+
+    async def receive(self) -> Outcome:
+        """Return the next outcome. Raises `StopAsyncIteration` at the end, or what ended it."""
+        try:
+            outcome, entry = await self._receive.receive()
+        except (anyio.EndOfStream, anyio.ClosedResourceError):
+            if self.course.failure is not None:
+                raise self.course.failure from None
+            raise StopAsyncIteration from None
+        # Only here: a cancelled caller may have lost what was handed over.
+        if entry is not None:
+            self.untold.discard(entry)
+        return outcome
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    async def _feed(self, tasks: TaskGroup) -> None:
+        course = self.course
+        try:
+            while lines := await self._manifest.take(await self._free_places(course)):
+                await self._admit(lines, course, tasks)
+        except LedgerError as error:
+            course.fail(error)
+        except Exception as error:  # noqa: BLE001 - the manifest's own
+            # What was taken before is done before this is raised.
+            course.failure = error
+        else:
+            if self._ids_left:
+                logger.warning(
+                    "found_ids has keys that the manifest has not, and nothing was done for them: "
+                    "%s",
+                    ", ".join(map(repr, self._ids_left)),
+                )
+        self._all_taken = True
+        self._end_if_over()
+
+    async def _stop_when_closed(self) -> None:
+        lifetime = self.course.session.lifetime
+        await lifetime.sleep_until(math.inf)
+        try:
+            lifetime.require()
+        except ConfigurationError as error:
+            self.course.stop(error.message, error)
+
+    async def _free_places(self, course: Course) -> int:
+        while (free := self._settings.max_in_flight - len(self._keys)) < 1:
+            await course.news()
+        return free
+
+    async def _admit(self, lines: list[Line | Unusable], course: Course, tasks: TaskGroup) -> None:
+        found = await course.journal.find([one.item.key for one in lines if isinstance(one, Line)])
+        missing = await self._without_file(found.known.values(), course)
+        begun: set[str] = set()
+        for line in lines:
+            if isinstance(line, Unusable):
+                await self._tell(Outcome(line.key, OutcomeState.FAILED, error=line.error))
+                continue
+            key = line.item.key
+            if key in found.again or key in self._keys or key in begun:
+                await self._tell(Outcome(key, OutcomeState.FAILED, error=_twice(key)))
+                continue
+            begun.add(key)
+            found_id = self._ids_left.pop(key, None)
+            entry = found.known.get(key) or Entry(key, line.fingerprint)
+            is_over = key not in missing and self._is_over(entry, course.journal)
+            is_changed = self._is_changed(entry, line)
+            if is_over:
+                await self._tell(earlier_outcome(entry, is_changed=is_changed))
+            else:
+                self._keys.add(key)
+                if entry.state not in _FINDABLE or entry.request_id == found_id:
+                    found_id = None  # an earlier run took it
+                run = ItemRun(course, line.item, entry, found_id, is_changed=is_changed)
+                tasks.start_soon(self._work, run, entry)
+
+    async def _without_file(self, entries: Iterable[Entry], course: Course) -> set[str]:
+        """Return the keys of saved items whose files are not here any more."""
+        saved = [entry for entry in entries if entry.state is State.SAVED]
+        if course.out is None or not saved:
+            return set()
+        # All of them in one hand-over to a thread: ten thousand are looked for in a second.
+        return await to_thread.run_sync(_missing, saved, course)
+
+    def _is_changed(self, entry: Entry, line: Line) -> bool:
+        """Return whether the item was begun with another request than this one; the log is told."""
+        if entry.fingerprint == line.fingerprint:
+            return False
+        if entry.state is State.PLANNED:
+            entry.fingerprint = line.fingerprint  # nothing of the other one counts any more
+            return False
+        if not self._has_warned:
+            self._has_warned = True  # a folder that was moved changes every one of them
+            logger.warning(
+                "item %r was begun with another request (and perhaps more were: their outcomes "
+                "have is_changed); the key counts, and what was begun goes on. For a video of the "
+                "new request give it a new key",
+                entry.key,
+            )
+        return True
+
+    def _is_over(self, entry: Entry, journal: Journal) -> bool:
+        """Return whether nothing is to be done for an item; what a person decided is noted."""
+        settings = self._settings
+        match entry.state:
+            case State.SAVED:
+                return True
+            case State.READY:
+                # Without a folder there was, and is, nothing more to do.
+                return settings.out is None
+            case State.IN_DOUBT if entry.key in settings.found_ids:
+                return False
+            case State.FAILED | State.EXPIRED | State.IN_DOUBT:
+                released = is_sent_again(
+                    entry,
+                    retry_failed=settings.retry_failed,
+                    resubmit_in_doubt=settings.resubmit_in_doubt,
+                )
+            case _:
+                return False
+        if released:
+            journal.note(entry, Event.RELEASED)
+        return not released
+
+    async def _work(self, run: ItemRun, entry: Entry) -> None:
+        self.untold.add(entry)
+        try:
+            await self._tell(await run.outcome(), entry)
+        finally:
+            self._keys.discard(entry.key)
+            self.course.announce()
+            self._end_if_over()
+
+    async def _tell(self, outcome: Outcome, entry: Entry | None = None) -> None:
+        self._tally.add(outcome)
+        await self._send.send((outcome, entry))
+
+    def _end_if_over(self) -> None:
+        if self._all_taken and not self._keys:
+            self._send.close()
+
+
+#: Outcomes of jobs that were accepted, of which more is to come.
+_UNFINISHED: Final = (OutcomeState.PENDING, OutcomeState.UNFETCHED)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"the folder {folder} cannot be made: {error.strerror}. Nothing was sent."
+        raise DestinationError(message, request_id=None) from error
+
+
+def _missing(entries: Iterable[Entry], course: Course) -> set[str]:
+    """Return the keys of entries whose files are gone; one that was moved is noted. Blocks."""
+    missing: set[str] = set()
+    for entry in entries:
+        if entry.path is None or _is_file(entry.path, entry.size):
+            continue
+        place = course.place(entry.key)
+        if _is_file(place, entry.size):
+            entry.path = str(place)  # the folder was moved, and `out` with it
+        else:
+            missing.add(entry.key)
+    return missing
+
+
+def _is_file(path: str | Path, size: int | None) -> bool:
+    try:
+        return size in (None, os.stat(path).st_size)  # noqa: PTH116 - many, one after another
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # nobody can tell
+
+
+def _twice(key: str) -> InvalidRequest:
+    limit = (
+        "must be given once in a manifest, and the first one with it counts (for several videos of "
+        "one request, give each a key of its own)"
+    )
+    return refuse("key", key, limit)
