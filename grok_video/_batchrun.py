@@ -30,10 +30,10 @@ from grok_video._gate import Gate
 from grok_video._item import ItemRun
 from grok_video._ledger import Journal, Ledger
 from grok_video._lifecycle import Event, State
+from grok_video._log import logger
 from grok_video._manifest import Line, Manifest, Unusable
 from grok_video._outcomes import BatchSummary, Outcome, OutcomeState, Tally
 from grok_video._requests import refuse
-from grok_video._session import logger
 from grok_video._transports._loops import current_time
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ else happens. Whether it is sent again is decided in `_session`; the bytes are t
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from typing import TYPE_CHECKING, Final
@@ -26,6 +25,7 @@ from grok_video._errors import (
     reword,
 )
 from grok_video._lifecycle import Event, meaning_of_failed_create
+from grok_video._log import life, logger
 from grok_video._threads import load_anyio
 from grok_video._tracing import span
 from grok_video._transports._loops import current_time, ends_at, finish, is_cancellation, shield
@@ -47,14 +47,11 @@ NOTHING_SENT: Final = "the create was broken off before anything was sent: nothi
 #: creates took 2.0 s, so 5 s find nearly every id and still let a process end.
 CANCEL_GRACE: Final = 5.0
 
-_log: Final = logging.getLogger("grok_video")
-_life: Final = logging.getLogger("grok_video.jobs")
-
 
 def log_unheard(request_id: str, error: BaseException | None = None) -> None:
     """Tell the log of a job that was accepted, unless the error that the caller gets names it."""
     if error is None or not names_job(error, request_id):
-        _log.warning(
+        logger.warning(
             "the call was broken off; job %s goes on and may be billed. %s",
             request_id,
             resume_hint(request_id),
@@ -122,7 +119,7 @@ class _Watched:
 
 def log_lost(request: VideoRequest) -> None:
     """Tell the log of a create of unknown outcome whose caller hears of something else."""
-    _log.error(
+    logger.error(
         "the call was broken off after a create whose answer was lost: it may have been accepted "
         "and billed (request %s)",
         request.fingerprint()[:12],
@@ -313,7 +310,7 @@ class Attempt:
                 with shield():
                     await self._note_unsent()
                 raise
-            _log.error(
+            logger.error(
                 "a create was cancelled and its answer did not come within %g s: it may have "
                 "been accepted and billed (request %s)",
                 CANCEL_GRACE,
@@ -324,7 +321,7 @@ class Attempt:
             raise
         else:
             self._outcome = AttemptOutcome(Event.ACCEPTED, request_id=request_id)
-            _life.info("job %s was accepted (%s)", request_id, self._request.model)
+            life.info("job %s was accepted (%s)", request_id, self._request.model)
             try:
                 await self._note(Event.ACCEPTED, request_id)
             except BaseException as error:
@@ -354,7 +351,7 @@ class Attempt:
         if self._told or not self._sent_at:
             return
         accepted = self.request_id
-        _log.error(
+        logger.error(
             "what came of a create could not be recorded%s: it %s",
             "" if failure is not None else f" within {CANCEL_GRACE:g} s",
             f"was accepted. {resume_hint(accepted)}" if accepted is not None else "has no id",

@@ -27,7 +27,7 @@ from grok_video._errors import (
     name_job,
     resume_hint,
 )
-from grok_video._session import logger
+from grok_video._log import logger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

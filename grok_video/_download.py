@@ -6,7 +6,6 @@ All file work is done in worker threads, about 1 MiB at a time.
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
@@ -15,6 +14,7 @@ from attrs import evolve
 
 from grok_video import _partfile
 from grok_video._errors import DownloadError, DownloadTimeout, resume_hint, reword
+from grok_video._log import life
 from grok_video._partfile import Batch, PartFile, kept_words
 from grok_video._policies import NO_END
 from grok_video._ranges import Version
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from grok_video._urls import Origin
 
 __all__ = ["check_destination", "close", "is_under_way", "no_turn", "save", "stream"]
-
-_life: Final = logging.getLogger("grok_video.jobs")
 
 #: Bytes handed to a worker thread at once: a hand-over costs about 0.1 ms, which 1 MiB hides.
 _BATCH: Final = 2**20
@@ -118,7 +116,7 @@ async def save(
             kept = await finish(lambda: FILES.run(part.close, batch))
     if failure is not None:
         raise _with_kept(failure, kept, part)
-    _life.info("job %s was saved as %s (%d bytes)", video.request_id, part.path, part.size)
+    life.info("job %s was saved as %s (%d bytes)", video.request_id, part.path, part.size)
     return evolve(video, path=part.path, sha256=part.sha256, size=part.size)
 
 

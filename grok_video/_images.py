@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import logging
 import threading
 from functools import cache, partial
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -19,6 +18,7 @@ import anyio
 
 from grok_video._base64 import codec_is_known, codec_is_quick, encoded_size
 from grok_video._errors import APITimeoutError, InvalidRequest
+from grok_video._log import logger
 from grok_video._pictures import (
     SMALL,
     DataPicture,
@@ -48,7 +48,6 @@ T = TypeVar("T")
 
 # Logging, not `warnings`: nothing is wrong with the calling code, a batch would show it only once,
 # and a program run with -W error must not lose a job to an opinion about size.
-_log = logging.getLogger("grok_video")
 
 #: Bytes of picture from which a create is logged as large: the provider's gRPC client stops at
 #: 20 MiB a message, and no page states a limit for this route (contract.md, section 5).
@@ -294,7 +293,7 @@ def _two_parts(picture: Picture, offset: int, size: int) -> tuple[bytes, bytes]:
 
 def _warn_if_large(picture: Picture) -> None:
     if picture.size > LARGE_PICTURE:
-        _log.warning(
+        logger.warning(
             "the picture has %.1f MiB; over %d MiB the provider may refuse it",
             picture.size / 2**20,
             LARGE_PICTURE // 2**20,

@@ -33,10 +33,10 @@ from grok_video._errors import (
 from grok_video._gate import PATIENCE, Closed, NotYet, Turn, is_passing
 from grok_video._job import save
 from grok_video._lifecycle import Event, State
+from grok_video._log import logger
 from grok_video._outcomes import OutcomeState
 from grok_video._policies import NO_END, Deadline
 from grok_video._poller import Poller
-from grok_video._session import logger
 from grok_video._transports._loops import current_time, ends_at
 from grok_video._verdicts import is_full, meaning, unproven
 from grok_video._wire import shows_a_job

@@ -8,7 +8,6 @@ inside it, and every error has the request_id.
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import TYPE_CHECKING, Final
 
@@ -23,10 +22,11 @@ from grok_video._errors import (
     resume_hint,
     reword,
 )
+from grok_video._log import life, logger
 from grok_video._models import JobStatus, Snapshot, Video
 from grok_video._policies import NO_END
 from grok_video._polling import Watch
-from grok_video._session import TooLate, is_unknown, logger, passes_until
+from grok_video._session import TooLate, is_unknown, passes_until
 from grok_video._tracing import span
 from grok_video._transports._loops import Bell, current_time
 
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from grok_video._policies import Deadline
     from grok_video._requests import VideoRequest
     from grok_video._session import Heard, Session
-
-_life: Final = logging.getLogger("grok_video.jobs")
 
 #: Bytes of an answer that are kept to compare the next one with; recorded ones have up to 600.
 _WORTH_KEEPING: Final = 4096
@@ -258,6 +256,7 @@ class Poller:
         self._passing_error = None
         elapsed = self._age(now)
         was_finished = self.is_finished
+        was_running = self.snapshot is not None and not was_finished
         if self.snapshot is not snapshot and not self.snapshot == snapshot:  # noqa: SIM201 - quicker
             self._changed_at = now
         self.snapshot = snapshot
@@ -268,13 +267,10 @@ class Poller:
         elif not was_finished:
             if snapshot.status is JobStatus.DONE:
                 self._learn(elapsed)
-            _life.info(
-                "job %s is %s after %.1f s and %d polls",
-                self.request_id,
-                snapshot.status.value,
-                elapsed,
-                self._polls + 1,
-            )
+            if self.made_here or was_running:
+                # Not for each handle that is made of an id when the job has long ended.
+                word, polls = snapshot.status.value, self._polls + 1
+                life.info("job %s is %s after %d polls", self.request_id, word, polls)
         self._polls += 1
 
     def _learn(self, elapsed: float) -> None:

@@ -30,7 +30,7 @@ from grok_video._crossing import (
     Pump,
 )
 from grok_video._errors import ConfigurationError
-from grok_video._session import logger
+from grok_video._log import logger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

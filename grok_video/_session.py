@@ -8,7 +8,6 @@ knows JSON (that is `_wire`).
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import random
 import time
@@ -33,6 +32,7 @@ from grok_video._errors import (
 )
 from grok_video._lifecycle import Event, State, advance
 from grok_video._lifetime import Lifetime
+from grok_video._log import logger
 from grok_video._models import JobStatus, Snapshot
 from grok_video._policies import NO_END
 from grok_video._polling import Experience
@@ -54,8 +54,6 @@ if TYPE_CHECKING:
     from grok_video._slots import Slots
     from grok_video._transports._base import Answer, TransportConfig
     from grok_video._transports._loops import LoopLocal
-
-logger: Final = logging.getLogger("grok_video")
 
 #: A shorter key (in tests) may stand in any word of an answer; real ones have 40 characters.
 _LEAST_KEY: Final = 12

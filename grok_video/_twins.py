@@ -22,9 +22,9 @@ from grok_video._errors import (
     names_job,
 )
 from grok_video._job import DEFAULT_TIMEOUT, AsyncJob, poller_of
+from grok_video._log import logger
 from grok_video._portal import BlockingIterator, Portal
 from grok_video._requests import refuse
-from grok_video._session import logger
 
 if TYPE_CHECKING:
     from collections.abc import (

@@ -21,6 +21,7 @@ FLOORS: list[tuple[str, list[str]]] = [
         [
             "_public",
             "_redaction",
+            "_log",
             "_urls",
             "_errors",
             "_models",

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import abc
 import enum
-import logging
 import os
 import socket
 import ssl
@@ -25,6 +24,7 @@ from grok_video._errors import (
     GrokVideoError,
     UnexpectedResponse,
 )
+from grok_video._log import logger
 from grok_video._public import publish
 from grok_video._redaction import Secret, redact_url
 from grok_video._urls import Origin, is_public_address
@@ -51,7 +51,6 @@ CREATE_KEEPALIVE: Final = 2.0
 #: Seconds for which a poll or a download may reuse a connection: aiohttp's own figure. A stale one
 #: costs a GET a second try, and a GET may always be sent again.
 KEEPALIVE: Final = 15.0
-_log: Final = logging.getLogger("grok_video")
 USER_AGENT: Final = f"grok_video/{__version__}"
 
 
@@ -324,7 +323,7 @@ class Proxies:
         proxies = cls(config.proxy, {} if config.proxy is not None else urllib.request.getproxies())
         named = proxies._named(config.origin)
         if named is not None and proxies.choose(config.origin) is None:
-            _log.warning(
+            logger.warning(
                 "the environment names the proxy %s, which is not used, as it is no http(s) proxy: "
                 "requests go without one (pass proxy= for another)",
                 redact_url(named),

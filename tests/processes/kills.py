@@ -213,8 +213,12 @@ def run(
                 # Nobody met the stall: the next worker must not either.
                 server.kill()
                 server.start()
-        summary = Worker(settings).finish()
+        worker = Worker(settings)
+        summary = worker.finish()
         say(f"undisturbed: {summary['counts']}")
+        for key, state, error in worker.outcomes:
+            if state not in ("saved", "skipped", "in_doubt"):
+                say(f"{key}: {state}: {error}")
         told = dict(counted)
         told |= check_books(server, ledger, items, summary, settings)
         told |= resolve(server, ledger, items, settings)
