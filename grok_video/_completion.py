@@ -1,8 +1,8 @@
 """Jobs in the order in which they finish, from one pump and no task that outlives a step.
 
 Each step starts only the polls that are due (a heap knows which) and returns when some job is
-finished, so 10,000 jobs cost one timer. Nothing is yielded while a task group is open: a consumer
-that stops in the middle leaves nothing behind.
+finished, so 10,000 jobs cost one timer. What another waiter learns is heard as well. Nothing is
+yielded while a task group is open: a consumer that stops in the middle leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import inspect
 import math
 from collections import deque
 from collections.abc import Iterable
-from typing import Self
+from typing import TYPE_CHECKING, Final, Self
 
 import anyio
 
@@ -27,6 +27,13 @@ from grok_video._job import AsyncJob, poller_of
 from grok_video._policies import Deadline
 from grok_video._requests import refuse, require_positive
 from grok_video._transports._loops import Bell, current_time
+
+if TYPE_CHECKING:
+    from grok_video._poller import Poller
+
+#: Seconds for which polls on their way keep back a job that has finished: most answers are here in
+#: half a second, and one that hangs may take a minute.
+_PATIENCE: Final = 1.0
 
 
 class Completion:
@@ -87,50 +94,76 @@ def _checked(jobs: Iterable[AsyncJob]) -> list[AsyncJob]:
 class _Pump:
     def __init__(self, jobs: list[AsyncJob], deadline: Deadline) -> None:
         self._deadline = deadline
-        self._jobs = jobs
-        self._finished = [job for job in jobs if job.is_finished]
-        #: (due, tie-breaker, job): the number keeps the heap from comparing jobs.
-        self._waiting: list[tuple[float, int, AsyncJob]] = []
-        for number, job in enumerate(jobs):
-            if not job.is_finished:
-                self._plan(number, job)
-        self._in_flight = 0
-        self._timed_out = False
+        self._began = current_time()
+        self._finished: list[AsyncJob] = []
+        #: Jobs that were not given yet, each with its number, in the order in which they came.
+        self._left: dict[Poller, tuple[int, AsyncJob]] = {
+            poller_of(job): (number, job) for number, job in enumerate(jobs)
+        }
+        #: (due, tie-breaker, poller): the number keeps the heap from comparing pollers.
+        self._waiting: list[tuple[float, int, Poller]] = []
+        #: Steps under way, each with what calls it off.
+        self._steps: dict[Poller, anyio.CancelScope] = {}
+        #: Jobs that need no more polls in this wait, each with why.
+        self._given_up: dict[Poller, JobTimeout] = {}
         self._news = Bell()
+        for poller in list(self._left):
+            # Others may wait for it too, and hear of its end before.
+            poller.follow(self._hear)
+            if poller.is_finished:
+                self._hear(poller)
+            else:
+                self._plan(poller)
+        sessions = {poller.session for poller in self._left}
+        #: Steps that may be under way: more would only stand in line for a connection.
+        self._most = sum(session.limits.connections for session in sessions)
         #: Of the clients whose jobs are waited for, as long as they are open.
-        self._open = {poller_of(job).session.lifetime for _, _, job in self._waiting}
+        self._open = {session.lifetime for session in sessions}
 
     @property
     def is_open(self) -> bool:
-        return bool(self._finished or self._waiting)
+        return bool(self._finished or self._left)
 
     @property
     def waiting(self) -> list[str]:
-        """The ids of the jobs that are not finished, in the order in which they were given."""
-        return [job.request_id for job in self._jobs if not job.is_finished]
+        """The ids of the jobs that were not given, in the order in which they came."""
+        return [poller.request_id for poller in list(self._left)]
 
     async def next_finished(self) -> list[AsyncJob]:
         """Return the jobs that finished since the last call, waiting for the first of them."""
         if not self._finished:
             await self._run_until_one_finishes()
-        if not self._finished and self._timed_out:
+        if not self._finished:
             raise self._timeout()
         found, self._finished = self._finished, []
         return found
 
     async def _run_until_one_finishes(self) -> None:
         async with anyio.create_task_group() as tasks:
-            while not self._finished and not self._timed_out:
+            while not self._finished and len(self._given_up) < len(self._left):
                 self._heed_closing()
                 now = current_time()
-                while self._waiting and self._waiting[0][0] <= now:
-                    _, number, job = heapq.heappop(self._waiting)
-                    self._in_flight += 1
-                    tasks.start_soon(self._step, number, job)
-                if self._timed_out or self._finished or not (self._waiting or self._in_flight):
-                    return
-                await self._sleep_until(self._waiting[0][0] if self._waiting else math.inf)
-            # Polls in flight are let finish: cut off, each would cost its connection.
+                while self._has_room and self._waiting and self._waiting[0][0] <= now:
+                    _, _, poller = heapq.heappop(self._waiting)
+                    if poller in self._left:
+                        self._steps[poller] = anyio.CancelScope()
+                        tasks.start_soon(self._step, poller)
+                more = self._has_room and self._waiting
+                await self._sleep_until(self._waiting[0][0] if more else math.inf)
+            self._call_off()
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._steps) < self._most
+
+    def _call_off(self) -> None:
+        """Let no step keep back what has finished, for longer than its answer takes."""
+        for poller, scope in self._steps.items():
+            if poller.is_on_its_way:
+                # Cut off, it would cost its connection.
+                scope.deadline = anyio.current_time() + _PATIENCE
+            else:
+                scope.cancel()
 
     def _heed_closing(self) -> None:
         """Plan the jobs of a client that was closed meanwhile for now: each will say so."""
@@ -138,50 +171,70 @@ class _Pump:
         if over:
             self._open -= over
             entries, self._waiting = self._waiting, []
-            for _, number, job in entries:
-                self._plan(number, job)
+            for _, _, poller in entries:
+                self._plan(poller)
 
     async def _sleep_until(self, due: float) -> None:
         watches = [(lifetime, lifetime.watch(self._news)) for lifetime in self._open]
         try:
-            await self._news.wait_until(
-                due, unless=lambda: any(lifetime.is_over for lifetime in self._open)
-            )
+            await self._news.wait_until(due, unless=self._has_news)
         finally:
             for lifetime, watch in watches:
                 lifetime.forget(watch)
 
-    async def _step(self, number: int, job: AsyncJob) -> None:
+    def _has_news(self) -> bool:
+        return bool(self._finished) or any(lifetime.is_over for lifetime in self._open)
+
+    async def _step(self, poller: Poller) -> None:
         try:
-            await poller_of(job).step(self._deadline)
+            with self._steps[poller]:
+                await poller.step(self._deadline, self._began)
         except JobTimeout as error:
             if error.stalled_for is not None:
-                self._finished.append(job)  # its own trouble, as below
+                self._hear(poller)  # its own trouble, as below
             else:
-                self._timed_out = True
-                self._plan(number, job)
+                self._given_up[poller] = error
         except GrokVideoError:
             # The API refuses to say (401, 404): this job's own trouble, told by its `result()`.
-            self._finished.append(job)
-        else:
-            if job.is_finished:
-                self._finished.append(job)
-            else:
-                self._plan(number, job)
+            self._hear(poller)
         finally:
-            self._in_flight -= 1
+            del self._steps[poller]
+            # Also if it was called off, or whoever waits was cancelled: they may come again.
+            if poller not in self._given_up:
+                self._plan(poller)
             self._news.ring()
 
-    def _plan(self, number: int, job: AsyncJob) -> None:
-        heapq.heappush(self._waiting, (poller_of(job).due_within(self._deadline), number, job))
+    def _hear(self, poller: Poller) -> None:
+        """A job has come to an end; perhaps in another thread."""
+        found = self._left.pop(poller, None)
+        if found is not None:
+            self._given_up.pop(poller, None)
+            self._finished.append(found[1])
+            self._news.ring()
+
+    def _plan(self, poller: Poller) -> None:
+        found = self._left.get(poller)
+        if found is not None:
+            due = poller.due_within(self._deadline)
+            heapq.heappush(self._waiting, (due, found[0], poller))
 
     def _timeout(self) -> JobTimeout:
-        jobs = [job for _, _, job in sorted(self._waiting, key=lambda entry: entry[1])]
+        left = dict(self._left)  # other threads go on meanwhile
+        jobs = [job for _, job in left.values()]
         ids = ", ".join(job.request_id for job in jobs[:20])
         more = f" and {len(jobs) - 20} more" if len(jobs) > 20 else ""
+        count = "1 job is" if len(jobs) == 1 else f"{len(jobs)} jobs are"
+        now, timeout = current_time(), self._deadline.timeout
+        blocked = min(poller.blocked_until for poller in left)
+        when = f"after {timeout:g} s"
+        if blocked > self._deadline.at:
+            when = (
+                f"and the server asks for no poll in the next {blocked - now:.0f} s, which is past "
+                f"the end of this wait of {timeout:g} s"
+            )
         return JobTimeout(
-            f"{len(jobs)} jobs are still running after {self._deadline.timeout:g} s ({ids}{more}); "
-            f"they go on and may be billed. {resume_hint(jobs[0].request_id)}",
+            f"{count} still running {when} ({ids}{more}); what runs goes on and may be billed. "
+            f"{resume_hint(jobs[0].request_id)}",
             request_id=jobs[0].request_id,
             snapshot=jobs[0].snapshot,
             pending=tuple(job.request_id for job in jobs),

@@ -191,12 +191,13 @@ class _Updates:
 
     async def __anext__(self) -> Snapshot:
         if self._deadline is None:
-            self._deadline = Deadline.after(current_time(), self._timeout)
+            self._began = current_time()
+            self._deadline = Deadline.after(self._began, self._timeout)
         poller = self._poller
         while poller.snapshot is None or poller.snapshot == self._shown:
             if poller.is_finished:
                 raise StopAsyncIteration
-            await poller.step(self._deadline)
+            await poller.step(self._deadline, self._began)
         self._shown = poller.snapshot
         return self._shown
 

@@ -223,8 +223,6 @@ class Pacer:
 
         A place later than `until` is not taken: nobody would come for it.
         """
-        if self.rate is None:
-            self._observe(now)
         if self._pace < self._target:
             self._recover(now)
         if self._pace == math.inf:
@@ -240,6 +238,10 @@ class Pacer:
         Places are given in advance: where those who had them were held up (all connections were in
         use), they would go all together. A departure later than `until` is not taken.
         """
+        if self.rate is None:
+            self._observe(now)
+        if self._pace < self._target:
+            self._recover(now)
         if self._pace == math.inf:
             return 0.0
         start = max(self._next_departure, now - self._burst())
@@ -266,7 +268,7 @@ class Pacer:
         known = self._pace if self._pace != math.inf else max(self._seen, 2 * _FLOOR)
         if self._target == math.inf:
             self._target = known
-        self._pace = max(_FLOOR, known * _DECREASE)
+        self._pace = max(min(_FLOOR, known), known * _DECREASE)
         self._slowed_at = self._recovered_at = now
 
     def _observe(self, now: float) -> None:

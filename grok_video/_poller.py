@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Final
+from weakref import WeakMethod
 
 from grok_video._errors import (
     APIError,
@@ -31,6 +32,8 @@ from grok_video._tracing import span
 from grok_video._transports._loops import Bell, current_time
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from grok_video._policies import Deadline
     from grok_video._requests import VideoRequest
     from grok_video._session import Heard, Session
@@ -73,8 +76,8 @@ class Poller:
         self._due = -math.inf
         self._not_before: float = -math.inf
         self._polled_at = -math.inf
-        #: The wait that had its last poll, after which it ends.
-        self._last_poll_of: Deadline | None = None
+        #: How long answers were believed to take when the last poll began.
+        self._believed = session.round_trip
         self._polls = 0
         self._failures = 0
         self._passing_error: GrokVideoError | None = None
@@ -82,6 +85,10 @@ class Poller:
         self._changed_at = -math.inf
         #: True while someone polls; the others wait for the news.
         self._asking = False
+        #: True while that poll has its turn: before, nothing is lost with it.
+        self.is_on_its_way = False
+        #: Who is told of the end, as long as they are there.
+        self._followers: tuple[WeakMethod[Callable[[Poller], None]], ...] = ()
         self._news = Bell()
         if request is not None:
             self._changed_at = current_time()
@@ -145,12 +152,13 @@ class Poller:
     def due_within(self, deadline: Deadline) -> float:
         """Return when the next poll of a wait with this deadline starts.
 
-        That is long ago where the client is closed: there is nothing to wait for.
+        That is long ago where there is nothing to wait for: the client is closed, or the server
+        wants no poll before the deadline.
         """
-        if self.session.lifetime.is_over:
+        blocked_until = self.blocked_until
+        if self.session.lifetime.is_over or blocked_until > deadline.at:
             return -math.inf
         last = deadline.last_poll_at(self.session.round_trip)
-        blocked_until = self._blocked_until()
         return max(min(self._due, last, self._stalled_at()), blocked_until)
 
     async def step(
@@ -168,7 +176,7 @@ class Poller:
         while self._polls == seen:
             if self._since is None:
                 self._begin(now)
-            blocked_until = self._blocked_until()
+            blocked_until = self.blocked_until
             if blocked_until > deadline.at:
                 raise self._timeout(deadline, wish=blocked_until - now)
             if now >= deadline.at:
@@ -180,8 +188,9 @@ class Poller:
             stalled_at = self._stalled_at()
             if self._polled_at >= stalled_at and self._polled_at >= since:
                 raise self._stalled(now)
-            last = deadline.last_poll_at(session.round_trip)
-            if self._polled_at >= last or self._last_poll_of is deadline:
+            believed = session.round_trip
+            last = deadline.last_poll_at(believed)
+            if self._polled_at >= deadline.last_poll_at(self._believed):
                 raise self._timeout(deadline)
             due = max(min(self._due, last, stalled_at), blocked_until)
             if now < due and not session.lifetime.is_over:
@@ -189,11 +198,9 @@ class Poller:
                 await session.lifetime.sleep_until(due, self._news)
                 now = current_time()
                 woken = self._asking or self._polls != seen or self._polled_at != asked_at
-                if woken or now < due or now < self._blocked_until() or now >= deadline.at:
+                if woken or now < due or now < self.blocked_until or now >= deadline.at:
                     continue
-            if now >= last:
-                # Kept, as its answer teaches how long answers take, and `last` would be later.
-                self._last_poll_of = deadline
+            self._believed = believed
             try:
                 now = await self._poll(now, deadline)
             except TooLate:
@@ -240,6 +247,7 @@ class Poller:
                 self.request_id,
                 now,
                 self._heard,
+                asker=self,
                 until=deadline,
                 delivered_elsewhere=self._delivered_elsewhere,
             )
@@ -247,9 +255,25 @@ class Poller:
             self._accept(heard.snapshot, ended, hint)
         finally:
             # However it ended: the others go on, and if this task was cancelled, one takes over.
-            self._asking = False
+            self._asking = self.is_on_its_way = False
             self._news.ring()
+            if self._followers and self.is_finished:
+                self._tell_followers()
         return ended
+
+    def follow(self, follower: Callable[[Poller], None]) -> None:
+        """From now on the follower, a method, is called once the job has ended.
+
+        That is in whichever thread learns it, and as long as somebody holds the method's object.
+        """
+        alive = [one for one in self._followers if one() is not None]
+        self._followers = (*alive, WeakMethod(follower))
+
+    def _tell_followers(self) -> None:
+        followers, self._followers = self._followers, ()
+        for one in followers:
+            if (follower := one()) is not None:
+                follower(self)
 
     def _accept(self, snapshot: Snapshot, now: float, hint: float | None) -> None:
         self._failures = 0
@@ -294,7 +318,8 @@ class Poller:
     def _is_answered(self) -> bool:
         return not self._asking
 
-    def _blocked_until(self) -> float:
+    @property
+    def blocked_until(self) -> float:
         """Before this the server wants no poll: of this job, or of any."""
         return max(self._not_before, self.session.polls_blocked_until())
 

@@ -13,7 +13,7 @@ import random
 import time
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import quote
 
 from grok_video import _wire
@@ -338,6 +338,7 @@ class Session:
         now: float,
         heard: Heard | None,
         *,
+        asker: Asker,
         until: Deadline,
         delivered_elsewhere: bool,
     ) -> tuple[Heard, float, float | None]:
@@ -357,6 +358,7 @@ class Session:
                     await self.lifetime.sleep_until(now + until.remaining(now))
                     self.lifetime.require()
                 raise TooLate from None
+            asker.is_on_its_way = True
             try:
                 self.lifetime.require()
                 if until.at == math.inf or now + self._exchange_ends < until.at:
@@ -404,6 +406,12 @@ class Session:
         if len(key) >= _LEAST_KEY and key in body:
             body = body.replace(key, b"***")
         return body
+
+
+class Asker(Protocol):
+    """Who asks for a poll, and is told when it has its turn and goes."""
+
+    is_on_its_way: bool
 
 
 class Heard:

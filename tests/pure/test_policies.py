@@ -178,7 +178,8 @@ def test_the_pace_recovers_additively_to_what_was_set() -> None:
 
 def test_a_pace_that_was_never_set_is_learned_from_the_first_429() -> None:
     pacer = Pacer(None)
-    assert [pacer.reserve(n / 100) for n in range(200)] == [0.0] * 200
+    for n in range(200):
+        assert pacer.reserve(n / 100) == pacer.depart(n / 100) == 0.0
     pacer.throttled(2.0, None)
     assert 20 < pacer.pace < 60
     for second in range(3, 40):
@@ -188,11 +189,42 @@ def test_a_pace_that_was_never_set_is_learned_from_the_first_429() -> None:
 
 def test_a_lull_before_the_first_429_does_not_make_the_learned_pace_a_crawl() -> None:
     pacer = Pacer(None)
-    for _ in range(100):
-        pacer.reserve(0.0)
-    pacer.reserve(2.5)
+    for when in (*[0.0] * 100, 2.5):
+        pacer.reserve(when)
+        pacer.depart(when)
     pacer.throttled(2.6, None)
     assert max(pacer.reserve(3.4) for _ in range(50)) < 15
+
+
+def test_who_only_stands_in_line_was_not_sent() -> None:
+    """Three hundred wait for a connection, and the five that had one were too many."""
+    pacer = Pacer(None)
+    for _ in range(300):
+        pacer.reserve(0.0)
+    for n in range(5):
+        pacer.depart(n / 5)
+    pacer.throttled(1.0, None)
+    assert pacer.pace < 3
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.05, 0.1, 0.15, 1.0])
+def test_a_429_slows_every_pace_down_and_never_up(rate: float) -> None:
+    pacer = Pacer(rate)
+    pacer.throttled(0.0, None)
+    assert pacer.pace <= rate
+    pacer.reserve(100.0)
+    assert pacer.pace == rate
+
+
+def test_a_pace_recovers_while_those_depart_who_had_their_places_before() -> None:
+    pacer = Pacer(1.0)
+    for _ in range(100):
+        pacer.reserve(0.0)
+    pacer.throttled(0.0, None)
+    now = 0.0
+    for _ in range(100):
+        now += pacer.depart(now)
+    assert now < 110
 
 
 @given(st.lists(st.tuples(st.floats(0, 5), st.booleans(), st.none() | st.floats(0, 30))))

@@ -16,6 +16,7 @@ from grok_video import (
     APITimeoutError,
     AsyncClient,
     AuthenticationError,
+    JobStatus,
     JobTimeout,
     Limits,
     NotFound,
@@ -24,7 +25,7 @@ from grok_video import (
     Retry,
     ServerError,
 )
-from grok_video._transports._base import Answer
+from grok_video._transports._base import Answer, Body
 from grok_video._transports._loops import current_time
 from tests.pure.provider import LINK, PENDING, Provider, answer, run
 
@@ -169,6 +170,78 @@ def test_the_last_poll_of_a_wait_is_the_last_one(latency: float) -> None:
     assert len(polls) <= 20 / 2 + 1
     gaps = [later - earlier for earlier, later in pairwise(polls)]
     assert all(gap > 1.9 for gap in gaps[:-1])
+
+
+def test_the_last_poll_of_many_waits_is_one() -> None:
+    provider = Provider(seconds=1e9, latency=0.01)
+
+    async def main(client: AsyncClient) -> None:
+        job = await client.submit("drift")
+
+        async def wait() -> None:
+            with pytest.raises(JobTimeout):
+                await job.result(timeout=20)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(wait)
+
+    run(main, provider, polling=Polling.fixed(5))
+    [polls] = provider.polls.values()
+    assert len(polls) <= 5
+
+
+def test_what_has_stalled_is_asked_about_again_by_whoever_waits_anew() -> None:
+    provider = Provider(seconds=1000)
+
+    async def main(client: AsyncClient) -> None:
+        job = await client.submit("drift")
+        with pytest.raises(JobTimeout):
+            await job.result(timeout=None)
+        await anyio.sleep(3600)
+        assert [one.status async for one in job.updates()][-1] is JobStatus.DONE
+
+        job = await client.submit("drift")
+        with pytest.raises(JobTimeout):
+            await job.result(timeout=None)
+        await anyio.sleep(3600)
+        assert [one.is_finished async for one in client.as_completed([job])] == [True]
+
+    run(main, provider, polling=Polling(stalled_after=60))
+
+
+def test_submits_without_a_pace_find_that_of_the_server() -> None:
+    class Limited(Provider):
+        """Takes one create a second, after the first five."""
+
+        bucket, filled_at = 5.0, 0.0
+
+        async def post(self, url: str, body: Body) -> Answer:
+            now = trio.current_time()
+            self.bucket = min(5.0, self.bucket + now - (self.filled_at or now))
+            self.filled_at = now
+            if self.bucket < 1:
+                self.refusing.append(answer(429, {"error": {"message": "slow down"}}))
+            else:
+                self.bucket -= 1
+            return await super().post(url, body)
+
+    refused = 0
+
+    async def main(client: AsyncClient) -> None:
+        async def one() -> None:
+            nonlocal refused
+            try:
+                await client.submit("drift")
+            except RateLimited:
+                refused += 1
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(300):
+                tasks.start_soon(one)
+
+    run(main, Limited(), limits=Limits(connections=20))
+    assert refused < 30
 
 
 def test_a_wait_ends_at_its_deadline_over_a_transport_that_never_answers() -> None:

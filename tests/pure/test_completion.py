@@ -1,0 +1,173 @@
+"""Jobs as they complete, in virtual time: who hears of which end when, and how a wait ends."""
+
+from __future__ import annotations
+
+import gc
+
+import anyio
+import pytest
+import trio
+
+from grok_video import AsyncClient, AsyncJob, JobTimeout, Limits, Polling
+from grok_video._job import poller_of
+from grok_video._poller import Poller
+from grok_video._transports._base import Answer
+from tests.pure.provider import Provider, answer, run
+
+SLOW_DOWN = {"error": {"message": "slow down"}}
+
+
+class Watcher:
+    def hear(self, poller: Poller) -> None:
+        """Do nothing."""
+
+
+async def submitted(client: AsyncClient, count: int) -> list[AsyncJob]:
+    return [await client.submit("drift") for _ in range(count)]
+
+
+def test_a_pause_that_the_server_wants_for_all_ends_the_wait_at_once_with_its_reason() -> None:
+    provider = Provider(seconds=1e9)
+
+    async def main(client: AsyncClient) -> None:
+        jobs = await submitted(client, 3)
+        provider.failing = [answer(429, SLOW_DOWN, **{"retry-after": "3600"})]
+        began = anyio.current_time()
+        with pytest.raises(JobTimeout, match=r"asks for no poll in the next 3\d\d\d s") as caught:
+            async for _ in client.as_completed(jobs, timeout=60):
+                pass
+        assert anyio.current_time() - began < 20
+        assert caught.value.pending == tuple(job.request_id for job in jobs)
+
+    run(main, provider, polling=Polling.fixed(5))
+
+
+def test_a_pause_that_the_server_wants_for_one_job_ends_no_wait_for_the_others() -> None:
+    class Pausing(Provider):
+        async def get(self, url: str) -> Answer:
+            found = await super().get(url)
+            if url.endswith("job-0"):
+                return answer(503, SLOW_DOWN, **{"retry-after": "3600"})
+            return found
+
+    provider = Pausing(seconds=30)
+
+    async def main(client: AsyncClient) -> None:
+        jobs = await submitted(client, 3)
+        began, seen = anyio.current_time(), []
+        with pytest.raises(
+            JobTimeout, match="1 job is still running and the server asks"
+        ) as caught:
+            async for job in client.as_completed(jobs, timeout=60):
+                seen.append(job)
+        assert seen == jobs[1:]
+        assert caught.value.pending == (jobs[0].request_id,)
+        assert anyio.current_time() - began < 60
+
+    run(main, provider, polling=Polling.fixed(5))
+
+
+@pytest.mark.parametrize("wish", [None, "20"])
+def test_a_wait_for_many_ends_at_its_deadline(wish: str | None) -> None:
+    provider = Provider(seconds=1e9)
+
+    async def main(client: AsyncClient) -> None:
+        jobs = await submitted(client, 3)
+        if wish is not None:
+            provider.failing = [answer(429, SLOW_DOWN, **{"retry-after": wish})]
+        began = anyio.current_time()
+        with pytest.raises(JobTimeout, match="3 jobs are still running after 60 s"):
+            async for _ in client.as_completed(jobs, timeout=60):
+                pass
+        assert 58 < anyio.current_time() - began <= 60
+
+    run(main, provider, polling=Polling.fixed(5))
+
+
+def test_an_end_that_somebody_else_has_seen_is_heard_at_once_and_asked_about_no_more() -> None:
+    provider = Provider(seconds=5, latency=0.1)
+
+    async def main(client: AsyncClient) -> None:
+        [job, other] = await submitted(client, 2)
+        given: list[tuple[AsyncJob, float]] = []
+
+        async def wait() -> None:
+            given.extend(
+                [(one, anyio.current_time()) async for one in client.as_completed([job, other])]
+            )
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            await anyio.sleep(10)
+            await job.refresh()
+            heard_at = anyio.current_time()
+        assert given[0] == (job, heard_at)
+        assert given[1][0] is other
+        assert len(provider.polls[job.request_id]) == 1
+
+    run(main, provider, polling=Polling.fixed(60))
+
+
+def test_what_has_finished_is_not_kept_back_by_those_who_stand_in_line() -> None:
+    provider = Provider(seconds=0, latency=0.1)
+
+    async def main(client: AsyncClient) -> None:
+        jobs = [client.job((await client.submit("drift")).request_id) for _ in range(200)]
+        began = anyio.current_time()
+        when = [anyio.current_time() - began async for _ in client.as_completed(jobs)]
+        assert when[0] < 1
+        assert when[-1] < 25
+        assert len(when) == 200
+
+    run(main, provider, limits=Limits(polls_per_second=10, creates_per_minute=None))
+
+
+def test_what_has_finished_is_kept_back_by_no_answer_that_hangs() -> None:
+    class Hanging(Provider):
+        async def get(self, url: str) -> Answer:
+            if url.endswith("job-0") and not self.polls["job-0"]:
+                self.polls["job-0"].append(trio.current_time())
+                await trio.sleep(50)
+            return await super().get(url)
+
+    provider = Hanging(seconds=3, latency=0.1)
+
+    async def main(client: AsyncClient) -> None:
+        jobs = await submitted(client, 5)
+        began = anyio.current_time()
+        when = {job: anyio.current_time() - began async for job in client.as_completed(jobs)}
+        assert list(when)[-1] is jobs[0]
+        assert max(when[job] for job in jobs[1:]) < 8
+
+    run(main, provider, polling=Polling.fixed(5))
+
+
+def test_a_wait_that_was_cut_off_goes_on_where_it_was() -> None:
+    provider = Provider(seconds=7)
+
+    async def main(client: AsyncClient) -> None:
+        jobs = await submitted(client, 4)
+        completing, seen = client.as_completed(jobs), []
+        while len(seen) < 4:
+            with anyio.move_on_after(0.7):
+                seen.append(await anext(completing))
+        assert sorted(job.request_id for job in seen) == [job.request_id for job in jobs]
+        with pytest.raises(StopAsyncIteration):
+            await anext(completing)
+
+    run(main, provider, polling=Polling.fixed(1))
+
+
+def test_waits_that_were_given_up_are_not_remembered_by_their_jobs() -> None:
+    async def main(client: AsyncClient) -> None:
+        [job] = await submitted(client, 1)
+        for _ in range(20):
+            with pytest.raises(JobTimeout):
+                await anext(client.as_completed([job], timeout=1))
+        gc.collect()
+        poller = poller_of(job)
+        watcher = Watcher()
+        poller.follow(watcher.hear)
+        assert len(poller._followers) == 1
+
+    run(main, Provider(seconds=1e9), polling=Polling.fixed(1))
