@@ -109,6 +109,21 @@ class LedgerFile:
         except (OSError, sqlite3.Error) as error:
             raise self.failure(error) from error
 
+    def inspect(self) -> None:
+        """Return if a batch could go on with the file, or make it; nothing is written.
+
+        Whether another process holds it is not asked. Raises `LedgerError` as `open` does.
+        """
+        try:
+            self.path = self.path.resolve()
+            self._was_torn_off = self._beside(".lock").exists()
+            if self.path.exists():
+                self._inspect()
+            else:
+                self._require_no_log()
+        except (OSError, sqlite3.Error) as error:
+            raise self.failure(error) from error
+
     def _take_lock(self) -> None:
         if not self.path.parent.is_dir():
             raise self._refusal(f"its folder {self.path.parent} does not exist")
@@ -155,6 +170,9 @@ class LedgerFile:
         """Return the version of a ledger that is there, read and not written."""
         if not self.path.is_file():
             raise self._refusal("it is not a file")
+        if not os.access(self.path, os.W_OK):
+            # Opened all the same, SQLite would leave files beside it that nobody may write either.
+            raise self._refusal("it may not be written")
         with self.path.open("rb") as file:
             head = file.read(len(_MAGIC))
         if not head:
@@ -204,10 +222,7 @@ class LedgerFile:
 
     def _create(self) -> None:
         """Put a whole, empty ledger there; a death in between leaves nothing of its name."""
-        if self._beside("-wal").exists():
-            raise self._refusal(
-                f"{self.path.name}-wal is there without it: the ledger was moved or removed alone"
-            )
+        self._require_no_log()
         new = self._beside(".new")
         for name in (new, self._beside(".new-journal"), self._beside(".new-wal")):
             name.unlink(missing_ok=True)
@@ -222,6 +237,12 @@ class LedgerFile:
             new.unlink(missing_ok=True)
             raise
         _disk.sync_folder(self.path.parent)
+
+    def _require_no_log(self) -> None:
+        if self._beside("-wal").exists():
+            raise self._refusal(
+                f"{self.path.name}-wal is there without it: the ledger was moved or removed alone"
+            )
 
     def _migrate(self, file: sqlite3.Connection, version: int) -> None:
         while version < VERSION:
@@ -351,6 +372,9 @@ class LedgerFile:
             with contextlib.suppress(sqlite3.Error):
                 file.execute("UPDATE run SET ended_at = ? WHERE id = ?", (iso_now(), self._run))
                 has_ended = True
+            with contextlib.suppress(sqlite3.Error):
+                # Who still reads it keeps its log there, and it may be moved without that.
+                file.execute("PRAGMA wal_checkpoint(PASSIVE)")
             with contextlib.suppress(sqlite3.Error):
                 file.close()
         lock, self._lock = self._lock, None

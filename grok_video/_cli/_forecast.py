@@ -11,25 +11,30 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attrs import define, field
 
-from grok_video import _report
+from grok_video import _partfile, _report
 from grok_video._batchsettings import Settings
 from grok_video._budget import Budget, dollars, list_price
 from grok_video._cli._endings import DONE, FAILED
 from grok_video._cli._words import SHOWN, reason_of
-from grok_video._earlier import is_sent_again
-from grok_video._errors import InvalidRequest
+from grok_video._earlier import check_ids, is_sent_again
+from grok_video._errors import DestinationError, InvalidRequest, LedgerError
+from grok_video._filenames import file_name
+from grok_video._ledgerfile import LedgerFile
 from grok_video._lifecycle import State
 from grok_video._pictures import DataPicture, PathPicture
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from grok_video._cli._console import Console
     from grok_video._cli._plan import Plan
     from grok_video._cli._rows import Rows
     from grok_video._entry import Entry
-    from grok_video._requests import Image
+    from grok_video._outcomes import BatchItem
 
+#: What the command calls a video.
+FILE_NAME: Final = "{key}.mp4"
 #: The pictures that are sent as data, and can be looked at here as they will be then.
 _LOOKED_AT: Final = {"path": PathPicture, "data": DataPicture}
 
@@ -46,25 +51,31 @@ class Forecast:
     begun: int = 0
     #: Items that the ceiling leaves out.
     left: int = 0
-    #: Items whose pictures cannot be used, each with why.
+    #: Items that would be refused, each with why: its picture, or the place of its video.
     bad: list[tuple[str, str]] = field(factory=list[tuple[str, str]])
 
 
 def forecast(rows: Rows, plan: Plan, ids: Mapping[str, str], console: Console) -> int:
     """Tell what the batch would send and cost; the exit code."""
-    settings = Settings.checked(name="{key}", sha256=True, **plan.settings(ids))
+    settings = Settings.checked(name=FILE_NAME, sha256=True, **plan.settings(ids))
+    assert settings.out is not None  # noqa: S101 - for the type checker: the command requires it
+    _require_folder(settings.out)
+    _require_ledger(plan.ledger_path, settings.out)
     found = Forecast()
     with _report.earlier(plan.ledger_path) as earlier:
+        if ids:
+            known = {key: entry for key in ids if (entry := earlier.find(key)) is not None}
+            check_ids(ids, known, earlier.owners(ids.values()))
         budget = Budget(settings.max_cost_usd, *earlier.money())
         for item in rows.items():
             found.items += 1
             price = list_price(item.request)
             if not _is_sent(earlier.find(item.key), settings):
                 found.begun += 1
-            elif (problem := _problem(item.request.image)) is not None:
+            elif (problem := _problem(item, settings)) is not None:
                 found.bad.append((item.key, reason_of(problem, None)))
-            elif found.left or not budget.fits(price):
-                found.left += 1  # the batch stops there, and what stands below it is not sent
+            elif not budget.fits(price):
+                found.left += 1
             else:
                 budget.commit(price)
                 found.would_send += 1
@@ -75,7 +86,7 @@ def forecast(rows: Rows, plan: Plan, ids: Mapping[str, str], console: Console) -
         if len(found.bad) > SHOWN:
             console.status(f"and {len(found.bad) - SHOWN:,} more")
     code = FAILED if found.bad else DONE
-    console.result(_facts(found, budget, plan, code), _sentence(found, budget))
+    console.result(_facts(found, budget, code), _sentence(found, budget))
     return code
 
 
@@ -91,28 +102,48 @@ def _is_sent(entry: Entry | None, settings: Settings) -> bool:
     )
 
 
-def _problem(image: Image | None) -> InvalidRequest | None:
-    """Return why the picture would be refused when its turn comes."""
+def _require_folder(folder: Path) -> None:
+    """Raise `DestinationError` if the folder of the videos cannot be made."""
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    if not there.is_dir():
+        message = f"the folder {folder} cannot be made: {there} is no folder. Nothing was sent."
+        raise DestinationError(message, request_id=None)
+
+
+def _require_ledger(path: Path, out: Path) -> None:
+    """Raise `LedgerError` if the command could not use the ledger."""
+    file = LedgerFile(path)
+    if not path.parent.is_dir() and path.absolute().parent != out:  # which the command makes
+        message = f"the ledger {path} cannot be used: its folder does not exist. Nothing was sent."
+        raise LedgerError(message, path=path)
+    file.inspect()
+
+
+def _problem(item: BatchItem, settings: Settings) -> InvalidRequest | DestinationError | None:
+    """Return why the item would be refused when its turn comes."""
+    image = item.request.image
     look = _LOOKED_AT.get(image.kind) if image is not None else None
-    if look is not None and image is not None:
-        try:
+    try:
+        if settings.out is not None and settings.out.is_dir():
+            place = settings.out / file_name(settings.name, item.key)
+            _partfile.check(place, overwrite=settings.overwrite, request_id=None)
+        if look is not None and image is not None:
             look(image)
-        except InvalidRequest as error:
-            return error
+    except (InvalidRequest, DestinationError) as error:
+        return error
     return None
 
 
-def _facts(found: Forecast, budget: Budget, plan: Plan, code: int) -> dict[str, Any]:
+def _facts(found: Forecast, budget: Budget, code: int) -> dict[str, Any]:
     return {
         "dry_run": True,
         "items": found.items,
         "would_send": found.would_send,
         "estimate_usd": float(found.estimate),
         "begun_earlier": found.begun,
-        "spent_usd": float(budget.spent),
+        "spent_usd": float(round(budget.spent, 6)),
         "left": found.left,
         "unusable": [{"key": key, "reason": reason} for key, reason in found.bad],
-        "command": plan.command(),
         "exit_code": code,
     }
 
@@ -125,7 +156,7 @@ def _sentence(found: Forecast, budget: Budget) -> str:
     if found.begun:
         words.append(f"{found.begun:,} were begun by an earlier run")
     if found.bad:
-        words.append(f"{len(found.bad):,} have a picture that cannot be used")
+        words.append(f"{len(found.bad):,} would be refused, each for its own reason")
     if found.left:
         assert budget.ceiling is not None  # noqa: S101 - for the type checker: all fits without
         words.append(f"{found.left:,} may not fit under {dollars(budget.ceiling)}")

@@ -7,6 +7,7 @@ before a page is made of it.
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 from decimal import Decimal
 from pathlib import Path
@@ -14,15 +15,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attrs import frozen
 
-from grok_video._entry import Entry, plain
+from grok_video._entry import Entry, plain, read_id, written_id
 from grok_video._errors import LedgerError
 from grok_video._ledgerfile import VERSION
-from grok_video._ledgersql import TOTALS
+from grok_video._ledgersql import OWNERS, TOTALS
 from grok_video._lifecycle import Event, State, advance
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterable
 
 #: Seconds to wait for the writer, where WAL is not to be had.
 _PATIENCE: Final = 10.0
@@ -31,6 +32,12 @@ _ITEMS: Final = """
 SELECT key, state, request_id, prompt, image, model, duration, resolution, aspect_ratio, path, size,
     seconds, cost_usd, estimate_usd, error_type, error, attempts, polls, began_at, changed_at
 FROM item ORDER BY began_at, key
+"""
+_FATE: Final = """
+SELECT request.fingerprint, item.state, item.request_id, item.error_type, (
+    SELECT event FROM event WHERE item = request.id AND event IN ('accepted', 'id_found')
+    ORDER BY id DESC LIMIT 1)
+FROM item JOIN request ON request.key = item.key WHERE item.key = ?
 """
 _RUN: Final = "SELECT started_at, ended_at, pid, host FROM run ORDER BY id DESC LIMIT 1"
 
@@ -75,17 +82,28 @@ class Earlier:
         self._file = file
 
     def find(self, key: str) -> Entry | None:
-        """Return the item of a key as far as its end is concerned: its state, and what failed.
+        """Return what decides about the item of a key: its state, its id, and what failed.
 
         Where it was on its way when its process died, the next run will find it in doubt.
         """
-        question = "SELECT fingerprint, state, error_type FROM item WHERE key = ?"
-        for fingerprint, word, error_type in self._ask(question, plain(key)):
+        for fingerprint, word, request_id, error_type, origin in self._ask(_FATE, plain(key)):
             state = State(word)
             if state is State.SUBMITTING:
                 state = advance(state, Event.INTERRUPTED)
-            return Entry(key, fingerprint, state=state, error_type=error_type)
+            return Entry(
+                key,
+                fingerprint,
+                state=state,
+                request_id=read_id(request_id),
+                id_was_found=origin == Event.ID_FOUND,
+                error_type=error_type,
+            )
         return None
+
+    def owners(self, request_ids: Iterable[str]) -> dict[str, str]:
+        """Return the keys of the items that have these ids."""
+        wanted = json.dumps([written_id(one) for one in request_ids])
+        return {read_id(text) or "": key for text, key in self._ask(OWNERS, wanted)}
 
     def was_sent(self, key: str) -> bool:
         """Return whether an earlier run sent the item of this key."""
@@ -95,7 +113,7 @@ class Earlier:
     def money(self) -> tuple[Decimal, Decimal]:
         """Return US dollars: spent for certain, and what more may be billed."""
         for spent, still_open in self._ask(TOTALS):
-            return Decimal(str(spent)), Decimal(str(still_open))
+            return Decimal(str(round(spent, 6))), Decimal(str(round(still_open, 6)))
         return Decimal(0), Decimal(0)
 
     def _ask(self, question: str, *values: str) -> list[tuple[Any, ...]]:
@@ -136,6 +154,7 @@ def _opened(path: Path) -> Generator[sqlite3.Connection]:
 
 
 def _open(path: Path) -> sqlite3.Connection:
+    path = path.resolve()  # its log lies beside the file itself
     if not path.is_file():
         message = f"the ledger {path} cannot be read: there is no such file."
         raise LedgerError(message, path=path)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import sqlite3
+from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import pytest
 from grok_video._cli import main
 from grok_video.emulator import Emulator, faults
 from tests.processes.command import PHOTO, environment, run
+from tests.pure.test_report import Item, ledger_of
 
 from .conftest import QUICK, items, lines, states, write
 
@@ -113,7 +118,7 @@ def test_a_picture_that_would_be_refused_is_named(
     assert "JPEG, PNG or WebP" in bad["reason"]
     assert main([*words, "--dry-run"]) == 1
     out, err = capsys.readouterr()
-    assert "1 have a picture that cannot be used. Nothing was sent." in out
+    assert "1 would be refused, each for its own reason. Nothing was sent." in out
     assert err.startswith("grok-video: b: ")
 
 
@@ -127,3 +132,126 @@ def test_what_the_command_would_refuse_it_refuses(
     assert main([*words, "--max-cost", "-1"]) == 2
     assert main([*words, "--duration", "99"]) == 2
     assert "m.jsonl:1: duration must be" in capsys.readouterr().err
+
+
+def test_what_fits_behind_what_does_not_is_counted(
+    tmp_path: Path, grok_emulator: Emulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[dict[str, Any]] = [{"resolution": "480p", "duration": 1, **one} for one in items(5)]
+    rows[1] |= {"resolution": "1080p", "duration": 15}
+    manifest = write(tmp_path / "m.jsonl", rows)
+    words = ("batch", str(manifest), "-o", str(tmp_path / "out"), "--poll-interval", "0.05")
+    told = foretold(capsys, *words, "--max-cost", "1")
+    assert (told["would_send"], told["left"]) == (4, 1)
+    assert run(*words, "--max-cost", "1", env=environment(grok_emulator)).returncode == 1
+    assert grok_emulator.accepted == 4
+
+
+def test_a_ceiling_is_met_to_the_cent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the ledger counts: a hundred prices in binary fractions are a little off."""
+    out = tmp_path / "out"
+    out.mkdir()
+    saved = [Item(f"k{n:03}", cost_usd=Decimal("0.14")) for n in range(21)]
+    ledger_of(out / "grok-video.sqlite", saved)
+    manifest = write(tmp_path / "m.jsonl", items(23))
+    words = ("batch", str(manifest), "-o", str(out), "--duration", "1", "--max-cost", "3.08")
+    told = foretold(capsys, *words)
+    assert (told["would_send"], told["left"], told["spent_usd"]) == (1, 1, 2.94)
+
+
+@pytest.fixture
+def finished(tmp_path: Path, grok_emulator: Emulator) -> Path:
+    """The folder of a batch of two that came to its end; its manifest lies beside it."""
+    manifest, out = write(tmp_path / "m.jsonl", items(2)), tmp_path / "out"
+    done = run("batch", str(manifest), "-o", str(out), *QUICK, env=environment(grok_emulator))
+    assert done.returncode == 0
+    return out
+
+
+def _age(ledger: Path) -> None:
+    with contextlib.closing(sqlite3.connect(ledger)) as file:
+        file.execute("PRAGMA user_version = 99")
+
+
+def _tear_off(ledger: Path) -> None:
+    with contextlib.closing(sqlite3.connect(ledger)) as file, file:
+        file.execute("UPDATE run SET ended_at = NULL")
+
+
+def _lose(ledger: Path) -> None:
+    ledger.with_name(ledger.name + "-wal").write_bytes(b"what the last run wrote")
+    ledger.unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_age, "was written by a newer grok_video"),
+        (_tear_off, "the ledger was copied or moved alone"),
+        (_lose, "the ledger was moved or removed alone"),
+        (lambda ledger: ledger.write_bytes(b""), "it is empty"),
+        (lambda ledger: ledger.write_bytes(b"key,prompt\n"), "it is not a ledger"),
+        (lambda ledger: ledger.write_bytes(ledger.read_bytes()[:5000]), "it is damaged"),
+    ],
+)
+def test_a_ledger_that_the_command_refuses_is_refused_in_the_same_words(
+    finished: Path, change: Callable[[Path], Any], said: str, grok_emulator: Emulator
+) -> None:
+    """Taken for one that knows nothing, it would foretell that all is sent again."""
+    change(finished / "grok-video.sqlite")
+    before = sorted(finished.iterdir())
+    words = ("batch", str(finished.parent / "m.jsonl"), "-o", str(finished), *QUICK)
+    foretold = run(*words, "--dry-run", env=environment())
+    assert sorted(finished.iterdir()) == before
+    done = run(*words, env=environment(grok_emulator))
+    assert (foretold.returncode, foretold.stderr) == (done.returncode, done.stderr)
+    assert foretold.returncode == 2
+    assert said in foretold.stderr
+    assert grok_emulator.accepted == 2
+
+
+def test_a_ledger_is_read_with_its_log_by_whatever_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a killed run wrote last is in the log beside the file, not beside a link to it."""
+    out = tmp_path / "out"
+    out.mkdir()
+    ledger = out / "grok-video.sqlite"
+    batch = ledger_of(ledger, [Item(f"k{n:03}") for n in range(3)], close=False)
+    with contextlib.closing(batch):
+        link = tmp_path / "link.sqlite"
+        link.symlink_to(ledger)
+        manifest = write(tmp_path / "m.jsonl", items(5))
+        words = ("batch", str(manifest), "-o", str(out), "--ledger", str(link), *QUICK)
+        told = foretold(capsys, *words)
+        assert (told["would_send"], told["begun_earlier"]) == (2, 3)
+        page = tmp_path / "page.html"
+        assert main(["report", str(link), "-o", str(page), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["items"] == 3
+
+
+def test_places_that_are_taken_and_folders_that_cannot_be_are_foretold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], grok_emulator: Emulator
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "k001.mp4").write_bytes(b"mine")
+    words = ("batch", str(write(tmp_path / "m.jsonl", items(3))), *QUICK)
+    told = foretold(capsys, *words, "-o", str(out), code=1)
+    assert (told["would_send"], [one["key"] for one in told["unusable"]]) == (2, ["k001"])
+    assert foretold(capsys, *words, "-o", str(out), "--overwrite")["would_send"] == 3
+    assert run(*words, "-o", str(out), env=environment(grok_emulator)).returncode == 1
+    assert grok_emulator.accepted == 2
+
+    assert main([*words, "-o", str(out / "k001.mp4" / "deeper"), "--dry-run"]) == 2
+    assert "k001.mp4 is no folder. Nothing was sent." in capsys.readouterr().err
+    assert main([*words, "-o", str(out), "--ledger", "/nowhere/l.sqlite", "--dry-run"]) == 2
+    assert "its folder does not exist" in capsys.readouterr().err
+
+
+def test_an_id_for_an_item_that_is_not_in_doubt_is_refused(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["batch", str(finished.parent / "m.jsonl"), "-o", str(finished), *QUICK]
+    assert main([*words, "--found-id", "k000=abc", "--dry-run"]) == 2
+    assert "must be for items in doubt, and 'k000' is saved" in capsys.readouterr().err

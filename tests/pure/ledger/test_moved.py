@@ -134,3 +134,20 @@ def move(place: Path, to: Path) -> None:
     """Move a ledger with all that stands beside it."""
     for one in place.glob("run.sqlite*"):
         one.rename(to / one.name)
+
+
+async def test_a_ledger_that_was_read_while_it_was_closed_is_whole_by_itself(
+    tmp_path: Path,
+) -> None:
+    """The log stays as long as somebody reads; whoever moves the ledger may not know of it."""
+    path, alone = tmp_path / "a.sqlite", tmp_path / "alone.sqlite"
+    ledger = await Ledger.open(path)
+    entry = new_entry()
+    await ledger.record(entry, Event.SENDING_BEGAN)
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as reader:
+        assert reader.execute("SELECT count(*) FROM item").fetchone() == (1,)
+        await ledger.close()
+        shutil.copy(path, alone)
+    again = await Ledger.open(alone)
+    assert set((await again.find(["cat"])).known) == {"cat"}
+    await again.close()

@@ -132,3 +132,15 @@ async def test_a_death_while_it_is_made_leaves_a_place_to_begin_again(
     assert not path.exists()
     assert await found(path) is None
     assert path.exists()
+
+
+async def test_a_ledger_that_may_not_be_written_is_refused_and_nothing_is_left_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite would open it, and leave files that nobody may write either; root may write all."""
+    path = tmp_path / "a.sqlite"
+    await (await Ledger.open(path)).close()
+    monkeypatch.setattr(os, "access", lambda place, mode: mode != os.W_OK)
+    with pytest.raises(LedgerError, match="may not be written"):
+        await Ledger.open(path)
+    assert os.listdir(tmp_path) == ["a.sqlite"]
