@@ -96,6 +96,23 @@ class Gate:
         self._troubles = 0
         self._lost = 0
         self._is_told = False
+        #: Creates that have their turn, and since when there is none.
+        self._inside = 0
+        self._idle_since: float | None = None
+
+    def enter(self) -> None:
+        """One more create has its turn, or waits for it."""
+        if self._trouble_since is not None and self._idle_since is not None:
+            # While nobody wanted a create, nothing was tried, and it is no trouble.
+            self._trouble_since += self.clock() - self._idle_since
+        self._idle_since = None
+        self._inside += 1
+
+    def leave(self) -> None:
+        """A create had its turn."""
+        self._inside -= 1
+        if not self._inside:
+            self._idle_since = self.clock()
 
     def stop(self, reason: str, error: GrokVideoError | None = None) -> None:
         """No more creates are sent; those on their way are let finish. The first reason stays."""
@@ -159,6 +176,7 @@ class Turn:
     async def __aenter__(self) -> Self:
         gate = self._gate
         await gate.places.acquire()
+        gate.enter()
         try:
             if not gate.is_open:
                 await self._wait_for_turn()
@@ -178,7 +196,9 @@ class Turn:
         with anyio.CancelScope() as scope:
             gate.waiting.add(scope)
             try:
-                await anyio.sleep(max(0.0, gate.not_before - gate.clock()))
+                # Again, as one that was on its way may have heard meanwhile to wait longer.
+                while (left := gate.not_before - gate.clock()) > 0:  # noqa: ASYNC110 - until a time
+                    await anyio.sleep(left)
             finally:
                 gate.waiting.discard(scope)
 
@@ -194,6 +214,7 @@ class Turn:
         if self.alone:
             self.alone = False
             self._gate.alone.release()
+        self._gate.leave()
         self._gate.places.release()
 
     def check(self, *, blocked_until: float = -math.inf) -> None:

@@ -152,11 +152,15 @@ class Deadline:
         """Return when the last poll has to start so that its answer comes in time.
 
         Twice the usual round trip, at most a tenth of the whole wait, so that a short wait is not
-        eaten by its own margin.
+        eaten by its own margin. Where a tenth is less than an answer takes, a poll so late is none:
+        then half as much again as the round trip, if the wait is four times as long as that.
         """
         if self.timeout is None:
             return math.inf
-        return self.at - min(2 * round_trip, self.timeout / 10)
+        margin, needed = self.timeout / 10, 1.5 * round_trip
+        if margin < needed <= self.timeout / 4:
+            margin = needed
+        return self.at - min(2 * round_trip, margin)
 
 
 #: For those who wait as long as it takes.

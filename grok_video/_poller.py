@@ -331,7 +331,7 @@ class Poller:
     def _stalled(self, now: float) -> JobTimeout:
         silence = now - self._changed_at
         error = JobTimeout(
-            f"job {self.request_id} is {self._words()} and has shown nothing new for {silence:.3g} "
+            f"job {self.request_id} is {self._words()} and has shown nothing new for {silence:.0f} "
             f"s (stalled_after={self.session.polling.stalled_after:g}); it may go on and may be "
             f"billed. {resume_hint(self.request_id)}",
             request_id=self.request_id,
@@ -359,7 +359,11 @@ class Poller:
         said = f"is still {self._words()} {after}; it goes on and may be billed."
         failure = self._passing_error
         if wish is not None:
-            said += f" The server asks for no poll in the next {wish:.0f} s, which is past the end."
+            said = (
+                f"is {self._words()}, and the server asks for no poll in the next {wish:.0f} s, "
+                f"which is past the end of this wait of {deadline.timeout:g} s; it goes on and may "
+                "be billed."
+            )
         elif failure is not None and self._may_be_mistyped and is_unknown(failure):
             said = (
                 f"is not known to the API {after}; check the id, or ask again, as a new job may "

@@ -115,3 +115,34 @@ def test_many_that_fail_at_one_moment_are_one_failure_to_wait_for() -> None:
     for _ in range(3):
         gate.failed(NOT_SENT, 0.0, alone=True)
     assert 2.0 <= gate.not_before <= 4.0, "one after another they are three"
+
+
+def test_time_in_which_nobody_wanted_a_create_is_no_trouble() -> None:
+    """A slow manifest: two that failed twenty minutes apart are no outage of twenty minutes."""
+    now = 0.0
+    gate = Gate(Retry(base=0.001), random.Random(0), 3, lambda: now)
+    for _ in range(2):
+        gate.enter()
+        gate.failed(NOT_SENT, now, alone=False)
+        gate.leave()
+        now += PATIENCE + 300
+    assert gate.stopped is None
+    gate.enter()
+    now += PATIENCE + 1  # in which it was tried all the time
+    gate.failed(NOT_SENT, now, alone=True)
+    assert gate.stopped is not None
+
+
+async def test_who_is_alone_waits_for_what_the_server_wished_meanwhile() -> None:
+    gate = new_gate()
+    began = current_time()
+    gate.not_before = began + 0.4
+    async with anyio.create_task_group() as tasks:
+
+        async def send() -> None:
+            async with gate.turn():
+                assert current_time() >= began + 0.6
+
+        tasks.start_soon(send)
+        await anyio.wait_all_tasks_blocked()
+        gate.not_before = began + 0.6

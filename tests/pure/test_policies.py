@@ -127,6 +127,8 @@ def test_policies_are_values(policy: object) -> None:
 
 def test_the_last_poll_lies_inside_the_deadline() -> None:
     assert Deadline.after(100, 60).last_poll_at(0.5) == 159
+    assert Deadline.after(100, 8).last_poll_at(0.5) == pytest.approx(107.2)
+    assert Deadline.after(100, 3).last_poll_at(0.5) == pytest.approx(102.25)
     assert Deadline.after(100, 1).last_poll_at(0.5) == pytest.approx(100.9)
     assert Deadline.after(100, None).last_poll_at(0.5) == math.inf
     assert Deadline.after(100, 60).remaining(170) == 0
