@@ -229,8 +229,6 @@ class Poller:
         self._passing_error = error.with_traceback(None)
         delay = self.session.retry.poll_delay(error, self._failures, self.session.random)
         self._due = now + min(delay, passes - self._age(now))
-        if isinstance(error, APIError) and error.retry_after is not None:
-            self._not_before = now + error.retry_after
         logger.info("poll of job %s failed in passing: %s", self.request_id, error)
         self._polls += 1
 
@@ -253,6 +251,10 @@ class Poller:
             )
             self._heard = heard if len(heard.body) < _WORTH_KEEPING else None
             self._accept(heard.snapshot, ended, hint)
+        except APIError as error:
+            if error.retry_after is not None:
+                self._not_before = current_time() + error.retry_after
+            raise
         finally:
             # However it ended: the others go on, and if this task was cancelled, one takes over.
             self._asking = self.is_on_its_way = False

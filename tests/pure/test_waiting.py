@@ -172,6 +172,24 @@ def test_the_last_poll_of_a_wait_is_the_last_one(latency: float) -> None:
     assert all(gap > 1.9 for gap in gaps[:-1])
 
 
+def test_a_pause_that_the_server_wants_is_kept_whoever_heard_of_it() -> None:
+    provider = Provider(seconds=600, latency=0.1)
+
+    async def main(client: AsyncClient) -> None:
+        job = await client.submit("drift")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(job.result, 1000)
+            await anyio.sleep(12)
+            provider.failing = [answer(503, {"error": "busy"}, **{"retry-after": "300"})]
+            with pytest.raises(ServerError):
+                await job.refresh()
+            heard_at = anyio.current_time()
+        later = [one for one in provider.polls[job.request_id] if one > heard_at]
+        assert later[0] > heard_at + 299
+
+    run(main, provider, polling=Polling.fixed(5))
+
+
 def test_the_last_poll_of_many_waits_is_one() -> None:
     provider = Provider(seconds=1e9, latency=0.01)
 
