@@ -39,7 +39,7 @@ class AsyncBatch:
     def __init__(self, session: Session, requests: BatchSource, settings: Settings) -> None:
         require_source(requests)
         self._session = session
-        #: None once it is entered: whoever reads them ends them, in the thread that began.
+        #: None once it is entered, by one task alone; whoever reads them ends them, in its thread.
         self._requests: BatchSource | None = requests
         self._settings = settings
         #: Made on entering: only then is there an event loop, and somebody who ends it.
@@ -60,18 +60,23 @@ class AsyncBatch:
         self._entered().course.stop("stop() was called")
 
     async def __aenter__(self) -> Self:
-        requests = self._requests
+        requests, self._requests = self._requests, None
         if requests is None:
             message = "a batch is run once; make another one with the same ledger to go on"
             raise ConfigurationError(message)
-        await self._session.ready_transport()  # a closed client must say so before a ledger is made
-        await load_anyio()
-        await load("grok_video._batchrun")
-        from grok_video._batchrun import BatchRun
+        try:
+            # A closed client must say so before a ledger is made.
+            await self._session.ready_transport()
+            await load_anyio()
+            await load("grok_video._batchrun")
+            from grok_video._batchrun import BatchRun
 
-        run = BatchRun(self._session, requests, self._settings)
-        await run.begin()
-        self._run, self._requests = run, None
+            run = BatchRun(self._session, requests, self._settings)
+            await run.begin()
+        except BaseException:
+            self._requests = requests
+            raise
+        self._run = run
         return self
 
     async def __aexit__(

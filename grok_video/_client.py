@@ -28,6 +28,7 @@ from grok_video._polling import Polling
 from grok_video._redaction import lift, redact_url, veil
 from grok_video._requests import (
     DEFAULT_MODEL,
+    Destination,
     VideoRequest,
     refuse,
     refuse_unknown,
@@ -282,6 +283,7 @@ class AsyncClient:
         )
         if save_to is not None:
             require_path("save_to", save_to)
+            save_to = Destination.of(save_to)
             if request.is_delivered:
                 limit = "must be left out where output.upload_url has the provider deliver the file"
                 raise refuse("save_to", save_to, limit)

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, Self
 
 import anyio
+import anyio.lowlevel
 
 from grok_video._errors import (
     GrokVideoError,
@@ -29,11 +30,16 @@ from grok_video._requests import refuse, require_positive
 from grok_video._transports._loops import Bell, current_time
 
 if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
     from grok_video._poller import Poller
 
 #: Seconds for which polls on their way keep back a job that has finished: most answers are here in
 #: half a second, and one that hangs may take a minute.
 _PATIENCE: Final = 1.0
+#: Steps of one client that may stand in line for their turn: each costs a task, and is called off
+#: and begun anew whenever some job has finished.
+_IN_LINE: Final = 16
 
 
 class Completion:
@@ -91,6 +97,39 @@ def _checked(jobs: Iterable[AsyncJob]) -> list[AsyncJob]:
     return list(dict.fromkeys(given))
 
 
+class _Line:
+    """The jobs of one client: when each is due, and how many are being asked about."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        #: (due, tie-breaker, poller): the number keeps the heap from comparing pollers.
+        self.waiting: list[tuple[float, int, Poller]] = []
+        #: Steps under way, each with what calls it off.
+        self.steps: dict[Poller, anyio.CancelScope] = {}
+
+    @property
+    def has_room(self) -> bool:
+        """True as long as one more step would not only stand in line behind the others."""
+        if len(self.steps) >= self._most:
+            return False
+        return sum(not poller.is_on_its_way for poller in self.steps) < _IN_LINE
+
+    @property
+    def due(self) -> float:
+        """When the next step may begin, as far as that is known now."""
+        return self.waiting[0][0] if self.waiting and self.has_room else math.inf
+
+    def call_off(self) -> None:
+        """Let no step keep back what has finished, for longer than its answer takes."""
+        for poller, scope in self.steps.items():
+            if poller.is_on_its_way:
+                # Cut off, it would cost its connection.
+                patience = max(_PATIENCE, 2.0 * poller.session.round_trip)
+                scope.deadline = anyio.current_time() + patience
+            else:
+                scope.cancel()
+
+
 class _Pump:
     def __init__(self, jobs: list[AsyncJob], deadline: Deadline) -> None:
         self._deadline = deadline
@@ -100,13 +139,15 @@ class _Pump:
         self._left: dict[Poller, tuple[int, AsyncJob]] = {
             poller_of(job): (number, job) for number, job in enumerate(jobs)
         }
-        #: (due, tie-breaker, poller): the number keeps the heap from comparing pollers.
-        self._waiting: list[tuple[float, int, Poller]] = []
-        #: Steps under way, each with what calls it off.
-        self._steps: dict[Poller, anyio.CancelScope] = {}
+        #: Of these, the ones whose end was not heard: whoever takes one out has heard it.
+        self._unheard = dict.fromkeys(self._left)
         #: Jobs that need no more polls in this wait, each with why.
         self._given_up: dict[Poller, JobTimeout] = {}
         self._news = Bell()
+        sessions = {poller.session for poller in self._left}
+        self._lines = {session: _Line(session.limits.connections) for session in sessions}
+        #: Of the clients whose jobs are waited for, as long as they are open.
+        self._open = {session.lifetime for session in sessions}
         for poller in list(self._left):
             # Others may wait for it too, and hear of its end before.
             poller.follow(self._hear)
@@ -114,15 +155,10 @@ class _Pump:
                 self._hear(poller)
             else:
                 self._plan(poller)
-        sessions = {poller.session for poller in self._left}
-        #: Steps that may be under way: more would only stand in line for a connection.
-        self._most = sum(session.limits.connections for session in sessions)
-        #: Of the clients whose jobs are waited for, as long as they are open.
-        self._open = {session.lifetime for session in sessions}
 
     @property
     def is_open(self) -> bool:
-        return bool(self._finished or self._left)
+        return bool(self._left or self._finished)
 
     @property
     def waiting(self) -> list[str]:
@@ -130,49 +166,59 @@ class _Pump:
         return [poller.request_id for poller in list(self._left)]
 
     async def next_finished(self) -> list[AsyncJob]:
-        """Return the jobs that finished since the last call, waiting for the first of them."""
-        if not self._finished:
+        """Return the jobs that finished since the last call, waiting for the first of them.
+
+        Raises `StopAsyncIteration` if there are none left, and `JobTimeout` if no more can be had.
+        """
+        while not self._finished:
+            if not self._left:
+                raise StopAsyncIteration
+            if self._is_given_up:
+                raise self._timeout()
             await self._run_until_one_finishes()
-        if not self._finished:
-            raise self._timeout()
         found, self._finished = self._finished, []
         return found
 
+    @property
+    def _is_given_up(self) -> bool:
+        return len(self._given_up) >= len(self._left)
+
     async def _run_until_one_finishes(self) -> None:
         async with anyio.create_task_group() as tasks:
-            while not self._finished and len(self._given_up) < len(self._left):
+            while not self._finished and not self._is_given_up:
                 self._heed_closing()
-                now = current_time()
-                while self._has_room and self._waiting and self._waiting[0][0] <= now:
-                    _, _, poller = heapq.heappop(self._waiting)
-                    if poller in self._left:
-                        self._steps[poller] = anyio.CancelScope()
-                        tasks.start_soon(self._step, poller)
-                more = self._has_room and self._waiting
-                await self._sleep_until(self._waiting[0][0] if more else math.inf)
-            self._call_off()
+                started = [self._start_steps(line, tasks) for line in self._lines.values()]
+                if any(started):
+                    await anyio.lowlevel.checkpoint()  # then it shows which of them stand in line
+                    continue
+                await self._sleep_until(min(line.due for line in self._lines.values()))
+            for line in self._lines.values():
+                line.call_off()
 
-    @property
-    def _has_room(self) -> bool:
-        return len(self._steps) < self._most
-
-    def _call_off(self) -> None:
-        """Let no step keep back what has finished, for longer than its answer takes."""
-        for poller, scope in self._steps.items():
-            if poller.is_on_its_way:
-                # Cut off, it would cost its connection.
-                scope.deadline = anyio.current_time() + _PATIENCE
-            else:
-                scope.cancel()
+    def _start_steps(self, line: _Line, tasks: TaskGroup) -> bool:
+        """Start the steps that are due, a few at a time; return whether there were any."""
+        now, started = current_time(), False
+        while line.due <= now:
+            _, _, poller = heapq.heappop(line.waiting)
+            if poller not in self._unheard:
+                continue
+            if poller.due_within(self._deadline) > now:
+                self._plan(poller)  # somebody else has heard to wait longer
+                continue
+            line.steps[poller] = anyio.CancelScope()
+            tasks.start_soon(self._step, line, poller)
+            started = True
+        return started
 
     def _heed_closing(self) -> None:
         """Plan the jobs of a client that was closed meanwhile for now: each will say so."""
         over = {lifetime for lifetime in self._open if lifetime.is_over}
         if over:
             self._open -= over
-            entries, self._waiting = self._waiting, []
-            for _, _, poller in entries:
-                self._plan(poller)
+            for line in self._lines.values():
+                entries, line.waiting = line.waiting, []
+                for _, _, poller in entries:
+                    self._plan(poller)
 
     async def _sleep_until(self, due: float) -> None:
         watches = [(lifetime, lifetime.watch(self._news)) for lifetime in self._open]
@@ -185,10 +231,13 @@ class _Pump:
     def _has_news(self) -> bool:
         return bool(self._finished) or any(lifetime.is_over for lifetime in self._open)
 
-    async def _step(self, poller: Poller) -> None:
+    async def _step(self, line: _Line, poller: Poller) -> None:
         try:
-            with self._steps[poller]:
-                await poller.step(self._deadline, self._began)
+            with line.steps[poller]:
+                if not poller.is_finished:
+                    await poller.step(self._deadline, self._began)
+            if poller.is_finished:
+                self._hear(poller)
         except JobTimeout as error:
             if error.stalled_for is not None:
                 self._hear(poller)  # its own trouble, as below
@@ -198,7 +247,7 @@ class _Pump:
             # The API refuses to say (401, 404): this job's own trouble, told by its `result()`.
             self._hear(poller)
         finally:
-            del self._steps[poller]
+            del line.steps[poller]
             # Also if it was called off, or whoever waits was cancelled: they may come again.
             if poller not in self._given_up:
                 self._plan(poller)
@@ -206,17 +255,18 @@ class _Pump:
 
     def _hear(self, poller: Poller) -> None:
         """A job has come to an end; perhaps in another thread."""
-        found = self._left.pop(poller, None)
-        if found is not None:
+        if self._unheard.pop(poller, self) is None:
+            # At each moment it is among those that are left, or among those that have finished.
+            self._finished.append(self._left[poller][1])
             self._given_up.pop(poller, None)
-            self._finished.append(found[1])
+            del self._left[poller]
             self._news.ring()
 
     def _plan(self, poller: Poller) -> None:
         found = self._left.get(poller)
-        if found is not None:
-            due = poller.due_within(self._deadline)
-            heapq.heappush(self._waiting, (due, found[0], poller))
+        if found is not None and poller in self._unheard:
+            entry = (poller.due_within(self._deadline), found[0], poller)
+            heapq.heappush(self._lines[poller.session].waiting, entry)
 
     def _timeout(self) -> JobTimeout:
         left = dict(self._left)  # other threads go on meanwhile

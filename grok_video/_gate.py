@@ -198,7 +198,7 @@ class Turn:
             try:
                 # Again, as one that was on its way may have heard meanwhile to wait longer.
                 while (left := gate.not_before - gate.clock()) > 0:  # noqa: ASYNC110 - until a time
-                    await anyio.sleep(left)
+                    await anyio.sleep(max(left, 1e-3))  # less may be nothing to a clock
             finally:
                 gate.waiting.discard(scope)
 

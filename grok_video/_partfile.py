@@ -22,6 +22,7 @@ from grok_video import _disk
 from grok_video._errors import DestinationError, resume_hint
 from grok_video._partrecord import Record
 from grok_video._ranges import Version
+from grok_video._requests import Destination
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,9 +70,10 @@ class _Place:
     """The names of one download: the destination, its part and the part's record."""
 
     def __init__(self, destination: str | os.PathLike[str]) -> None:
-        name = os.fsdecode(destination)
+        destination = Destination.of(destination)
+        name = destination.shown
         self.shown = Path(name)
-        self.file = Path(os.path.abspath(name))  # noqa: PTH100 - resolve() would follow a link
+        self.file = Path(os.path.abspath(destination))  # noqa: PTH100 - resolve() would follow a link
         self.names_folder = name.endswith(("/", os.sep)) or not self.file.name
         stem = self.file.name or "video"
         if len(os.fsencode(stem)) + len(".part.json") > _LONGEST_NAME:
@@ -104,9 +106,25 @@ class _Place:
                     return _TAKEN
             if not os.access(folder, os.W_OK | os.X_OK):
                 return f"the folder {folder} cannot be written to"
+            if self._is_not_ours():
+                return f"{self.part.name} is not a file of ours; move it away"
+            Record(self.record, "").check()
         except OSError as error:
             return _disk.words(error)
         return None
+
+    def _is_not_ours(self) -> bool:
+        """Return whether somebody else has something under the part's name."""
+        try:
+            found = self.part.lstat()
+        except FileNotFoundError:
+            return False
+        # The record is written before the first byte, so a part without one is not ours. (One that
+        # is given its name just now has that before its record goes, or a second one.)
+        is_part = stat.S_ISREG(found.st_mode) and (
+            not found.st_size or found.st_nlink > 1 or self.record.exists()
+        )
+        return not is_part and os.path.lexists(self.part)
 
 
 def check(destination: str | os.PathLike[str], *, overwrite: bool, request_id: str | None) -> None:
@@ -159,10 +177,10 @@ class PartFile:
         sha256: bool,
         request_id: str,
     ) -> None:
+        self._destination = Destination.of(destination)
         #: The destination, as the caller named it.
-        self.path = Path(os.fsdecode(destination))
-        self._destination = destination
-        self._place: _Place  # made by `open`: asking for the current folder is a system call
+        self.path = Path(self._destination.shown)
+        self._place: _Place  # made by `open`
         self._record: Record
         self._overwrite = overwrite
         self._request_id = request_id
@@ -303,24 +321,31 @@ class PartFile:
             self._closed = True
             if self._descriptor < 0:
                 return 0
-            with contextlib.suppress(DestinationError, OSError):
-                self._store(batch)
-            is_here = _disk.is_at(self._descriptor, self._place.part)
-            is_whole = is_here and os.fstat(self._descriptor).st_size == self.size
-            kept = self.size if is_whole and self.version.is_provable else 0
-            if not is_here:
-                pass  # what has its name now is somebody's
-            elif kept:
-                with contextlib.suppress(OSError):
-                    self._seal()
-            else:
-                if os.name == "nt":  # an open file cannot be removed there
-                    self._release()
-                with contextlib.suppress(OSError):
-                    self._place.part.unlink(missing_ok=True)
-                self._record.remove()
-            self._release()
-            return kept
+            try:
+                return self._close(batch)
+            except OSError:
+                return 0
+            finally:
+                self._release()
+
+    def _close(self, batch: Batch) -> int:
+        with contextlib.suppress(DestinationError, OSError):
+            self._store(batch)
+        is_here = _disk.is_at(self._descriptor, self._place.part)
+        is_whole = is_here and os.fstat(self._descriptor).st_size == self.size
+        kept = self.size if is_whole and self.version.is_provable else 0
+        if not is_here:
+            pass  # what has its name now is somebody's
+        elif kept:
+            with contextlib.suppress(OSError):
+                self._seal()
+        else:
+            if os.name == "nt":  # an open file cannot be removed there
+                self._release()
+            with contextlib.suppress(OSError):
+                self._place.part.unlink(missing_ok=True)
+            self._record.remove()
+        return kept
 
     # --- under the lock --------------------------------------------------------------------------
 
@@ -474,7 +499,7 @@ def refusal(
     destination: str | os.PathLike[str], problem: str, request_id: str | None
 ) -> DestinationError:
     """Return the error that tells why a video cannot be put there."""
-    shown = Path(os.fsdecode(destination))
+    shown = Path(Destination.of(destination).shown)
     error = DestinationError(
         f"the video of job {request_id} cannot be saved as {shown}: {problem}. "
         f"{resume_hint(request_id)}"

@@ -84,6 +84,7 @@ class Record:
             "etag": version.etag,
             "modified": version.modified,
             "total": version.total,
+            "weak": version.weak,
             "boot": _disk.boot(),
         }
         with self._open(os.O_RDWR | os.O_CREAT) as file:
@@ -161,9 +162,11 @@ def _version(facts: Any, request_id: str) -> Version | None:  # noqa: ANN401 - J
     if facts.get("boot") != _disk.boot():
         return None
     etag, modified, total = facts.get("etag"), facts.get("modified"), facts.get("total")
+    weak = facts.get("weak")
     version = Version(
         strong(etag) if isinstance(etag, str) else None,
         modified if isinstance(modified, str) else None,
         total if isinstance(total, int) else None,
+        weak if isinstance(weak, str) else None,
     )
     return version if version.is_provable else None

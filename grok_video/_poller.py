@@ -8,6 +8,7 @@ inside it, and every error has the request_id.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import TYPE_CHECKING, Final
 from weakref import WeakMethod
@@ -88,7 +89,7 @@ class Poller:
         #: True while that poll has its turn: before, nothing is lost with it.
         self.is_on_its_way = False
         #: Who is told of the end, as long as they are there.
-        self._followers: tuple[WeakMethod[Callable[[Poller], None]], ...] = ()
+        self._followers: dict[WeakMethod[Callable[[Poller], None]], None] = {}
         self._news = Bell()
         if request is not None:
             self._changed_at = current_time()
@@ -238,7 +239,7 @@ class Poller:
         Raises `TooLate` as `Session.poll` does.
         """
         self._asking = True
-        self._polled_at = now
+        before, self._polled_at = self._polled_at, now
         try:
             heard, ended, hint = await self.session.poll(
                 self._url,
@@ -251,9 +252,12 @@ class Poller:
             )
             self._heard = heard if len(heard.body) < _WORTH_KEEPING else None
             self._accept(heard.snapshot, ended, hint)
-        except APIError as error:
-            if error.retry_after is not None:
+        except (GrokVideoError, TooLate) as error:
+            if isinstance(error, APIError) and error.retry_after is not None:
                 self._not_before = current_time() + error.retry_after
+            raise
+        except BaseException:
+            self._polled_at = before  # broken off, and nothing was heard
             raise
         finally:
             # However it ended: the others go on, and if this task was cancelled, one takes over.
@@ -268,14 +272,18 @@ class Poller:
 
         That is in whichever thread learns it, and as long as somebody holds the method's object.
         """
-        alive = [one for one in self._followers if one() is not None]
-        self._followers = (*alive, WeakMethod(follower))
+        for one in self._followers.copy():
+            if one() is None:
+                self._followers.pop(one, None)
+        self._followers[WeakMethod(follower)] = None
 
     def _tell_followers(self) -> None:
-        followers, self._followers = self._followers, ()
-        for one in followers:
-            if (follower := one()) is not None:
-                follower(self)
+        # One at a time, as other threads may do the same, or have new ones follow.
+        while self._followers:
+            with contextlib.suppress(KeyError):
+                one, _ = self._followers.popitem()
+                if (follower := one()) is not None:
+                    follower(self)
 
     def _accept(self, snapshot: Snapshot, now: float, hint: float | None) -> None:
         self._failures = 0

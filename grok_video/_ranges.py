@@ -38,6 +38,8 @@ class Version:
     modified: str | None = None
     #: Length of the whole file in bytes; None where the server did not say.
     total: int | None = None
+    #: A weak ETag as it came. Equal ones prove nothing; two that differ are of different bytes.
+    weak: str | None = None
 
     @property
     def is_provable(self) -> bool:
@@ -50,6 +52,8 @@ class Version:
             return False
         if self.etag is not None or other.etag is not None:
             return self.etag == other.etag
+        if None not in (self.weak, other.weak) and self.weak != other.weak:
+            return False  # of one second, perhaps
         return self.modified is not None and self.modified == other.modified
 
 
@@ -143,8 +147,10 @@ def request_headers(have: int, version: Version) -> dict[str, str]:
 
 def version_of(headers: Mapping[str, str], *, total: int | None) -> Version:
     """Return the version that an answer's headers name."""
-    etag = strong(headers.get("etag", "").strip())
-    return Version(etag, headers.get("last-modified") or None, total)
+    tag = headers.get("etag", "").strip()
+    etag = strong(tag)
+    weak = tag if tag and etag is None else None
+    return Version(etag, headers.get("last-modified") or None, total, weak)
 
 
 def strong(etag: str) -> str | None:

@@ -67,6 +67,10 @@ _VERSIONS: Final = 4
 #: Bytes that count as something new: a server that gives one byte for each request is broken.
 _PROGRESS: Final = 2**16
 _REDIRECTS: Final = 5
+#: Content codings that were not asked for, and that no video is served in by mistake of a word.
+_COMPRESSED: Final = frozenset(
+    {"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"}
+)
 #: Bytes until the end of the first box's type: an MP4 file starts with its length and "ftyp".
 _HEAD: Final = 8
 
@@ -233,13 +237,15 @@ class Transfer:
     def _begin(self, answer: StreamedAnswer, follows: Follows) -> _Intake:
         """Return what takes in the body of this answer."""
         self._check_size(follows.version.total)
-        if answer.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        coding = answer.headers.get("content-encoding", "").strip().lower()
+        if coding in _COMPRESSED:  # any other word is somebody's mistake: the first bytes decide
             raise self.error(NotAVideo, "what the link serves is compressed, unasked")
         skip = self.have - follows.start
         anew = self.have == 0
         if skip and not follows.version.is_same(self.version):
             self._count_change()
             self._forget("the file turned out to be another one")
+            self._reached = 0
             skip, anew = 0, True
         if not anew:
             self.version = evolve(self.version, total=follows.version.total or self.total)
@@ -263,6 +269,7 @@ class Transfer:
         if self.have - self._reached >= _PROGRESS:
             self._reached = self.have
             self._failures = self._deaths = 0
+            self._whole_only = False
             if self.have > MOST_BYTES:
                 self._check_size(self.have)
 
@@ -324,6 +331,8 @@ class Transfer:
         delay = self._retry.poll_delay(failure, failures, self._random)
         wish = failure.retry_after if isinstance(failure, APIError) else None
         left = self._deadline.remaining(current_time())
+        if delay >= left > 1.0 and (wish or 0.0) < left:
+            delay = left - 1.0  # the last attempt lies inside
         if delay >= left or (wish or 0.0) > self._retry.patience:
             asked = f", and asks to wait {wish:g} s" if wish is not None else ""
             why = f"{failure.message.rstrip('.')}{asked}"
@@ -359,7 +368,7 @@ class Transfer:
         return self.error(
             DownloadTimeout,
             f"the deadline of {self._deadline.timeout:g} s ended the download after "
-            f"{self.have}{of} bytes; downloading again continues it",
+            f"{self.have}{of} bytes",
         )
 
 
@@ -436,6 +445,8 @@ class _Intake:
             transfer.boxes = Boxes() if self._version.total is None else None
             if transfer.restartable:
                 pieces = (self._version,)
+        if self._end is not None:
+            chunk = chunk[: max(0, self._end - transfer.have)]
         if chunk:
             transfer.have += len(chunk)
             transfer.note_progress()

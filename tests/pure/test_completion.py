@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
+import random
 
 import anyio
 import pytest
 import trio
 
-from grok_video import AsyncClient, AsyncJob, JobTimeout, Limits, Polling
+from grok_video import AsyncClient, AsyncJob, JobTimeout, Limits, Polling, ServerError
 from grok_video._job import poller_of
 from grok_video._poller import Poller
 from grok_video._transports._base import Answer
@@ -171,3 +172,148 @@ def test_waits_that_were_given_up_are_not_remembered_by_their_jobs() -> None:
         assert len(poller._followers) == 1
 
     run(main, Provider(seconds=1e9), polling=Polling.fixed(1))
+
+
+def test_an_end_that_was_not_told_is_found_with_the_next_step_and_without_a_poll() -> None:
+    """Whoever follows at the very moment in which another thread does may not be heard."""
+    provider = Provider(seconds=3, latency=0.1)
+
+    async def main(client: AsyncClient) -> None:
+        [job] = await submitted(client, 1)
+        completing = client.as_completed([job])
+
+        async def finish() -> None:
+            await anyio.sleep(4)
+            poller_of(job)._followers.clear()
+            await job.refresh()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(finish)
+            assert await anext(completing) is job
+        assert len(provider.polls[job.request_id]) <= 2
+
+    run(main, provider, polling=Polling.fixed(5))
+
+
+def test_one_job_that_may_not_be_asked_about_takes_no_place_from_the_others() -> None:
+    class Pausing(Provider):
+        async def get(self, url: str) -> Answer:
+            found = await super().get(url)
+            if url.endswith("job-0"):
+                return answer(503, SLOW_DOWN, **{"retry-after": "3600"})
+            return found
+
+    provider = Pausing(seconds=30)
+
+    async def main(client: AsyncClient) -> None:
+        [paused, other] = await submitted(client, 2)
+        began = anyio.current_time()
+        completing = client.as_completed([paused, other])
+        async with anyio.create_task_group() as tasks:
+
+            async def refresh() -> None:
+                await anyio.sleep(2)
+                with pytest.raises(ServerError):
+                    await paused.refresh()
+
+            tasks.start_soon(refresh)
+            assert await anext(completing) is other
+        assert anyio.current_time() - began < 40
+
+    run(main, provider, polling=Polling.fixed(5), limits=Limits(connections=1))
+
+
+def test_a_client_whose_server_wants_a_pause_keeps_back_no_job_of_another_client() -> None:
+    class Pausing(Provider):
+        async def get(self, url: str) -> Answer:
+            await super().get(url)
+            return answer(429, SLOW_DOWN, **{"retry-after": "3600"})
+
+    provider = Provider(seconds=30)
+
+    async def main(client: AsyncClient) -> None:
+        mine = await submitted(client, 3)
+        words = {"limits": Limits(connections=5), "polling": Polling.fixed(5)}
+        async with AsyncClient("k", transport=Pausing(), **words) as other:
+            theirs = [other.job(f"their-{n}") for n in range(50)]
+            began, seen = anyio.current_time(), []
+            completing = other.as_completed([*theirs, *mine])
+            while len(seen) < 3:
+                seen.append(await anext(completing))
+            assert set(seen) == set(mine)
+            assert anyio.current_time() - began < 45
+
+    run(main, provider, polling=Polling.fixed(5))
+
+
+class Varying(Provider):
+    """Answers take between `soonest` and `latest` seconds."""
+
+    soonest, latest = 1.0, 3.75
+
+    async def get(self, url: str) -> Answer:
+        self.latency = self.chance.uniform(self.soonest, self.latest)
+        return await super().get(url)
+
+    chance = random.Random(1)
+
+
+def test_polls_that_were_called_off_are_not_the_last_ones() -> None:
+    provider = Varying(seconds=0)
+
+    async def main(client: AsyncClient) -> None:
+        jobs = [client.job((await client.submit("drift")).request_id) for _ in range(12)]
+        client._session.round_trip = 3.0
+        given = [job async for job in client.as_completed(jobs, timeout=60)]
+        assert set(given) == set(jobs)
+
+    run(main, provider, polling=Polling.fixed(55), limits=Limits(connections=20))
+
+
+def test_polls_that_were_called_off_find_no_job_stalled() -> None:
+    provider = Varying(seconds=200)
+
+    async def main(client: AsyncClient) -> None:
+        slow = await submitted(client, 6)
+        provider.seconds = 45
+        quick = await submitted(client, 6)
+        provider.born |= {job.request_id: anyio.current_time() - 45 for job in quick}
+        completing, seen = client.as_completed([*slow, *quick], timeout=190), []
+        for _ in quick:
+            seen.append(await anext(completing))
+        for job in set(seen) & set(slow):
+            assert len(provider.polls[job.request_id]) >= 1
+            assert job.snapshot is not None
+
+    run(main, provider, polling=Polling(interval=49, adaptive=False, stalled_after=50))
+
+
+def test_a_slow_server_is_asked_hardly_more_often_than_once_for_each_job() -> None:
+    provider = Varying(seconds=0)
+    provider.soonest, provider.latest = 0.5, 3.0
+
+    async def main(client: AsyncClient) -> None:
+        jobs = [client.job((await client.submit("drift")).request_id) for _ in range(300)]
+        assert len([job async for job in client.as_completed(jobs)]) == 300
+
+    run(main, provider, limits=Limits(polls_per_second=None))
+    assert sum(map(len, provider.polls.values())) < 300 * 1.25
+
+
+def test_two_may_share_one_iterator() -> None:
+    async def main(client: AsyncClient) -> None:
+        jobs = await submitted(client, 20)
+        completing, seen = client.as_completed(jobs), []
+
+        async def take() -> None:
+            async for job in completing:
+                seen.append(job)
+                await anyio.sleep(0.1)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(take)
+            tasks.start_soon(take)
+        assert len(seen) == 20
+        assert set(seen) == set(jobs)
+
+    run(main, Provider(seconds=7), polling=Polling.fixed(1))

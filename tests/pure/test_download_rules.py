@@ -6,6 +6,7 @@ import math
 import pickle
 
 import pytest
+from attrs import evolve
 
 from grok_video import RateLimited, ServerError
 from grok_video._partfile import Batch
@@ -91,8 +92,10 @@ def test_the_rest_is_asked_for_and_all_of_it_if_the_file_changed() -> None:
 
 @pytest.mark.parametrize("etag", ['W/"v1"', "v1", '"', '""', ""])
 def test_a_weak_or_broken_etag_proves_nothing(etag: str) -> None:
-    assert version_of({"etag": etag}, total=5) == Version(total=5)
-    assert not version_of({"etag": etag}, total=5).is_provable
+    version = version_of({"etag": etag}, total=5)
+    assert (version.etag, version.total) == (None, 5)
+    assert not version.is_provable
+    assert not version.is_same(version)
 
 
 def test_versions_are_the_same_only_if_that_can_be_proved() -> None:
@@ -103,6 +106,10 @@ def test_versions_are_the_same_only_if_that_can_be_proved() -> None:
     assert dated.is_same(dated)
     assert not dated.is_same(Version(etag=TAG, modified=dated.modified, total=5))
     assert not Version(total=5).is_same(Version(total=5))
+    weak = evolve(dated, weak='W/"1"')
+    assert weak.is_same(weak)
+    assert weak.is_same(dated)
+    assert not weak.is_same(evolve(dated, weak='W/"2"'))
 
 
 @pytest.mark.parametrize(
