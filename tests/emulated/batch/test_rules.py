@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from blockbuster import blockbuster_ctx
 
 from grok_video import (
     AsyncClient,
+    ConfigurationError,
     GrokVideoError,
     InvalidRequest,
+    LedgerError,
     Polling,
 )
 from grok_video.emulator import Emulator
@@ -55,6 +58,42 @@ async def test_a_batch_is_used_inside_its_context_and_once(client: AsyncClient) 
     with pytest.raises(StopAsyncIteration):
         await anext(batch)
     assert batch.summary.total == 0
+
+
+async def test_a_batch_that_two_tasks_enter_at_once_is_run_once(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    """Each would send all of it; without a ledger nothing else keeps them apart."""
+    batch = client.batch(requests(2))
+    ends: list[str] = []
+
+    async def enter() -> None:
+        try:
+            async with batch:
+                ends.extend([outcome.state async for outcome in batch])
+        except ConfigurationError as error:
+            assert "run once" in str(error)
+            ends.append("refused")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(enter)
+        tasks.start_soon(enter)
+    assert sorted(ends) == ["done", "done", "refused"]
+    assert grok_emulator.accepted == 2
+
+
+async def test_a_batch_that_could_not_be_entered_can_be_entered_later(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "a.sqlite"
+    ledger.write_bytes(b"something else")
+    batch = client.batch(iter(requests(2)), ledger=ledger)
+    with pytest.raises(LedgerError):
+        await batch.__aenter__()
+    ledger.unlink()
+    async with batch:
+        assert [outcome.state async for outcome in batch] == ["done", "done"]
+    assert grok_emulator.accepted == 2
 
 
 @pytest.mark.parametrize(
