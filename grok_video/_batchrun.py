@@ -86,7 +86,7 @@ class BatchRun:
             in_flight=len(self._keys),
             cost_usd=self.course.budget.spent,
             open_usd=self.course.budget.open,
-            stopped=self.course.gate.stopped,
+            stopped=self.course.stopped,
         )
 
     async def begin(self) -> None:

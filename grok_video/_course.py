@@ -45,12 +45,19 @@ class Course:
     timeout: float | None
     #: Raised when every outcome was told: what ended the batch before its manifest.
     failure: Exception | None = None
+    #: Why an item was not sent that could lead beyond the ceiling; the first one's reason.
+    left_for_money: str | None = None
     _news: anyio.Event = field(factory=anyio.Event)
 
     def place(self, key: str) -> Path:
         """Return where an item's file belongs; asked only where there is a folder."""
         assert self.out is not None  # noqa: S101 - for the type checker
         return self.out / file_name(self.name, key)
+
+    @property
+    def stopped(self) -> str | None:
+        """Why creates were not sent, or no more of them are."""
+        return self.gate.stopped or self.left_for_money
 
     def stop(self, reason: str, error: GrokVideoError | None = None) -> None:
         """No more creates are sent; the first reason stays."""

@@ -173,11 +173,13 @@ class ItemRun:
                 await course.news()
                 continue
             assert budget.ceiling is not None  # noqa: S101 - for the type checker: all fits without
-            course.stop(
+            # This one alone: what costs less may fit.
+            course.left_for_money = course.left_for_money or (
                 f"one more create (up to {dollars(self._price)}) could lead beyond max_cost_usd "
                 f"({dollars(budget.ceiling)}): {dollars(budget.spent)} are spent, and up to "
                 f"{dollars(budget.open)} more may be billed"
             )
+            raise Closed
         if self._gate.stopped is not None:
             raise Closed
         self._commit()
@@ -284,7 +286,7 @@ class ItemRun:
     def _not_sent_again(self, refusal: Exception) -> CreateOutcomeUnknown:
         reason = "creates were held back when its turn came"
         if isinstance(refusal, Closed):
-            reason = f"the batch sends no more: {self._gate.stopped}"
+            reason = f"the batch sends no more: {self._course.stopped}"
         elif isinstance(refusal, LedgerError):
             reason = refusal.message
         return CreateOutcomeUnknown(

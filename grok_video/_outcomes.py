@@ -122,7 +122,8 @@ class BatchSummary:
     in_doubt: tuple[str, ...]
     #: Keys of items that were not sent, the first 1,000; `counts` knows all.
     left: tuple[str, ...]
-    #: Why no more creates are sent; None where nothing stopped them.
+    #: Why no more creates are sent, or not those that could lead beyond the ceiling; None where
+    #: nothing stopped them.
     stopped: str | None
     #: Keys of items that failed or expired, each with why, the first 1,000; `counts` knows all.
     failed: tuple[tuple[str, str], ...] = ()

@@ -11,10 +11,12 @@ import pytest
 from grok_video import (
     AsyncClient,
     AuthenticationError,
+    BatchItem,
     GrokVideoError,
     InsufficientBalance,
     OutcomeState,
     Retry,
+    VideoRequest,
 )
 from grok_video import _gate as gate_module
 from grok_video.emulator import Emulator, faults
@@ -43,6 +45,20 @@ async def test_the_ceiling_is_kept_and_what_is_left_is_said(
     assert (summary.counts[OutcomeState.SKIPPED], summary.counts[OutcomeState.DONE]) == (11, 2)
     summary = await client.run_batch(requests(30), **words)
     assert summary.counts == {OutcomeState.SKIPPED: 13, OutcomeState.DONE: 17}
+
+
+@pytest.mark.parametrize("max_in_flight", [1, 5])
+async def test_what_is_too_dear_is_left_alone_and_what_fits_is_sent(
+    client: AsyncClient, grok_emulator: Emulator, max_in_flight: int
+) -> None:
+    dear = VideoRequest("drift", duration=15, resolution="1080p")
+    items = [BatchItem("dear", dear), *requests(4), BatchItem("dear too", dear)]
+    async with client.batch(items, max_cost_usd=1, max_in_flight=max_in_flight) as batch:
+        told = {one.key: one.state async for one in batch}
+    assert {key for key, state in told.items() if state == "left"} == {"dear", "dear too"}
+    assert grok_emulator.accepted == 4
+    assert batch.summary.stopped is not None
+    assert "one more create (up to 3.75 USD)" in batch.summary.stopped
 
 
 async def test_what_is_in_doubt_counts_against_the_ceiling(
