@@ -321,13 +321,15 @@ class Attempt:
             raise
         else:
             self._outcome = AttemptOutcome(Event.ACCEPTED, request_id=request_id)
-            life.info("job %s was accepted (%s)", request_id, self._request.model)
             try:
                 await self._note(Event.ACCEPTED, request_id)
             except BaseException as error:
                 if not name_job(error, request_id):
                     log_unheard(request_id)
                 raise
+            finally:
+                # After the record, as a program's handlers may take their time.
+                life.info("job %s was accepted (%s)", request_id, self._request.model)
 
     async def _note_unsent(self) -> None:
         failure = APITimeoutError(
