@@ -23,6 +23,16 @@ class Watcher:
         """Do nothing."""
 
 
+class PausedForOne(Provider):
+    """The server wants the first job left alone for an hour."""
+
+    async def get(self, url: str) -> Answer:
+        found = await super().get(url)
+        if url.endswith("job-0"):
+            return answer(503, SLOW_DOWN, **{"retry-after": "3600"})
+        return found
+
+
 async def submitted(client: AsyncClient, count: int) -> list[AsyncJob]:
     return [await client.submit("drift") for _ in range(count)]
 
@@ -44,14 +54,7 @@ def test_a_pause_that_the_server_wants_for_all_ends_the_wait_at_once_with_its_re
 
 
 def test_a_pause_that_the_server_wants_for_one_job_ends_no_wait_for_the_others() -> None:
-    class Pausing(Provider):
-        async def get(self, url: str) -> Answer:
-            found = await super().get(url)
-            if url.endswith("job-0"):
-                return answer(503, SLOW_DOWN, **{"retry-after": "3600"})
-            return found
-
-    provider = Pausing(seconds=30)
+    provider = PausedForOne(seconds=30)
 
     async def main(client: AsyncClient) -> None:
         jobs = await submitted(client, 3)
@@ -196,14 +199,7 @@ def test_an_end_that_was_not_told_is_found_with_the_next_step_and_without_a_poll
 
 
 def test_one_job_that_may_not_be_asked_about_takes_no_place_from_the_others() -> None:
-    class Pausing(Provider):
-        async def get(self, url: str) -> Answer:
-            found = await super().get(url)
-            if url.endswith("job-0"):
-                return answer(503, SLOW_DOWN, **{"retry-after": "3600"})
-            return found
-
-    provider = Pausing(seconds=30)
+    provider = PausedForOne(seconds=30)
 
     async def main(client: AsyncClient) -> None:
         [paused, other] = await submitted(client, 2)
