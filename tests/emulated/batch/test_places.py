@@ -31,7 +31,9 @@ async def test_a_file_put_in_the_place_of_one_that_was_still_fetched_is_kept(
     file, part = tmp_path / "videos" / "key-000.mp4", tmp_path / "videos" / "key-000.mp4.part"
     grok_emulator.script("download", [faults.Stall(30.0)])
     async with client.batch(requests(1), **words):
-        await until(part.exists)
+        # The request has to come for its fault; the part is there before.
+        await until(lambda: any(one.path.endswith(".mp4") for one in grok_emulator.requests))
+        assert part.exists()
     part.touch()  # as a death leaves it
     file.write_bytes(b"the work of a person")
     found = await outcomes(client, requests(1), **words)
