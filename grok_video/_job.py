@@ -191,6 +191,7 @@ class _Updates:
         self._poller = poller
         self._timeout = timeout
         self._deadline: Deadline | None = None
+        self._began = 0.0
         self._shown: Snapshot | None = None
 
     def __aiter__(self) -> Self:

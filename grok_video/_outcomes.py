@@ -41,7 +41,7 @@ class OutcomeState(enum.StrEnum):
     IN_DOUBT = "in_doubt"  #: may have been accepted and billed; no id is known
     PENDING = "pending"  #: accepted, and the wait for it ended; the same call goes on with it
     UNFETCHED = "unfetched"  #: done and paid, its file is not here yet; the same call fetches it
-    LEFT = "left"  #: not sent, because the batch had stopped sending; the same call sends it
+    LEFT = "left"  #: not sent: the batch had stopped, or it was too dear; the same call sends it
 
 
 @frozen

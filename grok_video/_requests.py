@@ -105,7 +105,7 @@ class Destination(os.PathLike[str]):
         self._path = self.shown
         if not os.path.isabs(self.shown):  # noqa: PTH117 - no Path is wanted
             with contextlib.suppress(FileNotFoundError):  # told by who writes
-                self._path = os.path.join(os.getcwd(), self.shown)  # noqa: PTH109, PTH118
+                self._path = os.path.join(os.getcwd(), self.shown)  # noqa: PTH109, PTH118 - as above
 
     @classmethod
     def of(cls, named: str | os.PathLike[str]) -> "Destination":

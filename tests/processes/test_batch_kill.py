@@ -68,9 +68,16 @@ def test_a_batch_survives_kills_in_the_window_between_sending_and_hearing(tmp_pa
 
 def test_the_server_is_killed_too_and_storms(tmp_path: Path) -> None:
     counted = run(
-        tmp_path, items=40, kills=4, forced=2, server_kills=2, storm=1.0, max_in_flight=8, seed=5,
+        tmp_path,
+        items=40,
+        kills=4,
+        forced=2,
+        server_kills=2,
+        storm=1.0,
+        max_in_flight=8,
+        seed=5,
         say=print,
-    )  # fmt: skip
+    )
     assert counted["storms"] == 1
     assert counted["extra"] == counted["lost"] == counted["early creates"] == 0
     assert counted["valid MP4s"] == 40

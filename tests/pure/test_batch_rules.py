@@ -112,7 +112,7 @@ def test_the_list_price(words: dict[str, Any], price: str) -> None:
 
 def test_what_is_no_request_has_no_price() -> None:
     with pytest.raises(InvalidRequest, match="must be a VideoRequest"):
-        list_price("drift")  # type: ignore[arg-type]
+        list_price("drift")  # type: ignore[arg-type]  # which is what is refused
 
 
 PRICES = st.decimals("0.01", "4", places=2)
