@@ -40,6 +40,8 @@ _PATIENCE: Final = 1.0
 #: Steps of one client that may stand in line for their turn: each costs a task, and is called off
 #: and begun anew whenever some job has finished.
 _IN_LINE: Final = 16
+#: Seconds between two looks at those who stand in line, while others are due behind them.
+_LOOK: Final = 0.1
 
 
 class Completion:
@@ -119,6 +121,14 @@ class _Line:
         """When the next step may begin, as far as that is known now."""
         return self.waiting[0][0] if self.waiting and self.has_room else math.inf
 
+    @property
+    def next_look(self) -> float:
+        """When to look again whether a step may begin, if nothing is heard before."""
+        if self.waiting and not self.has_room and len(self.steps) < self._most:
+            # Those in line have their turns without a word, and make room with that.
+            return max(self.waiting[0][0], current_time() + _LOOK)
+        return self.due
+
     def call_off(self) -> None:
         """Let no step keep back what has finished, for longer than its answer takes."""
         for poller, scope in self.steps.items():
@@ -191,7 +201,7 @@ class _Pump:
                 if any(started):
                     await anyio.lowlevel.checkpoint()  # then it shows which of them stand in line
                     continue
-                await self._sleep_until(min(line.due for line in self._lines.values()))
+                await self._sleep_until(min(line.next_look for line in self._lines.values()))
             for line in self._lines.values():
                 line.call_off()
 
@@ -243,6 +253,8 @@ class _Pump:
                 self._hear(poller)  # its own trouble, as below
             else:
                 self._given_up[poller] = error
+                if poller not in self._unheard:  # another thread heard of its end just now
+                    self._given_up.pop(poller, None)
         except GrokVideoError:
             # The API refuses to say (401, 404): this job's own trouble, told by its `result()`.
             self._hear(poller)

@@ -252,12 +252,12 @@ class Poller:
             )
             self._heard = heard if len(heard.body) < _WORTH_KEEPING else None
             self._accept(heard.snapshot, ended, hint)
-        except (GrokVideoError, TooLate) as error:
+        except GrokVideoError as error:
             if isinstance(error, APIError) and error.retry_after is not None:
                 self._not_before = current_time() + error.retry_after
             raise
         except BaseException:
-            self._polled_at = before  # broken off, and nothing was heard
+            self._polled_at = before  # broken off, or too late: nothing was heard
             raise
         finally:
             # However it ended: the others go on, and if this task was cancelled, one takes over.

@@ -318,3 +318,47 @@ def test_two_may_share_one_iterator() -> None:
         assert set(seen) == set(jobs)
 
     run(main, Provider(seconds=7), polling=Polling.fixed(1))
+
+
+class Hanging(Provider):
+    """The first answer about each of some jobs takes long."""
+
+    def __init__(self, seconds: float, latency: float, hanging: set[str], takes: float) -> None:
+        super().__init__(seconds, latency)
+        self.hanging, self.takes = hanging, takes
+
+    async def get(self, url: str) -> Answer:
+        name = url.rpartition("/")[2]
+        if name in self.hanging and not self.polls[name]:
+            self.polls[name].append(trio.current_time())
+            await trio.sleep(self.takes)
+        return await super().get(url)
+
+
+@pytest.mark.parametrize("rate", [10, 100])
+def test_answers_that_hang_keep_no_others_from_being_asked_for(rate: float) -> None:
+    async def main(client: AsyncClient) -> None:
+        jobs = [client.job((await client.submit("drift")).request_id) for _ in range(40)]
+        began = anyio.current_time()
+        await anext(client.as_completed(jobs))
+        assert anyio.current_time() - began < 5
+
+    for _ in range(20):  # which task goes first is drawn
+        provider = Hanging(0, 0.1, {f"job-{n}" for n in range(16)}, takes=50)
+        run(main, provider, limits=Limits(polls_per_second=rate))
+
+
+def test_a_poll_that_came_too_late_for_one_wait_finds_no_job_stalled_for_another() -> None:
+    async def main(client: AsyncClient) -> None:
+        job = await client.submit("drift")
+
+        async def impatient() -> None:
+            with pytest.raises(JobTimeout):
+                await job.result(timeout=104)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(impatient)
+            assert (await job.result(timeout=1000)).url
+
+    patience = Polling(interval=1000, stalled_after=100)
+    run(main, Hanging(95, 0.5, {"job-0"}, takes=20), polling=patience)
