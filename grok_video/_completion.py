@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 #: Seconds for which polls on their way keep back a job that has finished: most answers are here in
 #: half a second, and one that hangs may take a minute.
-_PATIENCE: Final = 1.0
+_PATIENCE: Final = 2.0
 #: Steps of one client that may stand in line for their turn: each costs a task, and is called off
 #: and begun anew whenever some job has finished.
 _IN_LINE: Final = 16
