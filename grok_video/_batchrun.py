@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 from anyio import to_thread
 
+from grok_video._arguments import refuse
 from grok_video._budget import Budget
 from grok_video._course import Course
 from grok_video._earlier import check_ids, earlier_outcome, is_sent_again
@@ -33,7 +34,6 @@ from grok_video._lifecycle import Event, State
 from grok_video._log import logger
 from grok_video._manifest import Line, Manifest, Unusable
 from grok_video._outcomes import BatchSummary, Outcome, OutcomeState, Tally
-from grok_video._requests import refuse
 from grok_video._transports._loops import current_time
 
 if TYPE_CHECKING:
@@ -328,11 +328,7 @@ class BatchRun:
             case State.IN_DOUBT if entry.key in settings.found_ids:
                 return False
             case State.FAILED | State.EXPIRED | State.IN_DOUBT:
-                released = is_sent_again(
-                    entry,
-                    retry_failed=settings.retry_failed,
-                    resubmit_in_doubt=settings.resubmit_in_doubt,
-                )
+                released = is_sent_again(entry, settings)
             case _:
                 return False
         if released:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
+from grok_video._arguments import refuse
 from grok_video._policies import NO_END
-from grok_video._requests import refuse
 from grok_video._threads import load, load_anyio
 from grok_video._wire import write_create
 

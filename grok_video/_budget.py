@@ -11,8 +11,9 @@ from typing import Final
 
 from attrs import define
 
+from grok_video._arguments import refuse
 from grok_video._public import publish
-from grok_video._requests import VideoRequest, refuse
+from grok_video._requests import VideoRequest
 
 __all__ = ["Budget", "dollars", "list_price"]
 

@@ -11,6 +11,13 @@ import inspect
 import sys
 from typing import TYPE_CHECKING, Any, Final, Literal, Never, Self, overload
 
+from grok_video._arguments import (
+    refuse,
+    refuse_unknown,
+    require_flags,
+    require_path,
+    require_positive,
+)
 from grok_video._clientsettings import check_parts, check_transport
 from grok_video._create import CANCEL_GRACE, log_unheard
 from grok_video._errors import ConfigurationError, InvalidRequest
@@ -26,16 +33,7 @@ from grok_video._lifecycle import Event
 from grok_video._policies import Deadline, Limits, Retry
 from grok_video._polling import Polling
 from grok_video._redaction import lift, redact_url, veil
-from grok_video._requests import (
-    DEFAULT_MODEL,
-    Destination,
-    VideoRequest,
-    refuse,
-    refuse_unknown,
-    require_flags,
-    require_path,
-    require_positive,
-)
+from grok_video._requests import DEFAULT_MODEL, VideoRequest
 from grok_video._session import Session
 from grok_video._settings import checked_headers, checked_proxy, find_base_url, find_key
 from grok_video._threads import load
@@ -283,6 +281,8 @@ class AsyncClient:
         )
         if save_to is not None:
             require_path("save_to", save_to)
+            from grok_video._destination import Destination
+
             save_to = Destination.of(save_to)
             if request.is_delivered:
                 limit = "must be left out where output.upload_url has the provider deliver the file"

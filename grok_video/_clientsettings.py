@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import ssl
 
+from grok_video._arguments import refuse
 from grok_video._errors import ConfigurationError
 from grok_video._policies import Limits, Retry
 from grok_video._polling import Polling
-from grok_video._requests import refuse
 from grok_video._transports._base import Transport
 
 __all__ = ["check_parts", "check_transport"]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 import anyio
 import anyio.lowlevel
 
+from grok_video._arguments import refuse, require_positive
 from grok_video._errors import (
     GrokVideoError,
     JobTimeout,
@@ -26,7 +27,6 @@ from grok_video._errors import (
 )
 from grok_video._job import AsyncJob, poller_of
 from grok_video._policies import Deadline
-from grok_video._requests import refuse, require_positive
 from grok_video._transports._loops import Bell, current_time
 
 if TYPE_CHECKING:

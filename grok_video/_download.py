@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 import anyio
 from attrs import evolve
 
-from grok_video import _partfile
+from grok_video import _place
 from grok_video._errors import DownloadError, DownloadTimeout, resume_hint, reword
 from grok_video._log import life
 from grok_video._partfile import Batch, PartFile, kept_words
@@ -50,18 +50,18 @@ async def check_destination(
 
     Leaves nothing behind. `request_id` is None before there is a job.
     """
-    check = partial(_partfile.check, destination, overwrite=overwrite, request_id=request_id)
+    check = partial(_place.check, destination, overwrite=overwrite, request_id=request_id)
     with ends_at(until.at):
         # Only looks, and a disk that hangs is not to make the call late.
         await CHECKS.run(check, abandon=True)
         return
     problem = f"it could not be looked at within the {until.timeout:g} s of this call"
-    raise _partfile.refusal(destination, problem, request_id)
+    raise _place.refusal(destination, problem, request_id)
 
 
 async def is_under_way(destination: str | os.PathLike[str]) -> bool:
     """Return whether a download to this place has begun and has not come to its end."""
-    return await CHECKS.run(_partfile.is_under_way, destination)
+    return await CHECKS.run(_place.is_under_way, destination)
 
 
 async def save(

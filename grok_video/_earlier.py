@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from grok_video._arguments import refuse
 from grok_video._errors import (
     CreateOutcomeUnknown,
     GrokVideoError,
@@ -18,11 +19,11 @@ from grok_video._errors import (
 from grok_video._lifecycle import State
 from grok_video._models import Video
 from grok_video._outcomes import OutcomeState
-from grok_video._requests import refuse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from grok_video._batchsettings import Settings
     from grok_video._entry import Entry
     from grok_video._outcomes import Outcome
 
@@ -53,12 +54,13 @@ def check_ids(
             raise refuse("found_ids", {key: found}, limit)
 
 
-def is_sent_again(entry: Entry, *, retry_failed: bool, resubmit_in_doubt: bool) -> bool:
+def is_sent_again(entry: Entry, settings: Settings) -> bool:
     """Return whether a person's decision has an item sent again with which an earlier run ended."""
     if entry.state is State.IN_DOUBT:
-        return resubmit_in_doubt
+        # With an id that a person found it goes on as the job that it is.
+        return settings.resubmit_in_doubt and entry.key not in settings.found_ids
     # What was refused for good would be again, and perhaps billed.
-    return retry_failed and entry.is_retryable
+    return settings.retry_failed and entry.is_retryable
 
 
 def _doubt(entry: Entry) -> str:

@@ -13,7 +13,7 @@ import hashlib
 import unicodedata
 from typing import Final
 
-from grok_video._requests import refuse
+from grok_video._arguments import refuse
 
 __all__ = ["check_template", "file_name"]
 

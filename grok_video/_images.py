@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
 
+from grok_video._arguments import refuse
 from grok_video._base64 import codec_is_known, codec_is_quick, encoded_size
 from grok_video._errors import APITimeoutError, InvalidRequest
 from grok_video._log import logger
@@ -29,7 +30,6 @@ from grok_video._pictures import (
     encode_pil,
     read_to_end,
 )
-from grok_video._requests import refuse
 from grok_video._threads import Threads
 from grok_video._transports._loops import caller_of, current_time, ends_at, running_loop
 

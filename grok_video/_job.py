@@ -8,16 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Self
 
+from grok_video._arguments import refuse, require_flags, require_path, require_positive
 from grok_video._models import JobStatus, Snapshot, Video
 from grok_video._policies import Deadline
 from grok_video._poller import Poller
-from grok_video._requests import (
-    Destination,
-    refuse,
-    require_flags,
-    require_path,
-    require_positive,
-)
 from grok_video._threads import load, load_anyio
 from grok_video._tracing import span
 from grok_video._transports._loops import current_time
@@ -137,6 +131,8 @@ class AsyncJob:
         """
         require_path("destination", destination)
         require_flags(overwrite=overwrite, sha256=sha256)
+        from grok_video._destination import Destination
+
         destination = Destination.of(destination)
         deadline = Deadline.after(current_time(), timeout)
         # Without a timeout the transfer may take its time; the wait for the job never does.

@@ -164,7 +164,7 @@ class LedgerFile:
         file.execute("CREATE TEMP TABLE seen (key TEXT PRIMARY KEY) WITHOUT ROWID")
         (next_item,) = file.execute("SELECT coalesce(max(id), 0) + 1 FROM request").fetchone()
         spent, open_ = file.execute(TOTALS).fetchone()
-        return Opened(next_item, round(spent, 6), round(open_, 6))
+        return Opened(next_item, spent, open_)
 
     def _inspect(self) -> int:
         """Return the version of a ledger that is there, read and not written."""

@@ -114,11 +114,12 @@ WHERE last.state IN ({", ".join(f"'{state}'" for state in _CUT_SHORT)})
 """  # noqa: S608 - names of states, no value
 
 #: Spent for certain, and what may be billed without anybody having said how much: of the last
-#: create of each item, and of those before it, which a person let be sent again.
+#: create of each item, and of those before it, which a person let be sent again. Rounded: sums
+#: of floats have crumbs, and 0.30000000000000004 would not fit under a ceiling of 0.30.
 TOTALS: Final = """
 SELECT
-    coalesce(sum(cost_usd), 0),
-    coalesce(sum(estimate_usd) FILTER (WHERE
+    round(coalesce(sum(cost_usd), 0), 6),
+    round(coalesce(sum(estimate_usd) FILTER (WHERE
         state IN ('submitting', 'in_doubt', 'pending')
         OR cost_usd IS NULL AND (
             state IN ('ready', 'fetching', 'saved', 'expired')
@@ -132,7 +133,7 @@ SELECT
         WHERE again.event = 'released' AND (
             before.state = 'in_doubt'
             OR before.cost_usd IS NULL AND (
-                before.state = 'expired' OR before.error_type = 'ModerationRefused'))), 0)
+                before.state = 'expired' OR before.error_type = 'ModerationRefused'))), 0), 6)
 FROM item
 """
 

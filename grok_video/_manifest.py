@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 import anyio.to_thread
 from attrs import frozen
 
+from grok_video._arguments import refuse
 from grok_video._errors import InvalidRequest
 from grok_video._outcomes import BatchItem
-from grok_video._requests import VideoRequest, refuse
+from grok_video._requests import VideoRequest
 from grok_video._sources import Aside, End, Nothing, source_of
 
 if TYPE_CHECKING:

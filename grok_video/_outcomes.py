@@ -13,9 +13,10 @@ from typing import Final
 
 from attrs import define, field, frozen
 
+from grok_video._arguments import refuse
 from grok_video._models import Video
 from grok_video._public import publish
-from grok_video._requests import VideoRequest, refuse
+from grok_video._requests import VideoRequest
 
 __all__ = ["BatchItem", "BatchSummary", "Outcome", "OutcomeState"]
 

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import stat
 import threading
 import weakref
 from pathlib import Path
@@ -19,15 +18,16 @@ from typing import TYPE_CHECKING, Final
 from attrs import define, field
 
 from grok_video import _disk
-from grok_video._errors import DestinationError, resume_hint
+from grok_video._destination import Destination
+from grok_video._errors import DestinationError
 from grok_video._partrecord import Record
+from grok_video._place import TAKEN_MEANWHILE, Place, refusal
 from grok_video._ranges import Version
-from grok_video._requests import Destination
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Batch", "PartFile", "check", "kept_words", "refusal"]
+__all__ = ["Batch", "PartFile", "kept_words"]
 
 #: Bytes read at once while a kept part is hashed again, and bytes for each call: a call cannot be
 #: cancelled, and 16 MiB take about 10 ms.
@@ -35,14 +35,8 @@ _BLOCK: Final = 2**20
 _STRETCH: Final = 16 * 2**20
 #: Buffers in one write: IOV_MAX is 1024 on Linux and macOS.
 _MOST_BUFFERS: Final = 512
-#: Longest file name in bytes on every file system in use (ext4, xfs, apfs, ntfs).
-_LONGEST_NAME: Final = 255
 #: Attempts to get hold of a part whose last holder renames or removes it just then.
 _HOLDS: Final = 10
-_TAKEN: Final = (
-    "it exists, and it is kept as it is; pass overwrite=True to replace it, or another name"
-)
-_TAKEN_MEANWHILE: Final = "it was made by somebody else meanwhile, and is kept as it is"
 
 
 @define
@@ -64,88 +58,6 @@ class Batch:
         self.restart = version
         self.chunks.clear()
         self.size = 0
-
-
-class _Place:
-    """The names of one download: the destination, its part and the part's record."""
-
-    def __init__(self, destination: str | os.PathLike[str]) -> None:
-        destination = Destination.of(destination)
-        name = destination.shown
-        self.shown = Path(name)
-        self.file = Path(os.path.abspath(destination))  # noqa: PTH100 - resolve() would follow a link
-        self.names_folder = name.endswith(("/", os.sep)) or not self.file.name
-        stem = self.file.name or "video"
-        if len(os.fsencode(stem)) + len(".part.json") > _LONGEST_NAME:
-            digest = hashlib.sha256(os.fsencode(stem)).hexdigest()[:16]
-            stem = os.fsdecode(os.fsencode(stem)[:64]) + "~" + digest
-        self.part = self.file.parent / f"{stem}.part"
-        self.record = self.file.parent / f"{stem}.part.json"
-        #: The part as the caller would name it: beside what they passed.
-        self.shown_part = self.shown.parent / self.part.name
-
-    def check(self, *, overwrite: bool) -> str | None:
-        """Return why the file cannot be put there, or None."""
-        if "\0" in str(self.file):
-            return "a file name cannot contain a null byte"
-        try:
-            if self.names_folder or self.file.is_dir():
-                return "it is a folder; name a file in it"
-            folder = self.file.parent
-            if not folder.is_dir():
-                what = "is not a folder" if folder.exists() else "does not exist"
-                return f"{folder} {what}"
-            try:
-                mode = self.file.lstat().st_mode
-            except FileNotFoundError:
-                pass
-            else:
-                if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-                    return "it is a pipe, socket or device, not a file; it was not touched"
-                if not overwrite:
-                    return _TAKEN
-            if not os.access(folder, os.W_OK | os.X_OK):
-                return f"the folder {folder} cannot be written to"
-            if self._is_not_ours():
-                return f"{self.part.name} is not a file of ours; move it away"
-            Record(self.record, "").check()
-        except OSError as error:
-            return _disk.words(error)
-        return None
-
-    def _is_not_ours(self) -> bool:
-        """Return whether somebody else has something under the part's name."""
-        try:
-            found = self.part.lstat()
-        except FileNotFoundError:
-            return False
-        # The record is written before the first byte, so a part without one is not ours. (One that
-        # is given its name just now has that before its record goes, or a second one.)
-        is_part = stat.S_ISREG(found.st_mode) and (
-            not found.st_size or found.st_nlink > 1 or self.record.exists()
-        )
-        return not is_part and os.path.lexists(self.part)
-
-
-def check(destination: str | os.PathLike[str], *, overwrite: bool, request_id: str | None) -> None:
-    """Raise `DestinationError` if a video cannot be put there. Leaves nothing behind."""
-    place = _Place(destination)
-    problem = place.check(overwrite=overwrite)
-    if problem is not None:
-        raise refusal(destination, problem, request_id)
-
-
-def is_under_way(destination: str | os.PathLike[str]) -> bool:
-    """Return whether a download to this place has begun and not yet given its file the name."""
-    place = _Place(destination)
-    try:
-        part = place.part.lstat()
-    except OSError:
-        return False
-    try:  # between its two names it has both
-        return not os.path.samestat(part, place.file.lstat())
-    except OSError:
-        return True
 
 
 #: The parts that this process holds. A forked child has their descriptors too, and would go on
@@ -180,7 +92,7 @@ class PartFile:
         self._destination = Destination.of(destination)
         #: The destination, as the caller named it.
         self.path = Path(self._destination.shown)
-        self._place: _Place  # made by `open`
+        self._place: Place  # made by `open`
         self._record: Record
         self._overwrite = overwrite
         self._request_id = request_id
@@ -223,7 +135,7 @@ class PartFile:
         with self._mutex:
             if self._closed:
                 return
-            self._place = _Place(self._destination)
+            self._place = Place(self._destination)
             problem = self._place.check(overwrite=self._overwrite)
             if problem is not None:
                 raise self._refuse(problem)
@@ -285,7 +197,7 @@ class PartFile:
                     self._release()
                 self._rename()
             except FileExistsError as error:
-                raise self._refuse(_TAKEN_MEANWHILE) from error
+                raise self._refuse(TAKEN_MEANWHILE) from error
             except OSError as error:
                 raise self._refuse(_disk.words(error)) from error
             self.saved = self._closed = True
@@ -493,22 +405,6 @@ class PartFile:
 
     def _refuse(self, problem: str) -> DestinationError:
         return refusal(self._destination, problem, self._request_id)
-
-
-def refusal(
-    destination: str | os.PathLike[str], problem: str, request_id: str | None
-) -> DestinationError:
-    """Return the error that tells why a video cannot be put there."""
-    shown = Path(Destination.of(destination).shown)
-    error = DestinationError(
-        f"the video of job {request_id} cannot be saved as {shown}: {problem}. "
-        f"{resume_hint(request_id)}"
-        if request_id is not None
-        else f"a video cannot be saved as {shown}: {problem}. Nothing was sent.",
-        request_id=request_id,
-    )
-    error.is_taken = problem in (_TAKEN, _TAKEN_MEANWHILE)
-    return error
 
 
 def kept_words(kept: int, part: Path) -> str:

@@ -21,9 +21,10 @@ from itertools import accumulate
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import unquote_to_bytes
 
+from grok_video._arguments import refuse
 from grok_video._base64 import encode, encoded_size, validator
 from grok_video._errors import InvalidRequest
-from grok_video._requests import SNIFF_LENGTH, refuse, require_picture
+from grok_video._requests import SNIFF_LENGTH, require_picture
 
 if TYPE_CHECKING:
     from collections.abc import Generator

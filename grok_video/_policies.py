@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import field, frozen
 
+from grok_video._arguments import refuse, require_flags, require_positive
 from grok_video._errors import APIError
 from grok_video._lifecycle import Event, meaning_of_failed_create
 from grok_video._public import Value, publish
-from grok_video._requests import refuse, require_flags, require_positive
 
 if TYPE_CHECKING:
     import random

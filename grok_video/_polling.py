@@ -62,11 +62,11 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import field, frozen
 
+from grok_video._arguments import refuse, require_flags, require_positive
 from grok_video._curve import answered_at, shown_at
 from grok_video._experience import SOONEST, Experience, Watch
 from grok_video._kinds import Humps, Kind, narrow
 from grok_video._public import Value, publish
-from grok_video._requests import refuse, require_flags, require_positive
 from grok_video._schedule import ROOT_HALF, Schedule, bell, inspect
 
 if TYPE_CHECKING:

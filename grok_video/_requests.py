@@ -5,10 +5,8 @@ Constructing these values does no I/O, so it is safe inside a coroutine and chea
 `_images` in a worker thread, still before the first byte is sent.
 """
 
-import contextlib
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -17,9 +15,9 @@ from typing import IO, TYPE_CHECKING, Any, Final, Literal, Never, Self, TypeAlia
 
 from attrs import field, frozen
 
-from grok_video._errors import InvalidRequest
+from grok_video._arguments import refuse, refuse_unknown, require_path
 from grok_video._public import Shown, publish
-from grok_video._redaction import Veiled, lift, redact, redact_url
+from grok_video._redaction import Veiled, lift, redact_url
 from grok_video._urls import Origin
 
 if TYPE_CHECKING:
@@ -54,85 +52,6 @@ _KNOWN_FOREIGN: Final = (
     (b"%PDF", "a PDF"),
     (b"<svg", "an SVG"),
 )
-
-#: Arguments that people bring from other SDKs, and what to use here.
-_FOREIGN_ARGUMENTS: Final = {
-    "size": "this endpoint has no size: use aspect_ratio (such as '16:9') and resolution ('720p')",
-    "seconds": "use duration (an int, 1 to 15)",
-    "image_url": "use image (a URL string is fine)",
-    "ratio": "use aspect_ratio",
-    "n": "one create makes one video: call submit once for each",
-}
-
-
-def refuse(name: str, value: object, limit: str) -> InvalidRequest:
-    """Return the refusal of one argument; its message names field, value and limit."""
-    shown = _show(value)
-    return InvalidRequest(
-        f"{name} {limit}; got {shown}. Nothing was sent.", field=name, value=shown, limit=limit
-    )
-
-
-def require_positive(name: str, value: float, limit: str = "must be a number above 0") -> float:
-    """Return a positive, finite number, or refuse it."""
-    if not isinstance(value, bool) and isinstance(value, int | float):
-        with contextlib.suppress(OverflowError):  # an int may be more than any float
-            if 0 < value < math.inf:
-                return float(value)
-    raise refuse(name, value, limit)
-
-
-def require_path(name: str, value: object) -> None:
-    """Refuse what no file can be named by."""
-    kinds: tuple[type, ...] = (str, os.PathLike)
-    # The length of a text alone: another kind may raise where it is compared.
-    empty = isinstance(value, str) and not value
-    if empty or not isinstance(value, kinds):
-        raise refuse(name, value, "must be a path (a str or os.PathLike) that is not empty")
-
-
-class Destination(os.PathLike[str]):
-    """Where a file is to be put: as it was named, and where that was when it was named.
-
-    The working directory of a program may change while a job is waited for. (To ask for it is a
-    system call that waits for no disk.)
-    """
-
-    __slots__ = ("_path", "shown")
-
-    def __init__(self, named: str | os.PathLike[str]) -> None:
-        self.shown: str = os.fsdecode(named)
-        self._path = self.shown
-        if not os.path.isabs(self.shown):  # noqa: PTH117 - no Path is wanted
-            with contextlib.suppress(FileNotFoundError):  # told by who writes
-                self._path = os.path.join(os.getcwd(), self.shown)  # noqa: PTH109, PTH118 - as above
-
-    @classmethod
-    def of(cls, named: str | os.PathLike[str]) -> "Destination":
-        """Return the destination that this names, from now on the same one."""
-        return named if isinstance(named, Destination) else cls(named)
-
-    def __fspath__(self) -> str:
-        return self._path
-
-
-def require_flags(**flags: bool) -> None:
-    """Refuse what is neither True nor False: the text "no" would mean yes."""
-    for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise refuse(name, value, "must be True or False")
-
-
-#: Bits of the largest int that is shown with its digits.
-_SHOWN_BITS: Final = 256
-
-
-def _show(value: object) -> str:
-    if isinstance(value, bytes | bytearray | memoryview):
-        return f"{len(cast('bytes', value))} bytes"
-    if isinstance(value, int) and value.bit_length() > _SHOWN_BITS:
-        return f"an int of {value.bit_length()} bits"  # Python may refuse to spell it
-    return redact(repr(value), limit=120)
 
 
 def sniff(head: bytes) -> str | None:
@@ -456,28 +375,6 @@ class VideoRequest(Shown):
                 content = self.image.describe()
             digest.update(f"\0{self.image.kind}\0{content}".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
-
-
-def refuse_unknown(function: Callable[..., object], unknown: Mapping[str, object]) -> None:
-    """Refuse leftover keyword arguments of a function, with what to use instead if that is known.
-
-    Raises `InvalidRequest` for what other SDKs have, and `TypeError`, as Python does, otherwise.
-    """
-    for name, value in unknown.items():
-        if name in _FOREIGN_ARGUMENTS:
-            raise refuse(name, value, f"is not an argument: {_FOREIGN_ARGUMENTS[name]}")
-        # Both are of use to mistakes alone.
-        import difflib
-        import inspect
-
-        known = [each for each in inspect.signature(function).parameters if each != "self"]
-        near = difflib.get_close_matches(name, known, 1)
-        meant = f" Did you mean {near[0]!r}?" if near else ""
-        message = (
-            f"{function.__name__}() got an unexpected keyword argument {name!r}.{meant} Nothing "
-            "was sent."
-        )
-        raise TypeError(message)
 
 
 def _checked_output(output: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import anyio
 from attrs import frozen
 
-from grok_video._requests import refuse
+from grok_video._arguments import refuse
 from grok_video._transports._loops import Bell, caller_of, running_loop
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, cast
 
+from grok_video._arguments import refuse
 from grok_video._client import AsyncClient, renewed
 from grok_video._crossing import accept
 from grok_video._errors import (
@@ -24,7 +25,6 @@ from grok_video._errors import (
 from grok_video._job import DEFAULT_TIMEOUT, AsyncJob, poller_of
 from grok_video._log import logger
 from grok_video._portal import BlockingIterator, Portal
-from grok_video._requests import refuse
 
 if TYPE_CHECKING:
     from collections.abc import (

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from grok_video._requests import Image, VideoRequest, refuse
+from grok_video._arguments import refuse
+from grok_video._requests import Image, VideoRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

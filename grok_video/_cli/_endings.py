@@ -142,10 +142,10 @@ class Errand:
         # link is printed, and nothing of the caller's is replaced.
         if self._out is None:
             return []
-        from grok_video import _partfile
+        from grok_video import _place
 
         try:
-            _partfile.check(self._out, overwrite=self._overwrite, request_id=None)
+            _place.check(self._out, overwrite=self._overwrite, request_id=None)
         except DestinationError:
             return []
         return ["-o", self._out, *(["--overwrite"] if self._overwrite else [])]

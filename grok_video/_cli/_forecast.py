@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attrs import define, field
 
-from grok_video import _partfile, _report
+from grok_video import _place, _report
 from grok_video._batchsettings import Settings
 from grok_video._budget import Budget, dollars, list_price
 from grok_video._cli._endings import DONE, FAILED
@@ -70,7 +70,7 @@ def forecast(rows: Rows, plan: Plan, ids: Mapping[str, str], console: Console) -
         for item in rows.items():
             found.items += 1
             price = list_price(item.request)
-            if not _is_sent(earlier.find(item.key), settings):
+            if _has_begun(earlier.find(item.key), settings):
                 found.begun += 1
             elif (problem := _problem(item, settings)) is not None:
                 found.bad.append((item.key, reason_of(problem, None)))
@@ -90,16 +90,10 @@ def forecast(rows: Rows, plan: Plan, ids: Mapping[str, str], console: Console) -
     return code
 
 
-def _is_sent(entry: Entry | None, settings: Settings) -> bool:
+def _has_begun(entry: Entry | None, settings: Settings) -> bool:
     if entry is None or entry.state is State.PLANNED:
-        return True
-    if entry.state is State.IN_DOUBT and entry.key in settings.found_ids:
         return False
-    return is_sent_again(
-        entry,
-        retry_failed=settings.retry_failed,
-        resubmit_in_doubt=settings.resubmit_in_doubt,
-    )
+    return not is_sent_again(entry, settings)
 
 
 def _require_folder(folder: Path) -> None:
@@ -126,7 +120,7 @@ def _problem(item: BatchItem, settings: Settings) -> InvalidRequest | Destinatio
     try:
         if settings.out is not None and settings.out.is_dir():
             place = settings.out / file_name(settings.name, item.key)
-            _partfile.check(place, overwrite=settings.overwrite, request_id=None)
+            _place.check(place, overwrite=settings.overwrite, request_id=None)
         if look is not None and image is not None:
             look(image)
     except (InvalidRequest, DestinationError) as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 from attrs import field, fields_dict, frozen
 
-from grok_video._requests import refuse
+from grok_video._arguments import refuse
 
 
 def plain(place: str) -> str:

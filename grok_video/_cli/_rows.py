@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 from attrs import define, field, frozen
 
+from grok_video._arguments import refuse, refuse_unknown
 from grok_video._cli._arguments import read_address, read_request
 from grok_video._errors import ConfigurationError, InvalidRequest
 from grok_video._outcomes import BatchItem
 from grok_video._pictures import require_file
-from grok_video._requests import Image, VideoRequest, refuse, refuse_unknown
+from grok_video._requests import Image, VideoRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable

@@ -113,7 +113,7 @@ class Earlier:
     def money(self) -> tuple[Decimal, Decimal]:
         """Return US dollars: spent for certain, and what more may be billed."""
         for spent, still_open in self._ask(TOTALS):
-            return Decimal(str(round(spent, 6))), Decimal(str(round(still_open, 6)))
+            return Decimal(str(spent)), Decimal(str(still_open))
         return Decimal(0), Decimal(0)
 
     def _ask(self, question: str, *values: str) -> list[tuple[Any, ...]]:

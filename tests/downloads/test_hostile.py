@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from grok_video import AsyncClient, DestinationError, DownloadTimeout, Retry, Truncated
-from grok_video._partfile import check
+from grok_video._place import check
 from grok_video.emulator import Emulator
 
 from .fileserver import MIB, SMALL, Change, Cut, FileServer, Hold, Say, clip

@@ -163,7 +163,7 @@ def test_other_peoples_text_stays_on_one_line_and_moves_no_cursor() -> None:
 
 def test_the_librarys_sentences_are_spelled_for_a_shell() -> None:
     # Should the library change its words, these spellings would silently stop to apply.
-    from grok_video._requests import refuse_unknown
+    from grok_video._arguments import refuse_unknown
     from grok_video._settings import find_key
 
     with pytest.raises(ConfigurationError) as caught:

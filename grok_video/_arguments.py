@@ -1,0 +1,94 @@
+"""What callers give, checked and refused: in words that name the argument, its value and its limit.
+
+All refusals of the package are made here, so that they read alike and never show a picture or a
+key; what is a good value is known where it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from typing import TYPE_CHECKING, Final, cast
+
+from grok_video._errors import InvalidRequest
+from grok_video._redaction import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["refuse", "refuse_unknown", "require_flags", "require_path", "require_positive"]
+
+#: Bits of the largest int that is shown with its digits.
+_SHOWN_BITS: Final = 256
+#: Arguments that people bring from other SDKs, and what to use here.
+_FOREIGN_ARGUMENTS: Final = {
+    "size": "this endpoint has no size: use aspect_ratio (such as '16:9') and resolution ('720p')",
+    "seconds": "use duration (an int, 1 to 15)",
+    "image_url": "use image (a URL string is fine)",
+    "ratio": "use aspect_ratio",
+    "n": "one create makes one video: call submit once for each",
+}
+
+
+def refuse(name: str, value: object, limit: str) -> InvalidRequest:
+    """Return the refusal of one argument; its message names field, value and limit."""
+    shown = _show(value)
+    return InvalidRequest(
+        f"{name} {limit}; got {shown}. Nothing was sent.", field=name, value=shown, limit=limit
+    )
+
+
+def require_positive(name: str, value: float, limit: str = "must be a number above 0") -> float:
+    """Return a positive, finite number, or refuse it."""
+    if not isinstance(value, bool) and isinstance(value, int | float):
+        with contextlib.suppress(OverflowError):  # an int may be more than any float
+            if 0 < value < math.inf:
+                return float(value)
+    raise refuse(name, value, limit)
+
+
+def require_path(name: str, value: object) -> None:
+    """Refuse what no file can be named by."""
+    kinds: tuple[type, ...] = (str, os.PathLike)
+    # The length of a text alone: another kind may raise where it is compared.
+    empty = isinstance(value, str) and not value
+    if empty or not isinstance(value, kinds):
+        raise refuse(name, value, "must be a path (a str or os.PathLike) that is not empty")
+
+
+def require_flags(**flags: bool) -> None:
+    """Refuse what is neither True nor False: the text "no" would mean yes."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise refuse(name, value, "must be True or False")
+
+
+def refuse_unknown(function: Callable[..., object], unknown: Mapping[str, object]) -> None:
+    """Refuse leftover keyword arguments of a function, with what to use instead if that is known.
+
+    Raises `InvalidRequest` for what other SDKs have, and `TypeError`, as Python does, otherwise.
+    """
+    for name, value in unknown.items():
+        if name in _FOREIGN_ARGUMENTS:
+            raise refuse(name, value, f"is not an argument: {_FOREIGN_ARGUMENTS[name]}")
+        # Both are of use to mistakes alone.
+        import difflib
+        import inspect
+
+        known = [each for each in inspect.signature(function).parameters if each != "self"]
+        near = difflib.get_close_matches(name, known, 1)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        message = (
+            f"{function.__name__}() got an unexpected keyword argument {name!r}.{meant} Nothing "
+            "was sent."
+        )
+        raise TypeError(message)
+
+
+def _show(value: object) -> str:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"{len(cast('bytes', value))} bytes"
+    if isinstance(value, int) and value.bit_length() > _SHOWN_BITS:
+        return f"an int of {value.bit_length()} bits"  # Python may refuse to spell it
+    return redact(repr(value), limit=120)

@@ -1,0 +1,124 @@
+"""Where a video is put: the names of file, part and record, and whether it may be put there.
+
+Everything here looks and changes nothing. It blocks, and is called in worker threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from grok_video import _disk
+from grok_video._destination import Destination
+from grok_video._errors import DestinationError, resume_hint
+from grok_video._partrecord import Record
+
+__all__ = ["TAKEN_MEANWHILE", "Place", "check", "is_under_way", "refusal"]
+
+#: Longest file name in bytes on every file system in use (ext4, xfs, apfs, ntfs).
+_LONGEST_NAME: Final = 255
+_TAKEN: Final = (
+    "it exists, and it is kept as it is; pass overwrite=True to replace it, or another name"
+)
+TAKEN_MEANWHILE: Final = "it was made by somebody else meanwhile, and is kept as it is"
+
+
+class Place:
+    """The names of one download: the destination, its part and the part's record."""
+
+    def __init__(self, destination: str | os.PathLike[str]) -> None:
+        destination = Destination.of(destination)
+        name = destination.shown
+        self.shown = Path(name)
+        self.file = Path(os.path.abspath(destination))  # noqa: PTH100 - resolve() would follow a link
+        self.names_folder = name.endswith(("/", os.sep)) or not self.file.name
+        stem = self.file.name or "video"
+        if len(os.fsencode(stem)) + len(".part.json") > _LONGEST_NAME:
+            digest = hashlib.sha256(os.fsencode(stem)).hexdigest()[:16]
+            stem = os.fsdecode(os.fsencode(stem)[:64]) + "~" + digest
+        self.part = self.file.parent / f"{stem}.part"
+        self.record = self.file.parent / f"{stem}.part.json"
+        #: The part as the caller would name it: beside what they passed.
+        self.shown_part = self.shown.parent / self.part.name
+
+    def check(self, *, overwrite: bool) -> str | None:
+        """Return why the file cannot be put there, or None."""
+        if "\0" in str(self.file):
+            return "a file name cannot contain a null byte"
+        try:
+            if self.names_folder or self.file.is_dir():
+                return "it is a folder; name a file in it"
+            folder = self.file.parent
+            if not folder.is_dir():
+                what = "is not a folder" if folder.exists() else "does not exist"
+                return f"{folder} {what}"
+            try:
+                mode = self.file.lstat().st_mode
+            except FileNotFoundError:
+                pass
+            else:
+                if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+                    return "it is a pipe, socket or device, not a file; it was not touched"
+                if not overwrite:
+                    return _TAKEN
+            if not os.access(folder, os.W_OK | os.X_OK):
+                return f"the folder {folder} cannot be written to"
+            if self._is_not_ours():
+                return f"{self.part.name} is not a file of ours; move it away"
+            Record(self.record, "").check()
+        except OSError as error:
+            return _disk.words(error)
+        return None
+
+    def _is_not_ours(self) -> bool:
+        """Return whether somebody else has something under the part's name."""
+        try:
+            found = self.part.lstat()
+        except FileNotFoundError:
+            return False
+        # The record is written before the first byte, so a part without one is not ours. (One that
+        # is given its name just now has that before its record goes, or a second one.)
+        is_part = stat.S_ISREG(found.st_mode) and (
+            not found.st_size or found.st_nlink > 1 or self.record.exists()
+        )
+        return not is_part and os.path.lexists(self.part)
+
+
+def check(destination: str | os.PathLike[str], *, overwrite: bool, request_id: str | None) -> None:
+    """Raise `DestinationError` if a video cannot be put there. Leaves nothing behind."""
+    place = Place(destination)
+    problem = place.check(overwrite=overwrite)
+    if problem is not None:
+        raise refusal(destination, problem, request_id)
+
+
+def is_under_way(destination: str | os.PathLike[str]) -> bool:
+    """Return whether a download to this place has begun and not yet given its file the name."""
+    place = Place(destination)
+    try:
+        part = place.part.lstat()
+    except OSError:
+        return False
+    try:  # between its two names it has both
+        return not os.path.samestat(part, place.file.lstat())
+    except OSError:
+        return True
+
+
+def refusal(
+    destination: str | os.PathLike[str], problem: str, request_id: str | None
+) -> DestinationError:
+    """Return the error that tells why a video cannot be put there."""
+    shown = Path(Destination.of(destination).shown)
+    error = DestinationError(
+        f"the video of job {request_id} cannot be saved as {shown}: {problem}. "
+        f"{resume_hint(request_id)}"
+        if request_id is not None
+        else f"a video cannot be saved as {shown}: {problem}. Nothing was sent.",
+        request_id=request_id,
+    )
+    error.is_taken = problem in (_TAKEN, TAKEN_MEANWHILE)
+    return error
