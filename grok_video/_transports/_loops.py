@@ -58,6 +58,19 @@ def caller_of(loop: Any) -> Callable[..., object]:  # noqa: ANN401 - as `running
     return loop.run_sync_soon  # type: ignore[no-any-return]  # trio has no types here
 
 
+def call_in_next_turn(loop: Any, function: Callable[[], object]) -> None:  # noqa: ANN401 - as above
+    """Have the function called in the loop's next turn; never, where that loop is over."""
+    here: Any = None
+    with contextlib.suppress(RuntimeError):  # none runs where a coroutine is only collected
+        here = running_loop()
+    with contextlib.suppress(RuntimeError):
+        if loop is here and _is_of_asyncio(loop):
+            # Not in a copy of the caller's context, which would be one more thing to hold.
+            loop.call_soon(function, context=_clock_for(loop).context)
+        else:
+            caller_of(loop)(function)
+
+
 class _Clock:
     """What one event loop's clock is behind the one that all share, and what it was told last."""
 
