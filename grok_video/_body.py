@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     CreateBody: TypeAlias = "TextBody | PictureBody"
 
-__all__ = ["create_body"]
+__all__ = ["TextBody", "create_body"]
 
 
 class create_body:  # noqa: N801 - a context manager, called like the function it would be

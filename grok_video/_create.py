@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     #: Told of each step of a create before the next one is taken: (event, request_id).
     Record: TypeAlias = Callable[[Event, str | None], Awaitable[None]]
 
-#: What stands on the cancellation of a create that was broken off before its first byte.
-NOTHING_SENT: Final = "the create was broken off before anything was sent: nothing was paid"
+#: What stands on the cancellation of a create that was broken off before its last byte.
+NOTHING_SENT: Final = "the create was broken off before it was sent whole: nothing was paid"
 #: Seconds that a cancelled create goes on waiting for its answer: the slowest of 60 recorded
 #: creates took 2.0 s, so 5 s find nearly every id and still let a process end.
 CANCEL_GRACE: Final = 5.0
@@ -59,23 +59,31 @@ def log_unheard(request_id: str, error: BaseException | None = None) -> None:
 
 
 class Sending:
-    """A body that knows whether a transport has asked for its first byte, and can be withheld.
+    """A body that knows how much of it a transport has been given, and can be withheld.
 
-    Until then no server can have taken the create: it has nothing of what the headers announce.
+    Until that is all of it no server can have taken the create: it has less than the headers
+    announce, and the last byte closes the document.
     """
 
-    __slots__ = ("_body", "has_begun", "is_withheld")
+    __slots__ = ("_body", "_is_watched", "given", "is_withheld")
 
-    def __init__(self, body: Body, *, has_begun: bool) -> None:
-        """See the class; `has_begun` is True for a transport that may send without asking."""
+    def __init__(self, body: Body, *, is_watched: bool) -> None:
+        """See the class; `is_watched` is False for a transport that may send without asking."""
         self._body = body
-        self.has_begun: bool = has_begun
-        #: True once it is certain that no byte of it goes out.
+        self._is_watched = is_watched
+        #: Bytes that the transport was given, in all passes together.
+        self.given: int = 0
+        #: True once it is certain that the rest of it does not go out.
         self.is_withheld: bool = False
 
+    @property
+    def is_whole(self) -> bool:
+        """True once a server may have all of it."""
+        return not self._is_watched or self.given >= self._body.length
+
     def withhold(self) -> bool:
-        """Return whether no byte has gone out; then none will."""
-        self.is_withheld = not self.has_begun
+        """Return whether no server can have all of it; then none ever will."""
+        self.is_withheld = not self.is_whole
         return self.is_withheld
 
     @property
@@ -89,7 +97,7 @@ class Sending:
 
 
 class Withheld(Exception):
-    """Nobody waits for this create any more: a transport may not begin to send it."""
+    """Nobody waits for this create any more: a transport may not send the rest of it."""
 
 
 class _Watched:
@@ -104,11 +112,15 @@ class _Watched:
     def __aiter__(self) -> _Watched:
         return self
 
-    def __anext__(self) -> Awaitable[bytes]:
-        if self._sending.is_withheld:
+    async def __anext__(self) -> bytes:
+        sending = self._sending
+        if sending.is_withheld:
             raise Withheld
-        self._sending.has_begun = True
-        return self._chunks.__anext__()
+        chunk = await self._chunks.__anext__()
+        if sending.is_withheld:  # meanwhile
+            raise Withheld
+        sending.given += len(chunk)
+        return chunk
 
     async def aclose(self) -> None:
         """Close what holds a file open."""
@@ -217,7 +229,7 @@ class Attempt:
 
     @property
     def was_sent(self) -> bool:
-        """True once its first byte may have gone out."""
+        """True once it was given to the transport."""
         return self._sent_at > 0
 
     @property
@@ -285,6 +297,8 @@ class Attempt:
             if self._sending.is_withheld:
                 await self._note_unsent()
                 return
+            if self._sending.withhold():
+                _take_for_unsent(failure)
             event = meaning_of_failed_create(failure)
             # Without its frames, which hold what the server said before it was redacted.
             failure = failure.with_traceback(None)
@@ -293,7 +307,7 @@ class Attempt:
         except GrokVideoError:
             raise  # what stands in the way of sending
         except Exception as error:
-            if not self._sending.has_begun:
+            if self._sending.withhold():
                 await self._note_unsent()
                 raise
             # A transport of the caller's own, or a defect: nobody can tell what the server has.
@@ -332,10 +346,10 @@ class Attempt:
                 life.info("job %s was accepted (%s)", request_id, self._request.model)
 
     async def _note_unsent(self) -> None:
-        failure = APITimeoutError(
-            f"no connection to the API came about within {self._within}; nothing was sent",
-            may_have_been_sent=False,
-        )
+        problem = f"no connection to the API came about within {self._within}; nothing was sent"
+        if self._sending.given:
+            problem = f"it could not be sent whole within {self._within}; nothing was created"
+        failure = APITimeoutError(problem, may_have_been_sent=False)
         self._outcome = AttemptOutcome(Event.NOT_TAKEN, failure=failure)
         await self._note(Event.NOT_TAKEN, None)
 
@@ -359,6 +373,15 @@ class Attempt:
             f"was accepted. {resume_hint(accepted)}" if accepted is not None else "has no id",
             exc_info=failure,
         )
+
+
+def _take_for_unsent(failure: GrokVideoError) -> None:
+    """Have the failure of a create that was never sent whole say that no job was made."""
+    if isinstance(failure, APIConnectionError) and failure.may_have_been_sent:
+        failure.may_have_been_sent = False
+        reword(failure, f"{failure.message}; it was not sent whole, and nothing was created")
+    elif isinstance(failure, APIError) and failure.status >= 300:
+        failure.refused = True
 
 
 def _unknown(

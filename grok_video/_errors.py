@@ -206,8 +206,9 @@ class LedgerError(ConfigurationError):
 class APIConnectionError(GrokVideoError):
     """No answer came: DNS, connect, TLS, a reset, or an answer that broke off.
 
-    `may_have_been_sent` is False only where no byte of the request can have reached the server
-    (the connection was never made), so that sending again cannot pay twice.
+    `may_have_been_sent` is False only where no server can have the whole request (the connection
+    was never made, or it broke before the last byte was sent), so that sending again cannot pay
+    twice.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import quote
 
 from grok_video import _wire
-from grok_video._body import create_body
+from grok_video._body import TextBody, create_body
 from grok_video._create import CANCEL_GRACE, Attempt, Sending, log_lost
 from grok_video._errors import (
     APIConnectionError,
@@ -228,11 +228,13 @@ class Session:
                 attempts += 1
                 slot = Taken(slots)
                 post = partial(self._post, transport, body, slot)
-                sending = Sending(body, has_begun=not self._connects_itself)
+                sending = Sending(body, is_watched=self._connects_itself)
                 attempt = Attempt(request, sending, post, record)
                 state = advance(state, Event.SENDING_BEGAN)
                 try:
-                    outcome = await attempt.run(until, self._exchange_ends)
+                    # How long a picture is on its way nobody knows.
+                    ends = self._exchange_ends if isinstance(body, TextBody) else math.inf
+                    outcome = await attempt.run(until, ends)
                 except Exception as error:
                     if lost is None or attempt.request_id is not None:
                         raise

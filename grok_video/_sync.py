@@ -47,8 +47,8 @@ class Client(ClientTwin):
     `on_submitted` is called in the thread that made the call, and may use the client.
 
     `api_key` falls back to the environment's COMETAPI_KEY; `base_url` to GROK_VIDEO_BASE_URL, then
-    to CometAPI (`https://api.x.ai/v1` with an xAI key works too). `timeout` is seconds for one
-    request, not for a job. `retry`, `polling` and `limits` are the policies. `transport` is
+    to CometAPI (`https://api.x.ai/v1` with an xAI key works too). `timeout` is seconds of silence in
+    one request, not for a job: a picture on a slow line may take as long as it gets on. `retry`, `polling` and `limits` are the policies. `transport` is
     "aiohttp" or "httpx", or a transport of your own; left out, it is "aiohttp".
     `http_client` is an `httpx2.AsyncClient` or `httpx.AsyncClient` of your own, and stays yours to
     close. `proxy` and `ssl_context` replace what the environment (HTTPS_PROXY, SSL_CERT_FILE)
@@ -146,8 +146,8 @@ class Client(ClientTwin):
         At most one video is paid for, whatever happens. Takes the words of `VideoRequest`, or one
         `VideoRequest`; only what is set is sent. `on_submitted` is called with the job before
         anything else happens to it, also when the call is being cancelled: the place to write the
-        id down. A cancelled call waits for the answer of a create that is already on its way, at
-        most 5 s, and is cancelled then; the id is logged if there is no `on_submitted`, or if that
+        id down. A cancelled call waits for the answer of a create that was sent, at most 5 s, and
+        is cancelled then; the id is logged if there is no `on_submitted`, or if that
         raised or did not come to its end.
 
         Raises `InvalidRequest` if the input is refused here (nothing was sent), `APIError` if the

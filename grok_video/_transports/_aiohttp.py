@@ -54,7 +54,7 @@ from grok_video._urls import Origin
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from grok_video._transports._base import Body
 
@@ -78,9 +78,10 @@ class AiohttpTransport(Transport):
     async def post(self, url: str, body: Body) -> Answer:
         sessions = self._sessions.held(asyncio.get_running_loop()) or await self._sessions.get()
         outer = sys.exception()
-        payload, received = _Payload(body), Received()
+        exchange = sessions.timeouts.exchange()
+        payload, received = _Payload(body, exchange.get_on), Received()
         try:
-            with sessions.timeouts.exchange():
+            with exchange:
                 response = await sessions.creates.post(
                     _parsed(url),
                     data=payload,
@@ -157,12 +158,14 @@ class _Payload(aiohttp.Payload):
     """A body as aiohttp takes it; `began` is true once the first byte of it may have gone out.
 
     Until then no server can have taken the create: it has nothing of the body that the headers
-    announce. (aiohttp even keeps the headers back until it has the first chunk.)
+    announce. (aiohttp even keeps the headers back until it has the first chunk.) `get_on` is called
+    for each chunk that the connection has taken: a large picture on a slow line is no silence.
     """
 
-    def __init__(self, body: Body) -> None:
+    def __init__(self, body: Body, get_on: Callable[[], None]) -> None:
         super().__init__(body)
         self._body = body
+        self._get_on = get_on
         self.began = False
 
     @property
@@ -174,6 +177,7 @@ class _Payload(aiohttp.Payload):
         self.began = True
         async for chunk in self._body.chunks():
             await writer.write(chunk)
+            self._get_on()
 
     async def write_with_length(
         self, writer: aiohttp.abc.AbstractStreamWriter, content_length: int | None
@@ -197,7 +201,8 @@ class _Sessions:
         #: Answers that may still be read from.
         self._open: weakref.WeakSet[aiohttp.ClientResponse] = weakref.WeakSet()
         self._closed = False
-        #: The time of a whole exchange with the API, and of the head of a file server's answer.
+        #: The time of an exchange with the API in which nothing gets on, and of the head of a file
+        #: server's answer.
         self.timeouts = Timeouts(config.timeout)
         self._file_timeout = aiohttp.ClientTimeout(
             total=None,

@@ -1,8 +1,8 @@
-"""Ends exchanges that take too long: all of one event loop, with a single timer.
+"""Ends exchanges in which nothing happens for too long: all of one event loop, by a single timer.
 
 aiohttp's own `total` sets a timer for each request, and a context around each wait within it: that
 was a seventeenth of all bytecodes of a job (`benchmarks/counts.py`). As all exchanges of a client
-have the same time, the one that began first is due first, and one timer is enough.
+have the same time, the one that began (or got on) first is due first, and one timer is enough.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ __all__ = ["Timeouts"]
 
 
 class Timeouts:
-    """The exchanges that go on in the running event loop, so many seconds each at most."""
+    """The exchanges that go on in the running event loop, so many seconds at a stretch at most."""
 
     __slots__ = ("_loop", "_running", "_seconds", "_timer")
 
     def __init__(self, seconds: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._seconds = seconds
-        #: When each ends, in the order in which they began, which is that in which they end.
+        #: When each ends, in the order in which they began or got on: that in which they end.
         self._running: dict[_Exchange, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -40,6 +40,11 @@ class Timeouts:
         ends = self._running[exchange] = self._loop.time() + self._seconds
         if self._timer is None:
             self._timer = self._loop.call_at(ends, self._look)
+
+    def renew(self, exchange: _Exchange) -> None:
+        """Count its time from now again, unless it has ended."""
+        if self._running.pop(exchange, None) is not None:
+            self._running[exchange] = self._loop.time() + self._seconds
 
     def end(self, exchange: _Exchange) -> None:
         """Forget it; the timer stays for those that come after."""
@@ -81,6 +86,10 @@ class _Exchange:
         #: How often others had asked to cancel it before.
         self._cancelling = task.cancelling()
         self._timeouts.begin(self)
+
+    def get_on(self) -> None:
+        """Have its whole time again: something happened that takes as long as it takes."""
+        self._timeouts.renew(self)
 
     def break_off(self) -> None:
         self._broken_off = True

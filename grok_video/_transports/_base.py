@@ -134,8 +134,9 @@ class TransportConfig:
         #: The one origin the key may be sent to.
         self.origin: Origin = Origin.of(base_url)
         self.api_key: Secret = api_key
-        #: Seconds for one whole exchange of a create or a poll, and for the longest silence while
-        #: a download streams (which has no total: a large file on a slow line is not an error).
+        #: Seconds for a poll, for the answer of a create once it is sent, and for the longest
+        #: silence while a picture is sent or a file comes (which have no total: on a slow line a
+        #: large one is not an error).
         self.timeout: float = timeout
         self.proxy: str | None = proxy
         self.ssl_context: object | None = ssl_context

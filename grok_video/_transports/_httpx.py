@@ -49,7 +49,7 @@ from grok_video._transports._loops import LoopLocal
 from grok_video._urls import Origin
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 
     from grok_video._errors import APIConnectionError
     from grok_video._transports._base import Body, StreamedAnswer
@@ -157,7 +157,7 @@ class HttpxTransport(Transport):
     ) -> Answer:
         while True:
             sent.start(fresh_only=body is not None and lines.ages_unknown)
-            async with _upload(self._family, body) as (stream, headers):
+            async with _upload(self._family, body, sent.get_on) as (stream, headers):
                 request = self._family.Request(
                     method,
                     url,
@@ -307,6 +307,11 @@ class _Sent:
             raise _IdleConnection
         self._began = True
 
+    def get_on(self) -> None:
+        """Have the whole time again: a part of the body was taken."""
+        if self.scope is not None and not self._patient:
+            self.scope.deadline = anyio.current_time() + self._timeout
+
     def may_have_been_sent(self, *, otherwise: bool) -> bool:
         """Return what the trace knows, or `otherwise` where there was none."""
         return self._began or (otherwise and not self._heard)
@@ -375,15 +380,19 @@ def _pinned(request: Request, address: str) -> Request:
 async def _upload(
     family: Family,
     body: Body | None,
+    get_on: Callable[[], None],
 ) -> AsyncGenerator[tuple[Stream, dict[str, str]]]:
-    """Give the body as the family's stream, with the headers that announce it."""
+    """Give the body as the family's stream, with the headers that announce it.
+
+    `get_on` is called for each chunk that is asked for: those before it are taken.
+    """
     if body is None:
         yield family.ByteStream(b""), {}
         return
     chunks = body.chunks()
     try:
         yield (
-            _stream_class(family.AsyncByteStream)(chunks),
+            _stream_class(family.AsyncByteStream)(chunks, get_on),
             {"Content-Type": "application/json", "Content-Length": str(body.length)},
         )
     finally:
@@ -399,11 +408,16 @@ def _stream_class(base: Stream) -> Stream:
     # The library's own stream of an iterator is a generator around it, which classic httpcore
     # leaves unfinished when a request breaks off.
     class Upload(base):  # type: ignore[misc]
-        def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        def __init__(self, chunks: AsyncIterator[bytes], get_on: Callable[[], None]) -> None:
             self._chunks = chunks
+            self._get_on = get_on
 
         def __aiter__(self) -> AsyncIterator[bytes]:
-            return self._chunks
+            return self
+
+        def __anext__(self) -> Awaitable[bytes]:
+            self._get_on()
+            return self._chunks.__anext__()
 
     return Upload
 

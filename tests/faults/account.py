@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 from attrs import define, field
 
 from grok_video import CreateOutcomeUnknown, GrokVideoError
+from grok_video.emulator import faults
 
 if TYPE_CHECKING:
-    from grok_video.emulator import Emulator
+    from grok_video.emulator import Emulator, Request
 
 #: A POST may be followed by another only after one of these: a clear and passing refusal.
 REFUSALS = (429, 503)
@@ -89,7 +90,7 @@ def settle(
     accepted = {create.request_id for create in emulator.creates}
     posts = [seen for seen in emulator.requests if seen.method == "POST"]
     account.posts = len(posts)
-    refused = sum(post.status in REFUSALS for post in posts)
+    refused = sum(post.status in REFUSALS or _is_cut_inside(post) for post in posts)
     account.resent = max(0, len(posts) - refused - account.wanted)
     account.accepted = emulator.accepted
     account.known = len(accepted & ids)
@@ -105,6 +106,14 @@ def settle(
         account.delivered = int(sha256 is not None and sha256 == served)
         if sha256 is not None and sha256 != served:
             account.notes.append("what was delivered is not what the emulator serves")
+
+
+def _is_cut_inside(post: Request) -> bool:
+    """Return whether it may have been cut before its last byte: then nobody can have taken it.
+
+    `test_cuts` knows how long a request is, and that one which is cut behind it is sent once.
+    """
+    return isinstance(post.fault, faults.CutRequest) and post.fault.after is not None
 
 
 def _early(emulator: Emulator) -> int:

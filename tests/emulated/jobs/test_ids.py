@@ -234,7 +234,7 @@ async def test_a_record_that_refuses_before_anything_is_sent_is_no_news_for_the_
     async def post(_: Body) -> str:
         raise AssertionError("it was sent")
 
-    sending = _create.Sending(TextBody(b"{}"), has_begun=False)
+    sending = _create.Sending(TextBody(b"{}"), is_watched=True)
     attempt = _create.Attempt(VideoRequest("drift"), sending, post, refuse)
     with anyio.move_on_after(0.05) as scope:
         await attempt.run(Deadline(math.inf, None), 60.0)
