@@ -47,12 +47,13 @@ class Client(ClientTwin):
     `on_submitted` is called in the thread that made the call, and may use the client.
 
     `api_key` falls back to the environment's COMETAPI_KEY; `base_url` to GROK_VIDEO_BASE_URL, then
-    to CometAPI (`https://api.x.ai/v1` with an xAI key works too). `timeout` is seconds of silence in
-    one request, not for a job: a picture on a slow line may take as long as it gets on. `retry`, `polling` and `limits` are the policies. `transport` is
-    "aiohttp" or "httpx", or a transport of your own; left out, it is "aiohttp".
-    `http_client` is an `httpx2.AsyncClient` or `httpx.AsyncClient` of your own, and stays yours to
-    close. `proxy` and `ssl_context` replace what the environment (HTTPS_PROXY, SSL_CERT_FILE)
-    says. `headers` are sent to the API with each request, and nowhere else.
+    to CometAPI (`https://api.x.ai/v1` with an xAI key works too). `timeout` is seconds of silence
+    in one request, not for a job: a picture on a slow line may take as long as it gets on. `retry`,
+    `polling` and `limits` are the policies. `transport` is "aiohttp" or "httpx", or a transport of
+    your own; left out, it is "aiohttp". `http_client` is an `httpx2.AsyncClient` or
+    `httpx.AsyncClient` of your own, and stays yours to close; a transport of your own is closed
+    with the client. `proxy` and `ssl_context` replace what the environment (HTTPS_PROXY,
+    SSL_CERT_FILE) says. `headers` are sent to the API with each request, and nowhere else.
 
     Raises `ConfigurationError` if there is no usable key, base URL, proxy or header, and
     `InvalidRequest` if anything else is not what it has to be.
