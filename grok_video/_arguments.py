@@ -17,7 +17,15 @@ from grok_video._redaction import redact
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["refuse", "refuse_unknown", "require_flags", "require_path", "require_positive"]
+__all__ = [
+    "problem_of_id",
+    "refuse",
+    "refuse_unknown",
+    "require_flags",
+    "require_path",
+    "require_positive",
+    "require_request_id",
+]
 
 #: Bits of the largest int that is shown with its digits.
 _SHOWN_BITS: Final = 256
@@ -62,6 +70,24 @@ def require_flags(**flags: bool) -> None:
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise refuse(name, value, "must be True or False")
+
+
+def require_request_id(request_id: str) -> str:
+    """Return an id as it is. Raises `InvalidRequest` if it can be none."""
+    problem = problem_of_id(request_id)
+    if problem is not None:
+        raise refuse("request_id", request_id, problem)
+    return request_id
+
+
+def problem_of_id(request_id: object) -> str | None:
+    """Return why something can be no id, or None: ids are opaque, but never blank."""
+    if not isinstance(request_id, str) or not request_id.strip():
+        return "must be a str that is not blank"
+    if request_id.strip().lower().startswith(("http://", "https://")):
+        return "must be the id alone, which is what stands after /videos/ in an address"
+    # Names of folders in the path of a URL (RFC 3986, section 5.2.4): another job is not there.
+    return "must not be a dot or two" if request_id in (".", "..") else None
 
 
 def refuse_unknown(function: Callable[..., object], unknown: Mapping[str, object]) -> None:

@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING, Self, cast
 
 from attrs import frozen
 
-from grok_video._arguments import refuse, require_flags, require_path, require_positive
+from grok_video._arguments import (
+    problem_of_id,
+    refuse,
+    require_flags,
+    require_path,
+    require_positive,
+)
 from grok_video._filenames import check_template
-from grok_video._job import problem_of_id
 
 if TYPE_CHECKING:
     import os

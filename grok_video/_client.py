@@ -17,6 +17,7 @@ from grok_video._arguments import (
     require_flags,
     require_path,
     require_positive,
+    require_request_id,
 )
 from grok_video._clientsettings import check_parts, check_transport
 from grok_video._create import CANCEL_GRACE, log_unheard
@@ -27,7 +28,6 @@ from grok_video._job import (
     fetch,
     load_downloads,
     poller_of,
-    require_request_id,
 )
 from grok_video._lifecycle import Event
 from grok_video._policies import Deadline, Limits, Retry
@@ -144,6 +144,7 @@ class AsyncClient:
         self,
         prompt: VideoRequest,
         *,
+        timeout: float | None = None,
         on_submitted: Callable[[AsyncJob], object] | None = None,
     ) -> AsyncJob: ...
 
@@ -159,6 +160,7 @@ class AsyncClient:
         model: str = DEFAULT_MODEL,
         output: Mapping[str, Any] | None = None,
         user: str | None = None,
+        timeout: float | None = None,
         on_submitted: Callable[[AsyncJob], object] | None = None,
     ) -> AsyncJob: ...
 
@@ -173,23 +175,27 @@ class AsyncClient:
         model: str = DEFAULT_MODEL,
         output: Mapping[str, Any] | None = None,
         user: str | None = None,
+        timeout: float | None = None,
         on_submitted: Callable[[AsyncJob], object] | None = None,
         **unknown: Never,
     ) -> AsyncJob:
         """Start a job and return its handle as soon as its request_id is known.
 
         At most one video is paid for, whatever happens. Takes the words of `VideoRequest`, or one
-        `VideoRequest`; only what is set is sent. `on_submitted` is called with the job before
+        `VideoRequest`; only what is set is sent. `timeout` is seconds for all of it, None for as
+        long as `Retry` goes on; an answer that is on its way then is waited for, at most 5 s.
+        `on_submitted` is called with the job before
         anything else happens to it, also when the call is being cancelled: the place to write the
         id down. A cancelled call waits for the answer of a create that was sent, at most 5 s, and
         is cancelled then; the id is logged if there is no `on_submitted`, or if that
         raised or did not come to its end.
 
         Raises `InvalidRequest` if the input is refused here (nothing was sent), `APIError` if the
-        server refuses it, `APIConnectionError` if the server certainly was not reached, and
-        `CreateOutcomeUnknown` if it may have been: then nothing is sent again.
+        server refuses it, `APIConnectionError` (`APITimeoutError` at the timeout) if it certainly
+        did not take it, and `CreateOutcomeUnknown` if it may have: then nothing is sent again.
         """
         image = veil(image)
+        deadline = Deadline.after(current_time(), timeout) if timeout is not None else None
         request = _as_request(
             AsyncClient.submit,
             prompt,
@@ -204,7 +210,7 @@ class AsyncClient:
             },
             unknown,
         )
-        return await self._start(request, None, on_submitted)
+        return await self._start(request, deadline, on_submitted)
 
     @overload
     async def generate(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Self
 
-from grok_video._arguments import refuse, require_flags, require_path, require_positive
+from grok_video._arguments import require_flags, require_path, require_positive
 from grok_video._models import JobStatus, Snapshot, Video
 from grok_video._policies import Deadline
 from grok_video._poller import Poller
@@ -91,12 +91,14 @@ class AsyncJob:
         """
         return await self._poller.wait(Deadline.after(current_time(), timeout))
 
-    async def refresh(self) -> Snapshot:
+    async def refresh(self, timeout: float | None = None) -> Snapshot:
         """Return what the API says now, from exactly one GET.
 
-        Raises `APIError` or `APIConnectionError` if it says nothing about the job.
+        `timeout` is seconds for it, None for no end: the GET waits for its place among the polls of
+        the client, and for as long as the server asked to wait. Raises `JobTimeout` if it passes,
+        and `APIError` or `APIConnectionError` if the API says nothing about the job.
         """
-        return await self._poller.refresh()
+        return await self._poller.refresh(Deadline.after(current_time(), timeout))
 
     def updates(self, timeout: float | None = DEFAULT_TIMEOUT) -> AsyncIterator[Snapshot]:
         """Give each snapshot that differs from the one before, the last one included.
@@ -278,24 +280,6 @@ async def save(
 def _transport_of(session: Session) -> Callable[[], Transport]:
     """Return what finds the transport of the event loop in which it is called."""
     return lambda: session.transport
-
-
-def require_request_id(request_id: str) -> str:
-    """Return an id as it is. Raises `InvalidRequest` if it can be none."""
-    problem = problem_of_id(request_id)
-    if problem is not None:
-        raise refuse("request_id", request_id, problem)
-    return request_id
-
-
-def problem_of_id(request_id: object) -> str | None:
-    """Return why something can be no id, or None: ids are opaque, but never blank."""
-    if not isinstance(request_id, str) or not request_id.strip():
-        return "must be a str that is not blank"
-    if request_id.strip().lower().startswith(("http://", "https://")):
-        return "must be the id alone, which is what stands after /videos/ in an address"
-    # Names of folders in the path of a URL (RFC 3986, section 5.2.4): another job is not there.
-    return "must not be a dot or two" if request_id in (".", "..") else None
 
 
 def poller_of(job: AsyncJob) -> Poller:

@@ -4,7 +4,8 @@ Every rule about what may follow what stands in `_TABLE`; no other module decide
 clock and no I/O here, so a life can be replayed from its events: the ledger is a list of events,
 and recovery is `reduce(advance, events, State.PLANNED)`.
 
-What a failed create means stands here too, for the same reason (`meaning_of_failed_create`).
+What a failed create means stands here too, for the same reason (`meaning_of_failed_create`), and
+what a failed poll does (`passes_until`).
 
 The state that the whole package exists for is IN_DOUBT: the create may have reached the server and
 its answer is not known. A process that dies between sending and hearing comes back in doubt, never
@@ -14,6 +15,7 @@ in PLANNED, so that nothing is sent twice unless a person says so.
 from __future__ import annotations
 
 import enum
+import math
 from typing import Final
 
 from grok_video._errors import (
@@ -21,11 +23,27 @@ from grok_video._errors import (
     APIError,
     GrokVideoError,
     InvalidRequest,
+    NotFound,
     RateLimited,
     ServerError,
+    UnexpectedResponse,
 )
 
-__all__ = ["Event", "IllegalEvent", "State", "advance", "diagram", "meaning_of_failed_create"]
+__all__ = [
+    "Event",
+    "IllegalEvent",
+    "State",
+    "advance",
+    "diagram",
+    "is_unknown",
+    "meaning_of_failed_create",
+    "passes_until",
+]
+
+
+#: Seconds for which a fresh id may answer task_not_exist (contract.md, section 4: wait a few
+#: seconds and poll again; within about 30 s of the create).
+_NOT_EXIST_GRACE: Final = 30.0
 
 
 class State(enum.StrEnum):
@@ -135,6 +153,33 @@ def meaning_of_failed_create(failure: Exception) -> Event:
             return Event.REFUSED
         case _:
             return Event.ANSWER_LOST
+
+
+def passes_until(error: GrokVideoError) -> float:
+    """Return the age of a job at which the failure of a poll says something about it.
+
+    Before, it passes, and the job is polled again. The age is seconds since the create, or since
+    the handle was made.
+    """
+    if is_unknown(error):
+        return _NOT_EXIST_GRACE
+    match error:
+        case APIConnectionError() | RateLimited() | ServerError():
+            is_passing = True
+        case UnexpectedResponse():
+            # A broken document passes, and so does a 5xx too large to read; a redirect or a wrong
+            # path stays what it is.
+            is_passing = 200 <= error.status < 300 or error.status >= 500
+        case NotFound():
+            is_passing = error.status >= 500  # no channel at this moment
+        case _:
+            is_passing = False
+    return math.inf if is_passing else 0.0
+
+
+def is_unknown(error: GrokVideoError) -> bool:
+    """Return whether the API says that it knows no such job."""
+    return isinstance(error, NotFound) and error.code == "task_not_exist"
 
 
 def diagram() -> str:

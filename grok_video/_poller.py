@@ -24,11 +24,12 @@ from grok_video._errors import (
     resume_hint,
     reword,
 )
+from grok_video._lifecycle import is_unknown, passes_until
 from grok_video._log import life, logger
 from grok_video._models import JobStatus, Snapshot, Video
 from grok_video._policies import NO_END
 from grok_video._polling import Watch
-from grok_video._session import TooLate, is_unknown, passes_until
+from grok_video._session import TooLate
 from grok_video._tracing import span
 from grok_video._transports._loops import Bell, current_time
 
@@ -131,14 +132,24 @@ class Poller:
             told.note(polls=self._polls)
             return self.video()
 
-    async def refresh(self) -> Snapshot:
-        """Return what the API says now, from exactly one GET."""
-        while self._asking:
-            await self._news.wait_until(math.inf, self._is_answered)
+    async def refresh(self, deadline: Deadline = NO_END) -> Snapshot:
+        """Return what the API says now, from exactly one GET.
+
+        Raises `JobTimeout` if it has not said it until then.
+        """
         now = current_time()
+        while self._asking and now < deadline.at:
+            await self._news.wait_until(deadline.at, self._is_answered)
+            now = current_time()
+        if now >= deadline.at:
+            raise self._timeout(deadline)
         if self._since is None:
             self._begin(now)
-        await self._poll(now, NO_END)
+        try:
+            await self._poll(now, deadline)
+        except TooLate:
+            error = self._timeout(deadline)
+            raise error from error.__cause__
         assert self.snapshot is not None  # noqa: S101 - for the type checker: it was just polled
         return self.snapshot
 

@@ -24,9 +24,7 @@ from grok_video._errors import (
     APITimeoutError,
     ConfigurationError,
     GrokVideoError,
-    NotFound,
     RateLimited,
-    ServerError,
     UnexpectedResponse,
     reword,
 )
@@ -461,35 +459,3 @@ def _too_long(delay: float, so_far: str) -> RateLimited:
         status=429,
         retry_after=delay,
     )
-
-
-#: Seconds for which a fresh id may answer task_not_exist (contract.md, section 4: wait a few
-#: seconds and poll again; within about 30 s of the create).
-_NOT_EXIST_GRACE: Final = 30.0
-
-
-def passes_until(error: GrokVideoError) -> float:
-    """Return the age of a job at which the failure of a poll says something about it.
-
-    Before, it passes, and the job is polled again. The age is seconds since the create, or since
-    the handle was made.
-    """
-    if is_unknown(error):
-        return _NOT_EXIST_GRACE
-    match error:
-        case APIConnectionError() | RateLimited() | ServerError():
-            is_passing = True
-        case UnexpectedResponse():
-            # A broken document passes, and so does a 5xx too large to read; a redirect or a wrong
-            # path stays what it is.
-            is_passing = 200 <= error.status < 300 or error.status >= 500
-        case NotFound():
-            is_passing = error.status >= 500  # no channel at this moment
-        case _:
-            is_passing = False
-    return math.inf if is_passing else 0.0
-
-
-def is_unknown(error: GrokVideoError) -> bool:
-    """Return whether the API says that it knows no such job."""
-    return isinstance(error, NotFound) and error.code == "task_not_exist"

@@ -110,7 +110,11 @@ class Client(ClientTwin):
 
     @overload
     def submit(
-        self, prompt: VideoRequest, *, on_submitted: Callable[[Job], object] | None = None
+        self,
+        prompt: VideoRequest,
+        *,
+        timeout: float | None = None,
+        on_submitted: Callable[[Job], object] | None = None,
     ) -> Job: ...
 
     @overload
@@ -125,6 +129,7 @@ class Client(ClientTwin):
         model: str = DEFAULT_MODEL,
         output: Mapping[str, Any] | None = None,
         user: str | None = None,
+        timeout: float | None = None,
         on_submitted: Callable[[Job], object] | None = None,
     ) -> Job: ...
 
@@ -139,21 +144,24 @@ class Client(ClientTwin):
         model: str = DEFAULT_MODEL,
         output: Mapping[str, Any] | None = None,
         user: str | None = None,
+        timeout: float | None = None,
         on_submitted: Callable[[Job], object] | None = None,
         **unknown: Never,
     ) -> Job:
         """Start a job and return its handle as soon as its request_id is known.
 
         At most one video is paid for, whatever happens. Takes the words of `VideoRequest`, or one
-        `VideoRequest`; only what is set is sent. `on_submitted` is called with the job before
+        `VideoRequest`; only what is set is sent. `timeout` is seconds for all of it, None for as
+        long as `Retry` goes on; an answer that is on its way then is waited for, at most 5 s.
+        `on_submitted` is called with the job before
         anything else happens to it, also when the call is being cancelled: the place to write the
         id down. A cancelled call waits for the answer of a create that was sent, at most 5 s, and
         is cancelled then; the id is logged if there is no `on_submitted`, or if that
         raised or did not come to its end.
 
         Raises `InvalidRequest` if the input is refused here (nothing was sent), `APIError` if the
-        server refuses it, `APIConnectionError` if the server certainly was not reached, and
-        `CreateOutcomeUnknown` if it may have been: then nothing is sent again.
+        server refuses it, `APIConnectionError` (`APITimeoutError` at the timeout) if it certainly
+        did not take it, and `CreateOutcomeUnknown` if it may have: then nothing is sent again.
         """
         image = veil(image)
         return self._twin(
@@ -168,6 +176,7 @@ class Client(ClientTwin):
                 model=model,
                 output=output,
                 user=user,
+                timeout=timeout,
                 on_submitted=self._hook(Job, on_submitted),
                 **unknown,
             ),
@@ -406,12 +415,14 @@ class Job(JobTwin):
         """
         return self._call(self._handle.result, timeout)
 
-    def refresh(self) -> Snapshot:
+    def refresh(self, timeout: float | None = None) -> Snapshot:
         """Return what the API says now, from exactly one GET.
 
-        Raises `APIError` or `APIConnectionError` if it says nothing about the job.
+        `timeout` is seconds for it, None for no end: the GET waits for its place among the polls of
+        the client, and for as long as the server asked to wait. Raises `JobTimeout` if it passes,
+        and `APIError` or `APIConnectionError` if the API says nothing about the job.
         """
-        return self._call(self._handle.refresh)
+        return self._call(self._handle.refresh, timeout)
 
     def updates(self, timeout: float | None = DEFAULT_TIMEOUT) -> Iterator[Snapshot]:
         """Give each snapshot that differs from the one before, the last one included.

@@ -67,7 +67,8 @@ _VERSIONS: Final = 4
 #: Bytes that count as something new: a server that gives one byte for each request is broken.
 _PROGRESS: Final = 2**16
 _REDIRECTS: Final = 5
-#: Content codings that were not asked for, and that no video is served in by mistake of a word.
+#: Real content codings, which were not asked for. Any other word is a mistake of the server's, and
+#: the file is what it is.
 _COMPRESSED: Final = frozenset(
     {"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"}
 )

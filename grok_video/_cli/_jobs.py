@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
     from grok_video._job import AsyncJob
     from grok_video._requests import VideoRequest
+
+#: Seconds that `status` waits: somebody looks on, and a server may ask for an hour.
+_STATUS_PATIENCE: Final = 60.0
 
 
 def generate(
@@ -123,7 +126,7 @@ def status(request_id: str, connection: Connection, *, json_lines: bool) -> int:
 
     async def go() -> int:
         async with connection.client() as client:
-            snapshot = await client.job(request_id).refresh()
+            snapshot = await client.job(request_id).refresh(timeout=_STATUS_PATIENCE)
         facts = result_facts(request_id, snapshot.status, snapshot=snapshot, video=snapshot.video)
         console.result(facts, _status_line(snapshot))
         return DONE

@@ -160,7 +160,7 @@ def _on_clock(clock: _Clock, loop: Any, when: float) -> float:  # noqa: ANN401 -
     if not behind or math.isinf(when):
         return when
     own = when - behind
-    # Who is woken a hair too early, by a clock that then stands still, never gets on.
+    # Woken a hair too early, by a clock that a test has stopped, a waiter would go round for ever.
     if own + behind < when:
         own += 2 * math.ulp(max(abs(own), abs(when)))
     return own + 1.5 * _EARLY if _is_of_asyncio(loop) else own

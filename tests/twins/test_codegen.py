@@ -81,7 +81,7 @@ def test_the_check_does_not_mind_the_layout(copied: Path) -> None:
         "a lost decorator": ("    @property\n", ""),
         "a lost overload": ("    @overload\n", ""),
         "a lost method": ("    def stop(self) -> None:", "    def _stop(self) -> None:"),
-        "a changed body": ("self._call(self._handle.refresh)", "self._call(self._handle.result)"),
+        "a changed body": ("self._call(self._handle.refresh, ", "self._call(self._handle.result, "),
         "a lost import": ("from grok_video._job import DEFAULT_TIMEOUT\n", ""),
         "a missing header": (_codegen.MARKER, "# Written by hand"),
         "a changed header": ("do not edit", "do edit"),
@@ -115,7 +115,7 @@ def test_a_stray_last_line_is_found(copied: Path, line: str) -> None:
         ("_client.py", "overwrite: bool = False,", "replace: bool = False,"),
         ("_client.py", "duration: int | None = None,", "duration: float | None = None,"),
         ("_job.py", "Return what the API says now", "Return what the API said"),
-        ("_job.py", "    async def refresh(self)", "    async def renew(self)"),
+        ("_job.py", "    async def refresh(self", "    async def renew(self"),
         ("_batch.py", "    def stop(self) -> None:", "    async def stop(self) -> None:"),
     ],
 )

@@ -147,6 +147,16 @@ async def test_a_create_that_found_no_connection_until_the_end_of_its_call_was_n
     assert anyio.current_time() - began < _create.CANCEL_GRACE
 
 
+async def test_a_submit_ends_at_its_timeout_and_was_not_sent(
+    new_client: Callable[..., AsyncClient], nowhere: str
+) -> None:
+    client = new_client(api_key="k", base_url=nowhere)
+    with pytest.raises(APITimeoutError, match=r"within the 0\.2 s of this call; nothing was sent"):
+        await client.submit("drift", timeout=0.2)
+    with pytest.raises(InvalidRequest, match="timeout must be a number of seconds above 0"):
+        await client.submit("drift", timeout=0)
+
+
 async def test_a_create_that_is_cancelled_before_it_has_a_connection_ends_at_once(
     new_client: Callable[..., AsyncClient], nowhere: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -24,6 +24,34 @@ from grok_video import (
 from grok_video.emulator import Emulator, faults
 
 
+async def test_a_look_at_a_job_ends_at_its_timeout_however_long_the_server_wants_to_be_left_alone(
+    grok_emulator: Emulator, client: AsyncClient
+) -> None:
+    job = await client.submit("drift")
+    grok_emulator.script("poll", [faults.rate_limited(3600)])
+    with pytest.raises(RateLimited):
+        await job.refresh()
+    began = anyio.current_time()
+    with pytest.raises(JobTimeout, match=r"after 0\.2 s"):
+        await job.refresh(timeout=0.2)
+    assert 0.1 < anyio.current_time() - began < 2
+    assert grok_emulator.polls == 1
+
+
+async def test_a_look_that_waits_for_another_poll_ends_at_its_timeout(
+    grok_emulator: Emulator, new_client: Callable[..., AsyncClient]
+) -> None:
+    async with new_client(grok_emulator) as client:
+        job = await client.submit("drift")
+        grok_emulator.script("poll", [faults.Stall(2.0)])
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(job.refresh)
+            await anyio.lowlevel.checkpoint()
+            with pytest.raises(JobTimeout):
+                await job.refresh(timeout=0.2)
+            tasks.cancel_scope.cancel()
+
+
 async def test_a_timeout_says_that_the_job_goes_on_and_how_to_resume(
     grok_emulator_factory: Callable[..., Emulator], new_client: Callable[..., AsyncClient]
 ) -> None:
