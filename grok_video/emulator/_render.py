@@ -10,6 +10,8 @@ import io
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from ._sources import orientation
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -51,7 +53,7 @@ def render(picture: bytes | None, size: tuple[int, int], duration: int, path: Pa
 
 
 def _stretched(picture: bytes | None, size: tuple[int, int]) -> Image.Image:
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     if picture is None:
         return _card(size)
@@ -60,12 +62,33 @@ def _stretched(picture: bytes | None, size: tuple[int, int]) -> Image.Image:
         # whichever way it lies.
         longest = max(size)
         opened.draft("RGB", (longest, longest))
-        upright = ImageOps.exif_transpose(opened)
+        upright = _upright(opened)
         if upright.mode in ("RGBA", "LA", "PA", "P"):
             # Transparent parts show black, as a video has nothing behind it.
             layer = upright.convert("RGBA")
             upright = Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer)
         return _resized(upright.convert("RGB"), size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """The picture as a person sees it.
+
+    Pillow's own way also writes the EXIF block anew, and breaks where that is corrupt.
+    """
+    from PIL import Image
+
+    how = Image.Transpose
+    turns = {
+        2: how.FLIP_LEFT_RIGHT,
+        3: how.ROTATE_180,
+        4: how.FLIP_TOP_BOTTOM,
+        5: how.TRANSPOSE,
+        6: how.ROTATE_270,
+        7: how.TRANSVERSE,
+        8: how.ROTATE_90,
+    }
+    turn = turns.get(orientation(picture))
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _card(size: tuple[int, int]) -> Image.Image:

@@ -221,13 +221,11 @@ class Service:
         task.add_done_callback(self._fetching.discard)
 
     async def _fetch(self, job: Job, url: str) -> None:
-        data = await _sources.fetch(url)
-        found: Source | Unusable
-        if isinstance(data, Unusable):
-            found = data
-        else:
-            loop = asyncio.get_running_loop()
-            found = await loop.run_in_executor(self._pool, self._keep, data)
+        try:
+            found = await self._fetched(url)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the job must not wait for ever
+            text = f"The emulator could not take this picture: {type(error).__name__}: {error}"
+            found = Unusable(text, "internal")
         if isinstance(found, Unusable):
             job.problem = found
             job.end(self.now())
@@ -235,6 +233,13 @@ class Service:
             job.settle(found)
         job.waiting = False
         self._store.update(job)
+
+    async def _fetched(self, url: str) -> Source | Unusable:
+        data = await _sources.fetch(url)
+        if isinstance(data, Unusable):
+            return data
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, self._keep, data)
 
     # ------------------------------------------------------------------ polls
 

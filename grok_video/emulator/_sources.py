@@ -12,7 +12,6 @@ import binascii
 import hashlib
 import io
 import ipaddress
-import warnings
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes, urljoin, urlsplit
 
@@ -98,26 +97,40 @@ def inspect(data: bytes, *, thorough: bool = True) -> Source | Unusable:
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
-            # A picture too large for Pillow's taste is refused like a broken one.
-            warnings.simplefilter("error")
-            with Image.open(io.BytesIO(data), formats=tuple(_FORMATS)) as picture:
-                size = upright_size(picture)
-                if thorough:
-                    # JPEG decodes to an eighth of its size here: enough to notice a torn file.
-                    picture.draft("RGB", (picture.width // 8, picture.height // 8))
-                    picture.load()
-    except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError):
-        return Unusable(
-            "Unable to decode provided image_url, only JPEG, PNG and WebP images are supported"
-        )
+        with Image.open(io.BytesIO(data), formats=tuple(_FORMATS)) as picture:
+            # A picture too large for Pillow's taste is refused like a broken one. Counted here, and
+            # not by Pillow's warning made an error: filters of warnings are the whole process's.
+            most = Image.MAX_IMAGE_PIXELS
+            if most is not None and picture.width * picture.height > most:
+                return _UNREADABLE
+            size = upright_size(picture)
+            if thorough:
+                # JPEG decodes to an eighth of its size here: enough to notice a torn file.
+                picture.draft("RGB", (max(1, picture.width // 8), max(1, picture.height // 8)))
+                picture.load()
+    except Exception:  # noqa: BLE001 - decoders raise whatever a torn byte leads them to
+        return _UNREADABLE
     return Source(hashlib.sha256(data).hexdigest(), size)
+
+
+_UNREADABLE: Final = Unusable(
+    "Unable to decode provided image_url, only JPEG, PNG and WebP images are supported"
+)
+
+
+def orientation(picture: Image) -> int:
+    """How the picture lies (EXIF 2.3, tag 0x0112); 1, upright, where its EXIF block is broken."""
+    try:
+        found = picture.getexif().get(0x0112, 1)
+    except Exception:  # noqa: BLE001 - as above; the picture itself may be whole
+        return 1
+    return found if found in range(1, 9) else 1
 
 
 def upright_size(picture: Image) -> tuple[int, int]:
     """Width and height after the EXIF orientation is applied."""
-    # Orientations 5 to 8 lie on their side (EXIF 2.3, tag 0x0112).
-    sideways = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    # Orientations 5 to 8 lie on their side.
+    sideways = orientation(picture) >= 5
     return (picture.height, picture.width) if sideways else (picture.width, picture.height)
 
 
