@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tempfile
+import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -61,6 +62,7 @@ class Clips:
         self._kept: OrderedDict[Wanted, Clip] = OrderedDict()
         self._making: dict[Wanted, asyncio.Future[Clip]] = {}
         self._bytes = 0
+        self._stopped = threading.Event()
         self.rendered = 0
 
     @property
@@ -87,7 +89,9 @@ class Clips:
 
         name = hashlib.sha256(repr(wanted).encode()).hexdigest()[:32]
         path = self.folder / f"{name}.mp4"
-        render(self.picture(wanted.digest), wanted.size, wanted.duration, path)
+        render(
+            self.picture(wanted.digest), wanted.size, wanted.duration, path, self._stopped.is_set
+        )
         if wanted.version:
             path.write_bytes(altered(path.read_bytes(), wanted.version))
         return Clip(f'"{name}"', path.stat().st_size, path=path)
@@ -104,6 +108,10 @@ class Clips:
             self._bytes -= oldest.size
             if oldest.path is not None:
                 oldest.path.unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        """What is being rendered is given up within a frame, with `Abandoned` for who waits."""
+        self._stopped.set()
 
     def close(self) -> None:
         """Removes the folder."""

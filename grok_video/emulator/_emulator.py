@@ -12,6 +12,7 @@ import importlib.util
 import os
 import secrets
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
@@ -35,6 +36,9 @@ TEST_TIME_SCALE: Final = 0.0001
 
 _NEEDED: Final = ("aiohttp", "av", "PIL")
 _PATIENCE: Final = 30.0
+# Rendering ends within a frame and handlers within half a second: what takes longer than this is
+# code of the caller's own.
+_STOPPING: Final = 10.0
 
 
 class Emulator:
@@ -152,7 +156,11 @@ class Emulator:
             raise failure
 
     def stop(self) -> None:
-        """The server is gone, with its thread, connections and files; the records stay."""
+        """The server is gone, with its thread, connections and files; the records stay.
+
+        A `clip` or `chaos` of the caller's own that does not return keeps it: that is told by a
+        `RuntimeWarning` after ten seconds.
+        """
         thread, self._thread = self._thread, None
         if thread is None:
             return
@@ -161,7 +169,15 @@ class Emulator:
             # The loop may have ended by itself, after a failure to start.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(stop.set)
-        thread.join(_PATIENCE)
+        thread.join(_STOPPING)
+        if thread.is_alive():
+            warnings.warn(
+                f"the emulator at {self.origin} has not stopped within {_STOPPING:g} s: it waits "
+                "for a `clip` or `chaos` that has not returned. Its thread and folder are "
+                "there until that returns; give it a limit of its own",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         self._loop = self._server = self._service = None
 
     def _run(self, started: threading.Event) -> None:
@@ -217,6 +233,8 @@ class Emulator:
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
             self._service, self._server = service, server
             server.origins.arm()
+            # First of all that ends, or everything else would wait for the last frame.
+            closing.callback(clips.stop)
             started.set()
             await self._stop.wait()
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ._sources import orientation
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from PIL import Image
@@ -25,10 +26,22 @@ _PUSH: Final = 0.2
 _DRIFT: Final = (0.7, 0.4)
 
 
-def render(picture: bytes | None, size: tuple[int, int], duration: int, path: Path) -> None:
+class Abandoned(Exception):
+    """Nobody needs this video any more."""
+
+
+def render(
+    picture: bytes | None,
+    size: tuple[int, int],
+    duration: int,
+    path: Path,
+    abandoned: Callable[[], bool] = lambda: False,
+) -> None:
     """Leaves at `path` an MP4 of `duration` seconds whose first frame is the whole picture.
 
     `None` stands for the test card. The picture is stretched to `size`, as the service does.
+    `abandoned` is asked before each frame, because a long clip takes seconds; once it says so,
+    `Abandoned` is raised.
     """
     av = _av()
     planes = _planes(_stretched(picture, size))
@@ -44,6 +57,8 @@ def render(picture: bytes | None, size: tuple[int, int], duration: int, path: Pa
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         frame = av.VideoFrame(width, height, "yuv420p")
         for number in range(last + 1):
+            if abandoned():
+                raise Abandoned
             frame.make_writable()
             for plane, source in zip(frame.planes, planes, strict=True):
                 _fill(plane, source if number == 0 else _pushed(source, number / last))

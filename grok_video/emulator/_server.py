@@ -24,6 +24,7 @@ from ._files import part
 from ._mischief import answer
 from ._origins import Origins
 from ._records import Records, Request
+from ._render import Abandoned
 from .faults import rate_limited
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Server:
         exchange = Exchange(raw, connection, log)
         try:
             await self._route(exchange)
-        except (Broken, ConnectionError):
+        except (Abandoned, Broken, ConnectionError):
             exchange.keep = False
         finally:
             connection.busy = False

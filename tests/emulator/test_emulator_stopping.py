@@ -1,0 +1,72 @@
+"""An emulator ends when it is told to, whatever it was doing; or it says why it could not."""
+
+import contextlib
+import http.client
+import threading
+import time
+from urllib.parse import urlsplit
+
+import pytest
+from wire_caller import Caller
+
+from grok_video.emulator import Emulator
+
+
+def soon(true, seconds=5.0):
+    """Waits until this is so."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+@contextlib.contextmanager
+def downloading(caller, url):
+    """Somebody asks for this file, and does not mind what comes of it."""
+
+    def ask():
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            caller.call("GET", urlsplit(url).path)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    yield
+    thread.join()
+
+
+def test_an_emulator_stops_at_once_while_a_long_clip_is_rendered():
+    emulator = Emulator()
+    emulator.start()
+    caller = Caller(emulator)
+    url = caller.url(caller.submit(duration=15, resolution="1080p", aspect_ratio="16:9"))
+    with downloading(caller, url):
+        clips = emulator._service._clips
+        soon(lambda: list(clips.folder.glob("*.mp4")))
+        started = time.monotonic()
+        emulator.stop()
+        took = time.monotonic() - started
+    assert took < 1.5
+    assert not clips.folder.exists()
+
+
+def test_an_emulator_that_cannot_stop_says_so(monkeypatch):
+    monkeypatch.setattr("grok_video.emulator._emulator._STOPPING", 0.1)
+    held, asked = threading.Event(), threading.Event()
+
+    def clip(job):
+        asked.set()
+        held.wait(10)
+        return b"x"
+
+    emulator = Emulator(clip=clip)
+    emulator.start()
+    thread, caller = emulator._thread, Caller(emulator)
+    with downloading(caller, caller.url(caller.submit())):
+        assert asked.wait(5)
+        try:
+            with pytest.warns(RuntimeWarning, match="`clip` or `chaos` that has not returned"):
+                emulator.stop()
+        finally:
+            held.set()
+            thread.join(5)
+    assert not thread.is_alive()
