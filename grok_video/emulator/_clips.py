@@ -1,12 +1,13 @@
 """Rendered clips on disk: each made once, the oldest dropped when the folder grows too large.
 
-One folder in the system's temp directory for each emulator, removed with it. Knows the renderer
-and the pool it runs in; does not know jobs or HTTP.
+One folder in the system's temp directory for each emulator, removed with it. Made when asked for,
+or ahead of that, one at a time. Knows the renderer and the pool it runs in, no jobs and no HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import tempfile
 import threading
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 # Half a gigabyte of clips is a hundred of the default kind: room for any test, small for a disk.
 _MOST: Final = 512 * 1024 * 1024
+
+# So many may stand in line to be made ahead; the others are made when they are asked for.
+_AHEAD: Final = 32
 
 # What another version of a clip carries: a box that players skip (ISO/IEC 14496-12, 8.1.2).
 _FREE_BOX: Final = (16).to_bytes(4, "big") + b"freeanother."
@@ -61,6 +65,8 @@ class Clips:
         self._folder = tempfile.TemporaryDirectory(prefix="grok-video-emulator-")
         self._kept: OrderedDict[Wanted, Clip] = OrderedDict()
         self._making: dict[Wanted, asyncio.Future[Clip]] = {}
+        self._ahead: OrderedDict[Wanted, None] = OrderedDict()
+        self._working: asyncio.Task[None] | None = None
         self._bytes = 0
         self._stopped = threading.Event()
         self.rendered = 0
@@ -69,6 +75,29 @@ class Clips:
     def folder(self) -> Path:
         """Where clips, and pictures without a state file, are kept."""
         return Path(self._folder.name)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is being rendered or stands in line for it."""
+        return bool(self._making or self._ahead)
+
+    def expect(self, wanted: Wanted) -> None:
+        """The clip is made soon, in its turn, unless too many stand in line."""
+        known = wanted in self._kept or wanted in self._making or wanted in self._ahead
+        if known or len(self._ahead) >= _AHEAD:
+            return
+        self._ahead[wanted] = None
+        if self._working is None:
+            self._working = asyncio.get_running_loop().create_task(self._work())
+
+    async def _work(self) -> None:
+        # One at a time: whoever asks for a clip now has the rest of the pool.
+        while self._ahead:
+            wanted, _ = self._ahead.popitem(last=False)
+            # Whoever asks for it is told what went wrong; nobody is waiting here.
+            with contextlib.suppress(Exception):
+                await self.get(wanted)
+        self._working = None
 
     async def get(self, wanted: Wanted) -> Clip:
         """The clip, rendered now if nobody asked for it before; one rendering serves all."""
@@ -112,6 +141,7 @@ class Clips:
     def stop(self) -> None:
         """What is being rendered is given up within a frame, with `Abandoned` for who waits."""
         self._stopped.set()
+        self._ahead.clear()
 
     def close(self) -> None:
         """Removes the folder."""

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 # A job of the default kind takes a minute and a half in life, and nine milliseconds like this.
 TEST_TIME_SCALE: Final = 0.0001
 
+# Each has one picture in memory, decoded: two of them are as fast as a test needs.
+_READERS: Final = 2
 _NEEDED: Final = ("aiohttp", "av", "PIL")
 _PATIENCE: Final = 30.0
 # Rendering ends within a frame and handlers within half a second: what takes longer than this is
@@ -72,7 +74,9 @@ class Emulator:
         `form` is the form of the poll's answers, or several that take turns within each job.
         `time_scale` is the share of the real service's time a job takes; 1.0 is life.
         `link_life` is in seconds, not scaled. `state` names a file in which jobs, links and the
-        bill outlive the process. `clip` is served in place of rendered videos. `chaos` is asked
+        bill outlive the process. `clip` is served in place of rendered videos. They are made while
+        their jobs are waited for; jobs of milliseconds are over first, and the first byte of their
+        files comes after 0.1 to 0.6 s for each second of video. `chaos` is asked
         for a fault whenever a phase's script is empty. `keep` bounds every log, and `keep_jobs`
         the jobs: older ones no longer exist. With `separate_files`, links point to the second
         origin, as the real ones do.
@@ -196,15 +200,16 @@ class Emulator:
         from ._service import Service, Settings
 
         async with contextlib.AsyncExitStack() as closing:
-            pool = ThreadPoolExecutor(os.cpu_count(), "grok-video-render")
-            closing.callback(pool.shutdown, cancel_futures=True)
-            clips = Clips(pool)
+            renderers = ThreadPoolExecutor(os.cpu_count(), "grok-video-render")
+            readers = ThreadPoolExecutor(_READERS, "grok-video-read")
+            clips = Clips(renderers)
             closing.callback(clips.close)
             store = self._store(clips.folder)
             closing.callback(store.close)
             clips.picture = store.picture
-            # What renders still reads pictures and writes clips: it ends before both are gone.
-            closing.callback(pool.shutdown, cancel_futures=True)
+            # What runs still reads and writes pictures and clips: it ends before both are gone.
+            for pool in (renderers, readers):
+                closing.callback(pool.shutdown, cancel_futures=True)
             if self._given_key is None:
                 self.api_key = store.fact("api_key", self.api_key)
             settings = Settings(
@@ -215,7 +220,7 @@ class Emulator:
                 clip=self._clip,
                 keep_jobs=self._keep_jobs,
             )
-            service = Service(settings, self._records, clips, pool, store)
+            service = Service(settings, self._records, clips, readers, renderers, store)
             closing.push_async_callback(service.close)
             server = Server(
                 service,

@@ -94,10 +94,19 @@ class Job:
         # A source that is still on its way keeps the job from ending, never the poll waiting.
         return Moment("processing", 1) if self.waiting and found is DONE else found
 
+    @property
+    def promising(self) -> bool:
+        """Whether it will end with a file, as far as is known now."""
+        return self.problem is None and not isinstance(self.fate, _BAD_ENDS)
+
     def has_link(self, now: float) -> bool:
         """Whether a poll would now give a link."""
-        good = self.problem is None and not isinstance(self.fate, _BAD_ENDS)
-        return good and self.seen(now) is DONE
+        return self.promising and self.seen(now) is DONE
+
+    def ends_within(self, seconds: float, now: float) -> bool:
+        """Whether it runs, and will end with a file within so many seconds."""
+        left = self.created + self.lasts - now
+        return 0 < left <= seconds and self.promising and not self.waiting
 
     def answer(self, form: Form, now: float, link: Callable[[], str]) -> Reply:
         """What this poll says; counted, because some fates last for so many polls."""

@@ -47,6 +47,11 @@ TICKS_PER_USD: Final = 10_000_000_000
 # A small body is read where it arrives; a thread costs more than it saves below this.
 _INLINE: Final = 64 * 1024
 
+# Fifteen seconds at 1080p take about ten to render; a job that is waited for begins with its file
+# so long before its end. One that lasts less than a second is over before that would help, and most
+# tests, whose jobs last milliseconds, never ask for the file.
+_AHEAD: Final = 20.0
+_WORTHWHILE: Final = 1.0
 
 ClipSource = bytes | Path | Callable[[Job], bytes | Path]
 
@@ -67,12 +72,20 @@ class Service:
     """The jobs of one emulator."""
 
     def __init__(
-        self, settings: Settings, records: Records, clips: Clips, pool: Executor, store: Store
+        self,
+        settings: Settings,
+        records: Records,
+        clips: Clips,
+        readers: Executor,
+        others: Executor,
+        store: Store,
     ) -> None:
         self.settings = settings
         self._records = records
         self._clips = clips
-        self._pool = pool
+        # Pictures are looked at beside what renders, or a create would wait for a video.
+        self._readers = readers
+        self._others = others
         self._store = store
         self._jobs: dict[str, Job] = {}
         self._by_serial: dict[int, Job] = {}
@@ -191,7 +204,7 @@ class Service:
             if size <= _INLINE and self.settings.clip is not None:
                 return self._read_inline(url)
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool, self._read_inline, url)
+            return await loop.run_in_executor(self._readers, self._read_inline, url)
         if _sources.is_played(url):
             return CARD
         return None if _sources.is_loopback(url) else _sources.unreachable()
@@ -239,7 +252,7 @@ class Service:
         if isinstance(data, Unusable):
             return data
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, self._keep, data)
+        return await loop.run_in_executor(self._readers, self._keep, data)
 
     # ------------------------------------------------------------------ polls
 
@@ -251,6 +264,8 @@ class Service:
             if is_bad_end(fate):
                 job.end(now)
             self._store.update(job)
+        if self.settings.clip is None and job.lasts >= _WORTHWHILE and job.ends_within(_AHEAD, now):
+            self._clips.expect(_wanted(job))
         form = self.settings.forms[job.polls % len(self.settings.forms)]
         return job.answer(
             form, now, lambda: f"{link_base}/files/{self.links.issue(job.serial, now)}"
@@ -281,12 +296,11 @@ class Service:
         """The job's file, rendered now if need be."""
         clip = self.settings.clip
         if clip is None:
-            wanted = Wanted(job.digest or CARD.digest, job.size, job.duration, job.version)
-            return await self._clips.get(wanted)
+            return await self._clips.get(_wanted(job))
         if not callable(clip):
             return given(clip, job.version)
         loop = asyncio.get_running_loop()
-        return given(await loop.run_in_executor(self._pool, clip, job), job.version)
+        return given(await loop.run_in_executor(self._others, clip, job), job.version)
 
     # ------------------------------------------------------------------ from outside
 
@@ -304,3 +318,7 @@ class Service:
         for task in self._fetching:
             task.cancel()
         await asyncio.gather(*self._fetching, return_exceptions=True)
+
+
+def _wanted(job: Job) -> Wanted:
+    return Wanted(job.digest or CARD.digest, job.size, job.duration, job.version)

@@ -3,10 +3,13 @@
 import http.server
 import io
 import threading
+import time
 
 import av
 import pytest
 from PIL import Image, ImageChops, ImageStat
+
+from grok_video.emulator import faults
 
 
 def probe(data):
@@ -126,6 +129,50 @@ def test_the_same_video_is_rendered_once(launch, picture, as_data_uri):
     bodies = [video(rendering, image={"url": uri}) for _ in range(3)]
     assert bodies[0] == bodies[1] == bodies[2]
     assert rendering.emulator._service._clips.rendered == 1
+
+
+def test_a_job_that_is_waited_for_has_its_file_before_it_is_done(launch):
+    one = launch(time_scale=0.5)
+    request_id = one.submit()
+    clips = one.emulator._service._clips
+    assert one.poll(request_id).json == {"request_id": request_id}
+    deadline = time.monotonic() + 5
+    while not clips.rendered:
+        assert one.poll(request_id).json.get("status") != "done"
+        assert time.monotonic() < deadline
+    one.emulator.finish(request_id)
+    facts, _ = probe(one.download(one.url(request_id)).body)
+    assert facts["seconds"] == clips.rendered == 1
+
+
+def test_nothing_is_rendered_ahead_that_nobody_waits_for_or_that_will_not_be_there(launch, picture):
+    one = launch(time_scale=0.5)
+    one.emulator.script("create", [faults.Failed(), faults.Pass()])
+    doomed, _unasked = one.submit(), one.submit()
+    one.poll(doomed)
+    clips = one.emulator._service._clips
+    assert not clips.busy
+    short = launch()
+    short.ended(short.submit())
+    assert not short.emulator._service._clips.busy
+    long = launch(time_scale=50.0)
+    long.poll(long.submit())
+    assert not long.emulator._service._clips.busy
+
+
+def test_what_is_rendered_ahead_is_bounded_and_waits_in_line(launch):
+    one = launch(time_scale=0.5)
+    clips = one.emulator._service._clips
+    for seconds in range(1, 16):
+        for resolution in ("480p", "720p", "1080p"):
+            for ratio in ("1:1", "16:9"):
+                wanted = {"duration": seconds, "resolution": resolution, "aspect_ratio": ratio}
+                request_id = one.submit(**wanted, model="grok-imagine-video-1.5-lite")
+                one.emulator._service.job(request_id).lasts = 10.0
+                one.poll(request_id)
+                assert len(clips._ahead) <= 32
+                assert len(clips._making) <= 1
+    assert clips.busy
 
 
 def test_nothing_is_left_on_disk(launch):
