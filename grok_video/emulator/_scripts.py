@@ -34,6 +34,13 @@ class Consumed:
     """Unix seconds."""
 
 
+class Mistaken(Exception):
+    """What a caller gave the emulator to ask (`chaos`, `clip`) went wrong; the message says how."""
+
+    def __init__(self, name: str, what: str) -> None:
+        super().__init__(f"what was given as `{name}` {what}")
+
+
 class Scripts:
     """The queues of the three phases.
 
@@ -71,17 +78,21 @@ class Scripts:
             return queue[0] if queue else None
 
     def take(self, phase: Phase) -> Fault | None:
-        """The next fault of the phase, removed; the caller says `record` when it happened."""
+        """The next fault of the phase, removed; the caller says `record` when it happened.
+
+        Raises `Mistaken` if chaos is asked, and raises or answers anything but a fault.
+        """
         with self._lock:
             queue = self._queues[phase]
-            if not queue:
-                return self._chaos(phase) if self._chaos is not None else None
-            # These two are met by a connection, never by a request: requests wait behind them.
-            if isinstance(queue[0], Refuse | CloseOnAccept):
-                return None
-            fault = queue.popleft()
-            self._look()
-            return fault
+            if queue:
+                # These two are met by a connection, never by a request: requests wait behind them.
+                if isinstance(queue[0], Refuse | CloseOnAccept):
+                    return None
+                fault = queue.popleft()
+                self._look()
+                return fault
+        # Not under the lock: it may ask what is left, or script more.
+        return None if self._chaos is None else _asked(self._chaos, phase)
 
     def take_cut(self, phase: Phase) -> CutRequest | None:
         """The next fault, removed, if it ends the connection inside the request."""
@@ -123,3 +134,15 @@ class Scripts:
         waiting = [fault for queue in self._queues.values() for fault in queue]
         self.wired = any(isinstance(f, CutRequest) and f.after is not None for f in waiting)
         self.connects = any(isinstance(f, Refuse | CloseOnAccept) for f in waiting)
+
+
+def _asked(chaos: Chaos, phase: Phase) -> Fault | None:
+    try:
+        fault: object = chaos(phase)
+    except Exception as error:
+        raise Mistaken("chaos", f"raised {type(error).__name__}: {error}") from error
+    if fault is None or isinstance(fault, Fault):
+        return fault
+    raise Mistaken(
+        "chaos", f"must answer with a fault like faults.Expired(), or None, not with {fault!r}"
+    )

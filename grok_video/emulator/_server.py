@@ -6,6 +6,8 @@ through `Service`; how answers go wrong is in `_mischief`.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +27,7 @@ from ._mischief import answer
 from ._origins import Origins
 from ._records import Records, Request
 from ._render import Abandoned
+from ._scripts import Mistaken
 from .faults import rate_limited
 
 if TYPE_CHECKING:
@@ -45,6 +48,8 @@ CONTROL_PATH: Final = "/_emulator"
 
 # The largest body that is read; beyond it the proxy's 413. Nobody has found the real limit.
 _LARGEST: Final = 96 * 1024 * 1024
+
+_LOG: Final = logging.getLogger("grok_video.emulator")
 
 
 class Server:
@@ -102,12 +107,28 @@ class Server:
             await self._route(exchange)
         except (Abandoned, Broken, ConnectionError):
             exchange.keep = False
+        except Exception as error:  # noqa: BLE001 - told to whoever asked, and logged
+            await self._broke(exchange, error)
         finally:
             connection.busy = False
             if log.method == "POST" and log.origin == "api":
                 self.service.note_attempt(log)
         exchange.keep = exchange.keep and not self.origins.closing()
         return exchange.finished()
+
+    async def _broke(self, exchange: Exchange, error: Exception) -> None:
+        """Says what went wrong here, as plain text that no answer of the API looks like."""
+        told = str(error) if isinstance(error, Mistaken) else f"{type(error).__name__}: {error}"
+        log = exchange.log
+        _LOG.exception("the emulator could not answer %s %s", log.method, log.path)
+        exchange.keep = False
+        if log.status is not None:
+            # Too late for another answer: what was begun is broken off.
+            exchange.connection.end(reset=True)
+            return
+        text = f"the emulator could not answer: {told}"
+        with contextlib.suppress(ConnectionError):
+            await exchange.send(Reply(500, text.encode(errors="replace"), TEXT))
 
     def _log(self, raw: web.BaseRequest, connection: Connection) -> Request:
         log = Request(

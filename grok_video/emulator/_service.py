@@ -34,6 +34,7 @@ from ._life import SOURCE_FAILS_AFTER, seconds_needed
 from ._links import Links
 from ._records import Create, Records, Request
 from ._requests import Asked, Refused, read_create
+from ._scripts import Mistaken
 from ._sources import CARD, Source, Unusable
 
 if TYPE_CHECKING:
@@ -300,7 +301,7 @@ class Service:
         if not callable(clip):
             return given(clip, job.version)
         loop = asyncio.get_running_loop()
-        return given(await loop.run_in_executor(self._others, clip, job), job.version)
+        return await loop.run_in_executor(self._others, _given, clip, job)
 
     # ------------------------------------------------------------------ from outside
 
@@ -318,6 +319,13 @@ class Service:
         for task in self._fetching:
             task.cancel()
         await asyncio.gather(*self._fetching, return_exceptions=True)
+
+
+def _given(clip: Callable[[Job], bytes | Path], job: Job) -> Clip:
+    try:
+        return given(clip(job), job.version)
+    except Exception as error:
+        raise Mistaken("clip", f"raised {type(error).__name__}: {error}") from error
 
 
 def _wanted(job: Job) -> Wanted:

@@ -50,6 +50,59 @@ def test_chaos_is_asked_when_no_script_is_left(launch, tiny_clip):
     assert [still.create().status for _ in range(3)] == [429, 503, 200]
 
 
+def test_chaos_may_ask_the_emulator_what_is_left_and_script_more(launch, tiny_clip):
+    """It was called under the lock that those calls need: nothing was answered any more."""
+    box = []
+
+    def chaos(phase):
+        if not box[0].faults_left and len(box[0].faults_consumed) < 1:
+            box[0].script("create", [faults.rate_limited()])
+        return
+
+    still = launch(clip=tiny_clip, chaos=chaos)
+    box.append(still.emulator)
+    assert [still.create().status for _ in range(3)] == [200, 429, 200]
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (ZeroDivisionError("boom"), "ZeroDivisionError: boom"),
+        (
+            faults.Expired,
+            "must answer with a fault like faults.Expired(), or None, not with <class",
+        ),
+        (
+            "overloaded",
+            "must answer with a fault like faults.Expired(), or None, not with 'overloaded'",
+        ),
+    ],
+)
+def test_chaos_that_goes_wrong_is_named_in_the_answer_and_in_the_log(
+    launch, tiny_clip, caplog, answer, told
+):
+    def chaos(phase):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    heard = launch(clip=tiny_clip, chaos=chaos).create()
+    assert heard.status == 500
+    assert heard.headers["content-type"].startswith("text/plain")
+    assert told in heard.body.decode()
+    assert "what was given as `chaos`" in heard.body.decode()
+    assert [record.name for record in caplog.records] == ["grok_video.emulator"]
+
+
+def test_a_clip_that_goes_wrong_is_named_in_the_answer_and_in_the_log(launch, caplog):
+    still = launch(clip=lambda job: 1 / 0)
+    heard = still.download(still.url(still.submit()))
+    assert heard.status == 500
+    assert b"what was given as `clip`" in heard.body
+    assert b"ZeroDivisionError" in heard.body
+    assert [record.name for record in caplog.records] == ["grok_video.emulator"]
+
+
 @pytest.mark.parametrize("name", faults.__all__)
 def test_every_fault_is_a_value_with_a_docstring(name):
     one = getattr(faults, name)
