@@ -11,7 +11,7 @@ import asyncio
 import logging
 import socket
 import struct
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ._faults import CutRequest
     from ._origins import Origins
     from ._records import Request
-    from ._scripts import Phase
     from ._server import Server
 
 # A connection closed with a FIN keeps reading for this long, or the kernel would turn the FIN into
@@ -80,7 +79,7 @@ class Connection(web.RequestHandler):
                 super().data_received(data)
                 return
             data, self._held = self._held + data, b""
-            phase = phase_of(data)
+            phase = self.owner.routes.phase_of(data, files=self.files)
             if phase == "unclear":
                 self._held = data
                 return
@@ -129,18 +128,3 @@ class Connection(web.RequestHandler):
         except TimeoutError:
             return False
         return True
-
-
-def phase_of(data: bytes) -> Phase | Literal["unclear"] | None:
-    """Which phase a request belongs to by its first bytes; `"unclear"` if there are too few."""
-    method, space, rest = data.partition(b" ")
-    if not space:
-        return "unclear" if b"POST".startswith(method) or b"GET".startswith(method) else None
-    if method == b"POST":
-        return "create"
-    path, space, _ = rest.partition(b" ")
-    if method != b"GET":
-        return None
-    if not space:
-        return "unclear"
-    return "poll" if b"/videos/" in path else "download" if b"/files/" in path else None

@@ -27,6 +27,7 @@ from ._mischief import answer
 from ._origins import Origins
 from ._records import Records, Request
 from ._render import Abandoned
+from ._routes import CONTROL_PATH, FILE_PATH, Routes
 from ._scripts import Mistaken
 from .faults import rate_limited
 
@@ -39,12 +40,6 @@ if TYPE_CHECKING:
     from ._connection import Connection
     from ._scripts import Phase, Scripts
     from ._service import Service
-
-CREATE_PATH: Final = "/videos/generations"
-POLL_PATH: Final = "/videos/"
-FILE_PATH: Final = "/files/"
-# Not part of the API: how a test in another process asks and steers this emulator.
-CONTROL_PATH: Final = "/_emulator"
 
 # The largest body that is read; beyond it the proxy's 413. Nobody has found the real limit.
 _LARGEST: Final = 96 * 1024 * 1024
@@ -69,7 +64,7 @@ class Server:
         self.records = records
         self.scripts = scripts
         self._authorization = f"Bearer {api_key}"
-        self._base_path = base_path
+        self.routes = Routes(base_path)
         self._separate_files = separate_files
         self.origins = Origins(self, scripts)
         self._modified = formatdate(usegmt=True)
@@ -170,24 +165,18 @@ class Server:
 
     async def _route(self, exchange: Exchange) -> None:
         path, method = exchange.raw.path, exchange.raw.method
-        phase: Phase
-        allowed: tuple[str, ...]
         if path.startswith(CONTROL_PATH) and not exchange.connection.files:
             await self._control(exchange, path[len(CONTROL_PATH) :])
             return
-        if path.startswith(FILE_PATH):
-            phase, allowed = "download", ("GET", "HEAD")
-        elif exchange.connection.files or not path.startswith(self._base_path + POLL_PATH):
+        place = self.routes.place(path, files=exchange.connection.files)
+        if place is None:
             await exchange.send(page(404, "404 Not Found"))
             return
-        elif path == self._base_path + CREATE_PATH:
-            phase, allowed = "create", ("POST",)
-        else:
-            phase, allowed = "poll", ("GET",)
-        if method not in allowed:
+        if method not in place.methods:
             reply = page(405, "405 Not Allowed")
-            await exchange.send(reply, (("Allow", ", ".join(allowed)),))
+            await exchange.send(reply, (("Allow", ", ".join(place.methods)),))
             return
+        phase = place.phase
         if phase == "poll":
             self.records.polls += 1
         elif phase == "download":
@@ -258,7 +247,7 @@ class Server:
         if self.service.now() < self._storm_until:
             exchange.log.retry_after = self._storm_wait
             return self._storm_reply
-        request_id = exchange.raw.path[len(self._base_path + POLL_PATH) :]
+        request_id = self.routes.request_id(exchange.raw.path)
         job = self.service.job(request_id)
         if job is None:
             return task_not_exist()

@@ -174,6 +174,51 @@ def test_a_request_that_comes_in_pieces_is_cut_at_the_same_byte(still):
     assert still.emulator.accepted == 1
 
 
+@pytest.mark.parametrize(
+    ("phase", "method", "path"),
+    [
+        ("create", "POST", "/_emulator/storm"),
+        ("create", "POST", "/grok/v1/videos/edits"),
+        ("create", "POST", "/grok/v1/videos/x"),
+        ("create", "PUT", "/grok/v1/videos/generations"),
+        ("poll", "GET", "/nowhere/videos/x"),
+        ("poll", "GET", "/grok/v1/videos/generations"),
+        ("download", "GET", "/other/files/x"),
+        ("download", "POST", "/files/x"),
+    ],
+)
+def test_a_cut_strikes_only_what_the_server_takes_for_its_phase(still, phase, method, path):
+    still.emulator.script(phase, [faults.CutRequest(after=20)])
+    body = b'{"seconds": 0}' if method != "GET" else None
+    assert still.call(method, path, body, still.key).status in (200, 404, 405)
+    assert len(still.emulator.faults_left[phase]) == 1
+
+
+@pytest.mark.parametrize(
+    ("phase", "line"),
+    [
+        ("create", "POST /grok/v1/videos/generations?a=b"),
+        ("create", "POST http://x/grok/v1/videos/generations"),
+        ("create", "POST /grok/v1/videos/%67enerations"),
+        ("poll", "GET /grok/v1/videos/some%2Fid"),
+        ("download", "GET /files/x"),
+        ("download", "HEAD /files/x"),
+    ],
+)
+def test_a_cut_finds_its_request_however_that_is_spelled(still, phase, line):
+    still.emulator.script(phase, [faults.CutRequest(after=60)])
+    request = f"{line} HTTP/1.1\r\nHost: x\r\nX-Padding: {'x' * 60}\r\n\r\n".encode()
+    assert still.raw(b"", chunks=[request[:8], request[8:30], request[30:]]) == (b"", "reset")
+    still.emulator.assert_faults_consumed()
+
+
+def test_a_first_line_without_end_is_not_held_for_a_cut_that_is_due(still):
+    still.emulator.script("create", [faults.CutRequest(after=60)])
+    heard, _ = still.raw(b"POST /" + b"x" * 20_000 + b" HTTP/1.1\r\nConnection: close\r\n\r\n")
+    assert b" 400 Bad Request" in heard
+    assert still.emulator.faults_left
+
+
 def test_a_request_shorter_than_the_cut_is_cut_when_complete(still):
     still.emulator.script("create", [faults.CutRequest(after=10_000)])
     assert still.raw(still.create_bytes()) == (b"", "reset")
