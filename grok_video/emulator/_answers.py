@@ -192,12 +192,10 @@ def task_not_exist() -> Reply:
     return as_json(400, {"code": "task_not_exist", "message": "task_not_exist", "data": None})
 
 
-def unreadable(message: str, body: bytes) -> Reply:
-    """The provider's text/plain 422 for a body whose shape is wrong."""
+def unreadable(message: str, end: tuple[int, int]) -> Reply:
+    """The provider's text/plain 422 for a body of wrong shape that ends at this line and column."""
     text = "Failed to deserialize the JSON body into the target type: "
-    lines = body.count(b"\n") + 1
-    column = len(body) - body.rfind(b"\n") - 1
-    return Reply(422, f"{text}{message} at line {lines} column {column}".encode(), TEXT)
+    return Reply(422, f"{text}{message} at line {end[0]} column {end[1]}".encode(), TEXT)
 
 
 def page(status: int, title: str) -> Reply:

@@ -12,7 +12,7 @@ import functools
 import sys
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
 import attrs
 from aiohttp import web
@@ -64,19 +64,19 @@ class Exchange:
 
     # ------------------------------------------------------------------ reading
 
-    async def read(self, limit: int) -> bytes | None:
-        """The request's body, or `None` if it is longer than `limit`."""
+    async def read(self, into: IO[bytes], limit: int) -> int | None:
+        """Puts the request's body there; its length, or `None` if it is longer than `limit`."""
         if self.log.headers.get("expect", "").lower() == "100-continue":
             await self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        chunks: list[bytes] = []
         size = 0
         async for chunk in self.raw.content.iter_any():
             size += len(chunk)
             if size <= limit:
-                chunks.append(chunk)
+                into.write(chunk)
             if self.connection.cut is None:
                 self.log.received = size
-        return b"".join(chunks) if size <= limit else None
+        into.seek(0)
+        return size if size <= limit else None
 
     # ------------------------------------------------------------------ writing
 

@@ -47,6 +47,9 @@ PRICES: Final[Mapping[str, tuple[Mapping[str, Decimal], Decimal]]] = {
 }
 
 _SHOWN: Final = 120
+# What a record keeps of a text, twice the longest prompt anybody documents, and of a nesting.
+_KEPT: Final = 8192
+_DEEPEST: Final = 20
 
 
 @attrs.frozen
@@ -173,14 +176,25 @@ def _type(value: object) -> str:
             return "map"
 
 
-def _shown(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields as sent, without a picture's bytes: records must not hold pictures."""
-    image: Any = fields.get("image")
-    url: Any = cast("dict[str, Any]", image).get("url") if isinstance(image, dict) else None
-    if not isinstance(url, str) or not url.startswith("data:"):
-        return fields
-    kind = url[:32].partition(",")[0]
-    return {**fields, "image": {"url": f"{kind},<{len(url)} characters>"}}
+def is_data_uri(url: str) -> bool:
+    """Whether the address is a data URI; schemes are spelled in any case (RFC 3986, 3.1)."""
+    return url[:5].lower() == "data:"
+
+
+def _shown(value: object, depth: int = 0) -> Any:  # noqa: ANN401 - JSON
+    """The value as sent, short: records must not hold pictures, whatever their field is called."""
+    if isinstance(value, str):
+        if is_data_uri(value):
+            return f"{value[:32].partition(',')[0]},<{len(value)} characters>"
+        return value if len(value) <= _KEPT else f"{value[:_SHOWN]}...<{len(value)} characters>"
+    if not isinstance(value, list | dict):
+        return value
+    if depth >= _DEEPEST:
+        return "<deeper>"
+    if isinstance(value, list):
+        return [_shown(one, depth + 1) for one in cast("list[object]", value)]
+    named = cast("dict[str, object]", value)
+    return {name[:_KEPT]: _shown(one, depth + 1) for name, one in named.items()}
 
 
 def frame_size(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from ._answers import TEXT, Reply, page, task_not_exist
 from ._control import control
@@ -204,29 +204,31 @@ class Server:
         return self.service.gateway_error(401, "Invalid token")
 
     async def _create(self, exchange: Exchange, fault: Fault | None) -> None:
-        body = await exchange.read(_LARGEST)
-        if fault is not None and not fault.accepted:
-            await answer(exchange, fault, None)
-            return
-        reply = await self._real_create(exchange, body, fault)
-        await answer(exchange, fault, reply, closing=self.origins.closing())
+        with self.service.room() as body:
+            size = await exchange.read(body, _LARGEST)
+            if fault is not None and not fault.accepted:
+                reply = None
+            else:
+                reply = await self._real_create(exchange, body, size, fault)
+        closing = reply is not None and self.origins.closing()
+        await answer(exchange, fault, reply, closing=closing)
 
     async def _real_create(
-        self, exchange: Exchange, body: bytes | None, fault: Fault | None
+        self, exchange: Exchange, body: IO[bytes], size: int | None, fault: Fault | None
     ) -> Reply:
         if (refusal := self._unauthorized(exchange)) is not None:
             return refusal
         if self.service.now() < self._storm_until:
             exchange.log.retry_after = self._storm_wait
             return self._storm_reply
-        if body is None:
+        if size is None:
             text = b'{"error":"Failed to read request body: length limit exceeded"}'
             return Reply(413, text)
         media = exchange.log.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media != "application/json":
             text = b"Expected request with `Content-Type: application/json`"
             return Reply(415, text, TEXT)
-        reply, job = await self.service.create(body)
+        reply, job = await self.service.create(body, size)
         if job is not None:
             exchange.log.request_id = job.request_id
             self.origins.reach("poll")
@@ -260,9 +262,10 @@ class Server:
         return reply
 
     async def _control(self, exchange: Exchange, name: str) -> None:
-        body = await exchange.read(_LARGEST)
-        refusal = self._unauthorized(exchange)
-        reply = refusal or control(self, exchange.raw.method, name.strip("/"), body or b"")
+        with self.service.room() as body:
+            await exchange.read(body, _LARGEST)
+            refusal = self._unauthorized(exchange)
+            reply = refusal or control(self, exchange.raw.method, name.strip("/"), body.read())
         await exchange.send(reply)
 
     # ------------------------------------------------------------------ files

@@ -10,11 +10,12 @@ import asyncio
 import hashlib
 import random
 import secrets
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
 import attrs
 
@@ -32,8 +33,9 @@ from ._clips import Clip, Clips, Wanted, given
 from ._jobs import Job, asked_fate, is_bad_end
 from ._life import SOURCE_FAILS_AFTER, seconds_needed
 from ._links import Links
+from ._pictures import Pictures
 from ._records import Create, Records, Request
-from ._requests import Asked, Refused, read_create
+from ._requests import Asked, Refused, is_data_uri, read_create
 from ._scripts import Mistaken
 from ._sources import CARD, Source, Unusable
 
@@ -55,6 +57,20 @@ _AHEAD: Final = 20.0
 _WORTHWHILE: Final = 1.0
 
 ClipSource = bytes | Path | Callable[[Job], bytes | Path]
+
+
+@attrs.define
+class _Taken:
+    """A create's body, read."""
+
+    asked: Asked | Refused
+    fingerprint: str
+    end: tuple[int, int]
+    """Line and column at which the body ended."""
+    source: Source | Unusable | None = None
+    """Its picture; `None` when there is none or it has to be fetched."""
+    data: bytes | None = None
+    """The picture's bytes, if nobody has looked at them yet."""
 
 
 @attrs.define
@@ -88,15 +104,16 @@ class Service:
         self._readers = readers
         self._others = others
         self._store = store
+        self._pictures = Pictures(store, thorough=settings.clip is None)
         self._jobs: dict[str, Job] = {}
         self._by_serial: dict[int, Job] = {}
         self._serials = 0
         self.links = Links(store.secret, settings.link_life)
-        self._known: dict[bytes, Source | Unusable] = {}
         self._fetching: set[asyncio.Task[None]] = set()
         # Wall time that cannot jump: links and jobs are compared with it over restarts.
         self._epoch = time.time() - time.monotonic()
         for job, create in zip(store.jobs(), store.creates(), strict=True):
+            self._pictures.hold(job.digest)
             self._remember(job)
             records.accept(create)
             if job.waiting:
@@ -116,6 +133,7 @@ class Service:
         if most is not None and len(self._by_serial) > most:
             oldest = self._by_serial.pop(next(iter(self._by_serial)))
             del self._jobs[oldest.request_id]
+            self._pictures.release(oldest.digest)
 
     def job(self, request_id: str) -> Job | None:
         """The job of this id."""
@@ -123,17 +141,26 @@ class Service:
 
     # ------------------------------------------------------------------ creates
 
-    async def create(self, body: bytes) -> tuple[Reply, Job | None]:
+    def room(self) -> IO[bytes]:
+        """Where a body is put as it arrives: a large one on disk, however many come at once."""
+        return tempfile.SpooledTemporaryFile(max_size=_INLINE, dir=str(self._clips.folder))
+
+    async def create(self, body: IO[bytes], size: int) -> tuple[Reply, Job | None]:
         """The answer to a create and, if it was accepted, its job: recorded, billed, durable."""
-        asked = read_create(body)
+        if size <= _INLINE:
+            taken = self._take(body, small=True)
+        else:
+            loop = asyncio.get_running_loop()
+            taken = await loop.run_in_executor(self._readers, self._take, body)
+        asked, source = taken.asked, taken.source
         if isinstance(asked, Refused):
-            return self._refusal(asked, body), None
-        source = await self._source(asked, len(body))
+            return self._refusal(asked, taken.end), None
+        if taken.data is not None:
+            loop = asyncio.get_running_loop()
+            source = await loop.run_in_executor(self._readers, self._pictures.keep, taken.data)
         now = self.now()
         job = self._accept(asked, source, now)
-        create = Create(
-            job.request_id, asked.price, asked.fields, hashlib.sha256(body).hexdigest(), now
-        )
+        create = Create(job.request_id, asked.price, asked.fields, taken.fingerprint, now)
         self._store.accept(job, create)
         self._remember(job)
         self._records.accept(create)
@@ -145,10 +172,33 @@ class Service:
         reply = as_json(200, {"request_id": job.request_id})
         return attrs.evolve(reply, headers=headers), job
 
-    def _refusal(self, refused: Refused, body: bytes) -> Reply:
+    def _take(self, file: IO[bytes], *, small: bool = False) -> _Taken:
+        """What the body asks for, and its picture; the bytes of a large one are gone afterwards."""
+        body = file.read()
+        asked, fingerprint = read_create(body), hashlib.sha256(body).hexdigest()
+        end = (body.count(b"\n") + 1, len(body) - body.rfind(b"\n") - 1)
+        taken = _Taken(asked, fingerprint, end)
+        del body
+        if isinstance(asked, Refused) or asked.image is None:
+            return taken
+        if not is_data_uri(asked.image):
+            taken.source = _sources.elsewhere(asked.image)
+            return taken
+        data = _sources.read_data_uri(asked.image)
+        taken.asked = attrs.evolve(asked, image="data:")
+        if isinstance(data, Unusable):
+            taken.source = data
+        elif small and self._pictures.thorough:
+            # Decoded in the pool by the caller: a small file may hold many pixels.
+            taken.data = data
+        else:
+            taken.source = self._pictures.keep(data)
+        return taken
+
+    def _refusal(self, refused: Refused, end: tuple[int, int]) -> Reply:
         match refused.kind:
             case "shape":
-                return unreadable(refused.message, body)
+                return unreadable(refused.message, end)
             case "argument":
                 return provider_error(400, "invalid-argument", refused.message)
             case "model" if self.settings.forms[0].startswith("native"):
@@ -196,39 +246,6 @@ class Service:
 
     # ------------------------------------------------------------------ sources
 
-    async def _source(self, asked: Asked, size: int) -> Source | Unusable | None:
-        """The create's picture; `None` when there is none or it has to be fetched."""
-        url = asked.image
-        if url is None:
-            return None
-        if url.startswith("data:"):
-            if size <= _INLINE and self.settings.clip is not None:
-                return self._read_inline(url)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._readers, self._read_inline, url)
-        if _sources.is_played(url):
-            return CARD
-        return None if _sources.is_loopback(url) else _sources.unreachable()
-
-    def _read_inline(self, uri: str) -> Source | Unusable:
-        data = _sources.read_data_uri(uri)
-        return data if isinstance(data, Unusable) else self._keep(data)
-
-    def _keep(self, data: bytes) -> Source | Unusable:
-        """What these bytes are; a picture that will be rendered is put on disk."""
-        digest = hashlib.sha256(data).digest()
-        known = self._known.get(digest)
-        if known is None:
-            rendered = self.settings.clip is None
-            known = _sources.inspect(data, thorough=rendered)
-            if isinstance(known, Source) and rendered:
-                self._store.keep_picture(known.digest, data)
-            # A memory of the newest thousand pictures; forgetting one costs a second look.
-            if len(self._known) >= 1000:
-                self._known.clear()
-            self._known[digest] = known
-        return known
-
     def _begin_fetch(self, job: Job, url: str) -> None:
         task = asyncio.create_task(self._fetch(job, url))
         self._fetching.add(task)
@@ -246,6 +263,8 @@ class Service:
         else:
             job.settle(found)
         job.waiting = False
+        if self._by_serial.get(job.serial) is not job:
+            self._pictures.release(job.digest)
         self._store.update(job)
 
     async def _fetched(self, url: str) -> Source | Unusable:
@@ -253,7 +272,7 @@ class Service:
         if isinstance(data, Unusable):
             return data
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._readers, self._keep, data)
+        return await loop.run_in_executor(self._readers, self._pictures.keep, data)
 
     # ------------------------------------------------------------------ polls
 

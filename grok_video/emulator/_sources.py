@@ -7,7 +7,6 @@ documentation is answered as if it did not exist. What is wrong with a source is
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
 import io
@@ -79,14 +78,22 @@ def is_loopback(url: str) -> bool:
         return False
 
 
+def elsewhere(url: str) -> Source | Unusable | None:
+    """The picture behind a URL; `None` if it has to be fetched from this machine."""
+    if is_played(url):
+        return CARD
+    return None if is_loopback(url) else unreachable()
+
+
 def read_data_uri(uri: str) -> bytes | Unusable:
     """The bytes inside a data URI."""
     head, comma, payload = uri.partition(",")
     if not comma:
         return Unusable("Unable to decode provided image_url: no comma in the data URI")
     try:
-        if head.endswith(";base64"):
-            return base64.b64decode(payload, validate=True)
+        if head.lower().endswith(";base64"):
+            # Strict, and without the copy that `base64` makes of a text.
+            return binascii.a2b_base64(payload, strict_mode=True)
         return unquote_to_bytes(payload)
     except (binascii.Error, ValueError):
         return Unusable("Unable to decode provided image_url: invalid base64")

@@ -155,6 +155,11 @@ class SQLiteStore(Store):
             ).fetchone()
         return None if row is None else row[0]
 
+    def drop_picture(self, digest: str) -> None:
+        """The picture is gone: no job needs it any more."""
+        with self._lock:
+            self._file.execute("DELETE FROM pictures WHERE digest = ?", (digest,))
+
     def close(self) -> None:
         """The file is closed and its log folded into it."""
         with self._lock:

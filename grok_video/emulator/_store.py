@@ -7,11 +7,12 @@ The base class keeps nothing but the pictures that have to be rendered, in the e
 from __future__ import annotations
 
 import secrets
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from ._jobs import Job
     from ._records import Create, Request
@@ -51,11 +52,19 @@ class Store:
 
     def keep_picture(self, digest: str, data: bytes) -> None:
         """The picture can be read back under its digest."""
-        (self._folder / digest).write_bytes(data)
+        # Moved into place, because the same picture may be read by a renderer meanwhile.
+        file = tempfile.NamedTemporaryFile(dir=self._folder, delete=False)  # noqa: SIM115 - moved
+        with file:
+            file.write(data)
+        Path(file.name).replace(self._folder / digest)
 
     def picture(self, digest: str) -> bytes | None:
         """The picture kept under this digest; `None` for the test card."""
         return None if digest == "card" else (self._folder / digest).read_bytes()
+
+    def drop_picture(self, digest: str) -> None:
+        """The picture is gone: no job needs it any more."""
+        (self._folder / digest).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Nothing is open any more."""

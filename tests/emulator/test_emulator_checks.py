@@ -83,6 +83,27 @@ def test_a_picture_is_not_kept_in_the_record():
 
 
 @pytest.mark.parametrize(
+    "fields",
+    [
+        {"image": {"url": "DATA:image/png;base64," + "A" * 100_000}},
+        {"reference_images": [{"url": "data:image/png;base64," + "A" * 100_000}]},
+        {"last_frame": {"url": "data:image/png;base64," + "A" * 100_000}},
+        {"image": {"url": "https://example.com/" + "a" * 100_000}},
+        {"anything": [[["A" * 100_000]]]},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_no_picture_is_kept_in_the_record_whatever_its_field_is_called(fields):
+    assert len(str(asked(**fields).fields)) < 500
+
+
+def test_a_long_prompt_is_kept_in_the_record_and_depth_is_bounded():
+    found = asked(prompt="p" * 4096, deep=json.loads("[" * 500 + "]" * 500))
+    assert found.fields["prompt"] == "p" * 4096
+    assert len(json.dumps(found.fields)) < 4200
+
+
+@pytest.mark.parametrize(
     ("fields", "price"),
     [
         ({"model": "grok-imagine-video", "duration": 6, "image": {"url": "u"}}, "0.422"),

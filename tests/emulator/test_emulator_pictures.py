@@ -1,12 +1,21 @@
 """Pictures as strangers send them: tiny, torn, too large, many at once."""
 
+import base64
+import http.server
 import io
+import socket
+import sqlite3
+import threading
+import time
+import tracemalloc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
+from wire_caller import Caller
 
+from grok_video.emulator import Emulator
 from grok_video.emulator._render import render
 from grok_video.emulator._sources import Source, Unusable, inspect
 
@@ -76,8 +85,6 @@ def test_every_orientation_is_set_upright_as_pillow_does(picture, orientation):
 
 def test_a_fetched_picture_that_cannot_be_kept_fails_in_the_poll(launch, picture, tmp_path):
     """The job used to say `processing` for ever."""
-    import http.server
-    import threading
 
     data = picture((64, 48))
 
@@ -106,3 +113,80 @@ def test_a_fetched_picture_that_cannot_be_kept_fails_in_the_poll(launch, picture
             thread.join()
     assert body["status"] == "failed"
     assert body["error"]["code"] == "internal"
+
+
+def test_the_pictures_of_forgotten_jobs_are_deleted(launch, as_data_uri):
+    one = launch(keep_jobs=2)
+    folder = one.emulator._service._clips.folder
+
+    def noise():
+        file = io.BytesIO()
+        Image.effect_noise((64, 48), 80).save(file, "PNG")
+        return as_data_uri(file.getvalue(), "png")
+
+    same = noise()
+    for uri in (same, noise(), noise(), same, same):
+        one.submit(image={"url": uri})
+    assert len(list(folder.iterdir())) == 1
+    assert one.download(one.url(one.emulator.creates[-1].request_id)).status == 200
+    for _ in range(2):
+        one.submit()
+    assert [path.suffix for path in folder.iterdir()] == [".mp4"]
+
+
+def test_a_state_file_holds_no_pictures_of_forgotten_jobs(tmp_path, picture, as_data_uri):
+    for _ in range(2):
+        with Emulator(state=tmp_path / "state", keep_jobs=2) as emulator:
+            one = Caller(emulator)
+            for size in ((8, 8), (9, 9), (10, 10)):
+                request_id = one.submit(image={"url": as_data_uri(picture(size), "png")})
+            assert one.download(one.url(request_id)).status == 200
+    file = sqlite3.connect(tmp_path / "state")
+    (count,) = file.execute("SELECT count(*) FROM pictures").fetchone()
+    file.close()
+    assert count == 2
+
+
+def test_a_data_uri_may_be_spelled_in_capitals(launch, picture):
+    one = launch()
+    uri = "DATA:image/png;BASE64," + base64.b64encode(picture()).decode()
+    assert one.ended(one.submit(image={"url": uri})).json["status"] == "done"
+
+
+def test_a_large_create_is_read_beside_the_loop(launch, tiny_clip):
+    """Hashing and parsing 20 MiB took a quarter of a second in which nobody was answered."""
+    one = launch(clip=tiny_clip)
+    free = threading.Event()
+    for _ in range(2):
+        one.emulator._service._readers.submit(free.wait, 10)
+    with socket.create_connection(one.address, timeout=0.2) as peer:
+        peer.sendall(one.create_bytes(prompt="x" * 200_000))
+        with pytest.raises(TimeoutError):
+            peer.recv(100)
+        assert one.submit(prompt="x")
+        free.set()
+        peer.settimeout(5)
+        assert peer.recv(100).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_large_body_waits_on_disk_and_not_in_memory(launch, tiny_clip):
+    one = launch(clip=tiny_clip)
+    emulator, size = one.emulator, 30_000_000
+    head = (
+        f"POST {one.base}/videos/generations HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n"
+        f"Authorization: Bearer {emulator.api_key}\r\nContent-Type: application/json\r\n\r\n"
+    )
+    tracemalloc.start()
+    try:
+        with socket.create_connection(one.address, timeout=10) as peer:
+            peer.sendall(head.encode())
+            for _ in range(29):
+                peer.sendall(b" " * 1_000_000)
+            deadline = time.monotonic() + 10
+            while not emulator.requests or emulator.requests[0].received < 28_000_000:
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 8_000_000
