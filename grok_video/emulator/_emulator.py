@@ -95,7 +95,8 @@ class Emulator:
         self._keep_jobs = keep_jobs
         self._records = Records(keep)
         self._scripts = Scripts(keep, chaos)
-        self._started = False
+        self._starting = threading.Lock()
+        self._started = self._unwanted = False
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -119,9 +120,17 @@ class Emulator:
         self.stop()
 
     async def __aenter__(self) -> Self:
-        from anyio import to_thread
+        from anyio import CancelScope, to_thread
 
-        await to_thread.run_sync(self.start)
+        try:
+            await to_thread.run_sync(self.start)
+        except BaseException:
+            # Cancelled, perhaps by a `task.cancel()` that no shield keeps out: the thread that
+            # starts us may go on, or not have begun. Nobody will leave what was never entered.
+            self._unwanted = True
+            with CancelScope(shield=True):
+                await to_thread.run_sync(self.stop)
+            raise
         return self
 
     async def __aexit__(
@@ -137,8 +146,6 @@ class Emulator:
 
     def start(self) -> None:
         """The emulator answers; the caller's thread waited for a few milliseconds."""
-        if self._started:
-            raise RuntimeError("an emulator runs once; make another one, with the same state")
         missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
         if missing:
             raise ModuleNotFoundError(
@@ -148,12 +155,17 @@ class Emulator:
                 name=missing[0],
             )
         started = threading.Event()
-        self._started = True
-        self._thread = threading.Thread(
-            target=self._run, args=(started,), name="grok-video-emulator", daemon=True
-        )
-        self._thread.start()
-        started.wait(_PATIENCE)
+        with self._starting:
+            if self._started or self._unwanted:
+                raise RuntimeError("an emulator runs once; make another one, with the same state")
+            self._started = True
+            self._thread = threading.Thread(
+                target=self._run, args=(started,), name="grok-video-emulator", daemon=True
+            )
+            self._thread.start()
+        if not started.wait(_PATIENCE):
+            self.stop()
+            raise RuntimeError(f"the emulator has not started within {_PATIENCE:g} s")
         if self._failure is not None:
             failure = self._failure
             self.stop()
@@ -165,9 +177,11 @@ class Emulator:
         A `clip` or `chaos` of the caller's own that does not return keeps it: that is told by a
         `RuntimeWarning` after ten seconds.
         """
-        thread, self._thread = self._thread, None
-        if thread is None:
-            return
+        with self._starting:
+            thread, self._thread = self._thread, None
+            if thread is None:
+                return
+            self._unwanted = True
         loop, stop = self._loop, self._stop
         if loop is not None and stop is not None:
             # The loop may have ended by itself, after a failure to start.
@@ -241,6 +255,9 @@ class Emulator:
             # First of all that ends, or everything else would wait for the last frame.
             closing.callback(clips.stop)
             started.set()
+            # Told to stop before there was anything to tell.
+            if self._unwanted:
+                return
             await self._stop.wait()
 
     def _store(self, folder: Path) -> Store:

@@ -1,11 +1,14 @@
 """An emulator ends when it is told to, whatever it was doing; or it says why it could not."""
 
+import asyncio
 import contextlib
 import http.client
+import sqlite3
 import threading
 import time
 from urllib.parse import urlsplit
 
+import anyio
 import pytest
 from wire_caller import Caller
 
@@ -70,3 +73,47 @@ def test_an_emulator_that_cannot_stop_says_so(monkeypatch):
             held.set()
             thread.join(5)
     assert not thread.is_alive()
+
+
+def ours():
+    names = ("grok-video-emulator", "grok-video-render", "grok-video-read")
+    return [one for one in threading.enumerate() if one.name.startswith(names)]
+
+
+@pytest.mark.parametrize("seconds", [0, 0.0005, 0.001, 0.002, 0.003, 0.004, 0.006, 0.01])
+@pytest.mark.parametrize("how", ["timeout", "cancel", "scope"])
+def test_an_emulator_that_is_cancelled_while_it_starts_leaves_nothing(how, seconds):
+    """`task.cancel()` ends the waiting for the thread that starts it, and not that thread."""
+
+    async def enter():
+        async with Emulator():
+            await asyncio.sleep(5)
+
+    async def cancelled():
+        if how == "scope":
+            with anyio.move_on_after(seconds):
+                await enter()
+        elif how == "timeout":
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await enter()
+        else:
+            task = asyncio.create_task(enter())
+            await asyncio.sleep(seconds)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        # The starting is over when the caller hears of the cancelling, and undone.
+        assert not ours()
+
+    asyncio.run(cancelled())
+    soon(lambda: not ours())
+
+
+def test_an_emulator_that_does_not_start_in_time_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr("grok_video.emulator._emulator._PATIENCE", 0.05)
+    with contextlib.closing(sqlite3.connect(tmp_path / "state", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(RuntimeError, match=r"has not started within 0\.05 s"):
+            Emulator(state=tmp_path / "state").start()
+    assert not ours()
