@@ -7,16 +7,20 @@ can be checked, and found too old, without a table of links. Knows no jobs and n
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Links:
     """Names under one secret; the same secret after a restart knows them again."""
 
-    def __init__(self, secret: bytes, life: float) -> None:
+    def __init__(self, secret: bytes, life: float, killed: Iterable[str] = ()) -> None:
         self._secret = secret
         self._life = life
         self._last = 0
-        self._killed: set[str] = set()
+        self._killed = set(killed)
 
     def issue(self, serial: int, now: float) -> str:
         """A fresh file name for this job; no two are equal."""

@@ -67,6 +67,8 @@ class Server:
         self.routes = Routes(base_path)
         self._separate_files = separate_files
         self.origins = Origins(self, scripts)
+        for phase in service.phases():
+            self.origins.reach(phase)
         self._modified = formatdate(usegmt=True)
         self._storm_until = 0.0
         self._storm_reply = Reply(429)
@@ -257,7 +259,7 @@ class Server:
         strike = fault if isinstance(fault, LifeFault) else None
         link_base = self.origins.url("files" if self._separate_files else "api")
         reply = self.service.poll(job, link_base, strike)
-        if job.has_link(self.service.now()):
+        if self.service.reached(job):
             self.origins.reach("download")
         return reply
 
@@ -273,7 +275,7 @@ class Server:
     async def _download(self, exchange: Exchange, fault: Fault | None) -> None:
         name = exchange.raw.path[len(FILE_PATH) :]
         if isinstance(fault, LinkDied):
-            self.service.links.kill(name)
+            self.service.kill(name)
         job = self.service.linked(name)
         if fault is not None and not fault.accepted:
             await answer(exchange, fault, None)

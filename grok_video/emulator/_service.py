@@ -13,7 +13,7 @@ import secrets
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from ._faults import LifeFault
+    from ._scripts import Phase
     from ._store import Store
 
 TICKS_PER_USD: Final = 10_000_000_000
@@ -108,7 +109,8 @@ class Service:
         self._jobs: dict[str, Job] = {}
         self._by_serial: dict[int, Job] = {}
         self._serials = 0
-        self.links = Links(store.secret, settings.link_life)
+        self.links = Links(store.secret, settings.link_life, store.killed())
+        self._served: bool = bool(store.fact("served", 0))
         self._fetching: set[asyncio.Task[None]] = set()
         # Wall time that cannot jump: links and jobs are compared with it over restarts.
         self._epoch = time.time() - time.monotonic()
@@ -290,6 +292,27 @@ class Service:
         return job.answer(
             form, now, lambda: f"{link_base}/files/{self.links.issue(job.serial, now)}"
         )
+
+    def reached(self, job: Job) -> bool:
+        """Whether a client that polled this job now has had a link, noted for a later process."""
+        if not job.has_link(self.now()):
+            return False
+        if not self._served:
+            self._served = True
+            self._store.set_fact("served", 1)
+        return True
+
+    def phases(self) -> Iterator[Phase]:
+        """The phases that clients of earlier processes can have come to."""
+        if self._jobs:
+            yield "poll"
+        if self._served:
+            yield "download"
+
+    def kill(self, name: str) -> None:
+        """From now on this link is dead."""
+        self.links.kill(name)
+        self._store.kill(name)
 
     def strike(self, job: Job, fate: LifeFault) -> None:
         """From now on this is the job's fate; it shows when its time has come."""

@@ -60,13 +60,17 @@ class SQLiteStore(Store):
         self._lock = threading.Lock()
         # Autocommit: each statement is a transaction and durable when it returns.
         self._file = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._claim: sqlite3.Connection | None = None
         try:
             self._open(path)
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
     def _open(self, path: Path) -> None:
+        # Before anything is written, and before a file appears beside it: this may be no database.
+        self._file.execute("PRAGMA user_version").fetchone()
+        self._take(path)
         self._file.execute("PRAGMA journal_mode = WAL")
         # Enough against SIGKILL, which leaves the kernel's cache alone; a power cut is not among
         # the things an emulator has to survive, and no fsync keeps the loop free.
@@ -78,7 +82,38 @@ class SQLiteStore(Store):
             self._file.executescript(
                 f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;"
             )
+        # Beside the schema, because files of before have everything but this.
+        self._file.execute("CREATE TABLE IF NOT EXISTS killed (name TEXT PRIMARY KEY)")
         self.secret = self.fact("secret", secrets.token_bytes(16))
+
+    def _take(self, path: Path) -> None:
+        """Claims the file for this emulator, until it is closed or its process is gone.
+
+        Two would give their jobs the same numbers. The claim lies on an empty file beside it, so
+        that whoever wants to read the state still can.
+        """
+        # Half a second, as one that is told to stop needs a moment.
+        claim = sqlite3.connect(
+            f"{path}-lock", timeout=0.5, isolation_level=None, check_same_thread=False
+        )
+        try:
+            claim.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            claim.close()
+            if "locked" not in str(error):
+                raise
+            raise ValueError(
+                f"{path} is in use by another emulator{self._where()}: stop that, or give this one "
+                "a state file of its own"
+            ) from None
+        self._claim = claim
+
+    def _where(self) -> str:
+        try:
+            row = self._file.execute("SELECT value FROM facts WHERE name = 'port'").fetchone()
+        except sqlite3.Error:  # it has only just begun
+            row = None
+        return f" (at http://127.0.0.1:{row[0]})" if row is not None else ""
 
     def fact(self, name: str, first: Any) -> Any:  # noqa: ANN401 - what SQLite can hold
         """The value kept under this name; `first` is kept if there is none."""
@@ -142,6 +177,16 @@ class SQLiteStore(Store):
                 row,
             )
 
+    def killed(self) -> Iterable[str]:
+        """The links that earlier processes killed."""
+        with self._lock:
+            return [name for (name,) in self._file.execute("SELECT name FROM killed")]
+
+    def kill(self, name: str) -> None:
+        """This link is dead, for later processes too."""
+        with self._lock:
+            self._file.execute("INSERT OR IGNORE INTO killed VALUES (?)", (name,))
+
     def keep_picture(self, digest: str, data: bytes) -> None:
         """The picture can be read back under its digest, by a later process too."""
         with self._lock:
@@ -164,6 +209,8 @@ class SQLiteStore(Store):
         """The file is closed and its log folded into it."""
         with self._lock:
             self._file.close()
+            if self._claim is not None:
+                self._claim.close()
 
 
 def _written(job: Job) -> str:

@@ -50,6 +50,13 @@ class Store:
     def attempt(self, log: Request) -> None:
         """Notes that a create came, and what it was answered."""
 
+    def killed(self) -> Iterable[str]:
+        """The links that earlier processes killed."""
+        return ()
+
+    def kill(self, name: str) -> None:
+        """This link is dead, for later processes too."""
+
     def keep_picture(self, digest: str, data: bytes) -> None:
         """The picture can be read back under its digest."""
         # Moved into place, because the same picture may be read by a renderer meanwhile.

@@ -1,7 +1,10 @@
 """What outlives an emulator: with a state file everything, without one nothing."""
 
+import contextlib
+import http.client
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -123,6 +126,54 @@ def test_a_state_file_of_another_version_is_refused(tmp_path):
     file.close()
     with pytest.raises(ValueError, match="another version"), Emulator(state=path):
         pass
+
+
+def test_two_emulators_do_not_share_a_state_file(tmp_path, tiny_clip, program):
+    """The second one's creates met the first one's numbers: 500, and jobs that were lost."""
+    path = tmp_path / "state"
+    with Emulator(state=path, clip=tiny_clip) as emulator:
+        told = f"{path} is in use by another emulator (at {emulator.origin})"
+        with pytest.raises(ValueError, match=re.escape(told)), Emulator(state=path):
+            pass
+        assert caller(emulator).create().status == 200
+        # Anybody may read it all the while.
+        with contextlib.closing(sqlite3.connect(path)) as file:
+            assert file.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
+    other = program("--state", str(path))
+    with pytest.raises(ValueError, match="in use"), Emulator(state=path):
+        pass
+    other.process.kill()
+    other.process.wait()
+    with Emulator(state=path) as emulator:
+        assert emulator.accepted == 1
+
+
+def test_what_is_no_state_file_is_left_as_it_is(tmp_path):
+    path = tmp_path / "letter.txt"
+    path.write_text("Dear reader, " * 100)
+    with pytest.raises(sqlite3.DatabaseError, match="not a database"), Emulator(state=path):
+        pass
+    assert path.read_text() == "Dear reader, " * 100
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_dead_links_and_what_clients_have_reached_survive_too(tmp_path, tiny_clip):
+    path = tmp_path / "state"
+    with Emulator(state=path, clip=tiny_clip) as emulator:
+        one = caller(emulator)
+        request_id = one.submit()
+        dead, living = one.url(request_id), one.url(request_id)
+        emulator.script("download", [faults.LinkDied()])
+        assert one.download(dead).status == 403
+    with Emulator(state=path, clip=tiny_clip) as emulator:
+        one = caller(emulator)
+        assert [one.download(url).status for url in (dead, living)] == [403, 200]
+        # A client of the first life may poll and download: that can be refused at once.
+        for phase in ("poll", "download"):
+            emulator.script(phase, [faults.CloseOnAccept()])
+            with pytest.raises((ConnectionError, http.client.HTTPException)):
+                one.poll(request_id)
+            emulator.assert_faults_consumed()
 
 
 def test_the_door_for_other_processes_steers_the_emulator(still):

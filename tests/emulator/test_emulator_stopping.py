@@ -112,8 +112,12 @@ def test_an_emulator_that_is_cancelled_while_it_starts_leaves_nothing(how, secon
 
 def test_an_emulator_that_does_not_start_in_time_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr("grok_video.emulator._emulator._PATIENCE", 0.05)
-    with contextlib.closing(sqlite3.connect(tmp_path / "state", isolation_level=None)) as other:
+    words = {"isolation_level": None, "check_same_thread": False}
+    with contextlib.closing(sqlite3.connect(tmp_path / "state", **words)) as other:
         other.execute("BEGIN EXCLUSIVE")
+        timer = threading.Timer(0.2, other.rollback)
+        timer.start()
         with pytest.raises(RuntimeError, match=r"has not started within 0\.05 s"):
             Emulator(state=tmp_path / "state").start()
+        timer.join()
     assert not ours()
