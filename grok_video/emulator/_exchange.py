@@ -65,16 +65,24 @@ class Exchange:
     # ------------------------------------------------------------------ reading
 
     async def read(self, into: IO[bytes], limit: int) -> int | None:
-        """Puts the request's body there; its length, or `None` if it is longer than `limit`."""
+        """Puts the request's body there; its length, or `None` if it is longer than `limit`.
+
+        A body that cannot be unpacked is as good as none.
+        """
         if self.log.headers.get("expect", "").lower() == "100-continue":
             await self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         size = 0
-        async for chunk in self.raw.content.iter_any():
-            size += len(chunk)
-            if size <= limit:
-                into.write(chunk)
-            if self.connection.cut is None:
-                self.log.received = size
+        try:
+            async for chunk in self.raw.content.iter_any():
+                size += len(chunk)
+                if size <= limit:
+                    into.write(chunk)
+                if self.connection.cut is None:
+                    self.log.received = size
+        except web.RequestPayloadError:
+            self.keep, size = False, 0
+            into.seek(0)
+            into.truncate()
         into.seek(0)
         return size if size <= limit else None
 

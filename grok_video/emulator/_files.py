@@ -13,7 +13,11 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_RANGE: Final = re.compile(r"bytes=\s*(\d*)-(\d*)\s*")
+_RANGE: Final = re.compile(r"bytes=\s*([0-9]*)-([0-9]*)\s*")
+_TAG: Final = re.compile(r'(?:W/)?("[^"]*")')
+
+# No file is longer, and Python reads no number of thousands of digits.
+_DIGITS: Final = 18
 
 
 @attrs.frozen
@@ -31,7 +35,9 @@ def part(headers: Mapping[str, str], size: int, etag: str, modified: str) -> Par
     More than one range, or a range nobody can read, is answered with the whole file, as RFC 9110,
     section 14.2, allows.
     """
-    if headers.get("if-none-match") in (etag, "*"):
+    known = headers.get("if-none-match", "")
+    # A list, compared weakly: RFC 9110, section 13.1.2.
+    if known.strip() == "*" or etag in _TAG.findall(known):
         return Part(304, 0, 0)
     whole = Part(200, 0, size)
     wanted = headers.get("range")
@@ -41,10 +47,15 @@ def part(headers: Mapping[str, str], size: int, etag: str, modified: str) -> Par
     if match is None or match[1] == match[2] == "":
         return whole
     if match[1] == "":
-        count = min(int(match[2]), size)
+        count = min(_number(match[2]), size)
         return Part(206, size - count, count) if count else Part(416, 0, 0)
-    start = int(match[1])
-    last = min(int(match[2]), size - 1) if match[2] else size - 1
-    if match[2] and int(match[2]) < start:
+    start = _number(match[1])
+    last = min(_number(match[2]), size - 1) if match[2] else size - 1
+    if match[2] and _number(match[2]) < start:
         return whole
     return Part(206, start, last - start + 1) if start < size else Part(416, 0, 0)
+
+
+def _number(digits: str) -> int:
+    digits = digits.lstrip("0") or "0"
+    return int(digits) if len(digits) <= _DIGITS else 10**_DIGITS

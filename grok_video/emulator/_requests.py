@@ -92,6 +92,9 @@ def read_create(body: bytes) -> Asked | Refused:
     """What this body asks for, or why the service would refuse it."""
     try:
         fields: Any = json.loads(body)
+        if b"\\u" in body or b"\xed" in body:
+            # Half of a surrogate pair is no character: what has one cannot be written down again.
+            json.dumps(fields, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return Refused("invalid", "invalid JSON body")
     if not isinstance(fields, dict):

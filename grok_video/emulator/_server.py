@@ -69,7 +69,6 @@ class Server:
         self.origins = Origins(self, scripts)
         for phase in service.phases():
             self.origins.reach(phase)
-        self._modified = formatdate(usegmt=True)
         self._storm_until = 0.0
         self._storm_reply = Reply(429)
         self._storm_wait: float | None = None
@@ -291,16 +290,20 @@ class Server:
         if isinstance(fault, OtherVersion):
             self.service.another_version(job)
         clip = await self.service.clip(job)
-        await answer(exchange, fault, *self._part(exchange, clip, fault))
+        # A second for each version, and all of them past: RFC 9110, section 8.8.2.1.
+        modified = formatdate(job.created - 3600 + job.version, usegmt=True)
+        await answer(exchange, fault, *self._part(exchange, clip, fault, modified))
 
     def _part(
-        self, exchange: Exchange, clip: Clip, fault: Fault | None
+        self, exchange: Exchange, clip: Clip, fault: Fault | None, modified: str
     ) -> tuple[Reply, Content | None]:
         headers: Mapping[str, str] = exchange.log.headers
         if isinstance(fault, IgnoreRange):
             headers = {}
-        wanted = part(headers, clip.size, clip.etag, self._modified)
-        facts = [("ETag", clip.etag), ("Last-Modified", self._modified)]
+        if exchange.raw.method == "HEAD":
+            headers = {name: value for name, value in headers.items() if name != "range"}
+        wanted = part(headers, clip.size, clip.etag, modified)
+        facts = [("ETag", clip.etag), ("Last-Modified", modified)]
         if wanted.status == 416:
             facts.append(("Content-Range", f"bytes */{clip.size}"))
             return Reply(416, b"", headers=tuple(facts)), None

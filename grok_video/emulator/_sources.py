@@ -62,7 +62,10 @@ def unreachable(status: str = "HTTP 404 Not Found") -> Unusable:
 
 def is_played(url: str) -> bool:
     """Whether this URL's host is reserved for documentation and answered by the test card."""
-    host = (urlsplit(url).hostname or "").lower()
+    try:
+        host = (urlsplit(url).hostname or "").lower()
+    except ValueError:
+        return False
     return host in _PLAYED or host.endswith(_PLAYED_ENDINGS)
 
 

@@ -1,5 +1,6 @@
 """What the emulator refuses, and with which answer; what it costs, and how large it is."""
 
+import gzip
 import json
 from decimal import Decimal
 
@@ -71,6 +72,35 @@ def test_a_wrong_shape_is_refused_as_the_provider_refuses_it(fields, start):
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"7", b"\xff", b"[" * 100_000])
 def test_a_body_that_is_no_object_is_refused(body):
     assert isinstance(read_create(body), Refused)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"prompt": "half a \\ud83d"}',
+        b'{"prompt": "x", "image": "\\udc00"}',
+        b'{"prompt": "x", "image": {"url": "data:,\\uD800"}}',
+        b'{"prompt": "half a \xed\xa0\xbd"}',
+    ],
+)
+def test_half_a_character_is_no_json(body):
+    found = read_create(body)
+    assert isinstance(found, Refused)
+    assert (found.kind, found.message) == ("invalid", "invalid JSON body")
+
+
+def test_a_whole_character_may_be_escaped():
+    found = read_create(b'{"prompt": "a \\ud83d\\ude00"}')
+    assert isinstance(found, Asked)
+    assert found.prompt == "a \U0001f600"
+
+
+def test_a_body_that_cannot_be_unpacked_is_refused(still):
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"} | still.key
+    heard = still.create_raw(b'{"prompt": "x"}', headers)
+    assert heard.status == 400
+    assert "invalid JSON body" in heard.json["error"]["message"]
+    assert still.create_raw(gzip.compress(b'{"prompt": "x"}'), headers).status == 200
 
 
 def test_unknown_fields_are_ignored():

@@ -9,6 +9,7 @@ import pickle
 import socket
 import time
 import zlib
+from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 import attrs
@@ -429,6 +430,21 @@ def test_another_version_of_the_file_has_another_etag_and_other_bytes(still, tin
     assert second.headers["etag"] != first.headers["etag"]
     assert second.body != first.body == tiny_clip
     assert still.download(url).body == second.body
+
+
+def test_another_version_of_the_file_has_a_date_of_its_own(still):
+    """If-Range with the date of before got the end of another file."""
+    url = still.url(still.submit())
+    seen = [still.download(url).headers["last-modified"]]
+    still.emulator.script("download", [faults.OtherVersion(), faults.OtherVersion()])
+    for _ in range(2):
+        heard = still.download(url, Range="bytes=100-", If_Range=seen[-1])
+        assert heard.status == 200
+        seen.append(heard.headers["last-modified"])
+    assert len(set(seen)) == 3
+    now = parsedate_to_datetime(heard.headers["date"])
+    assert all(parsedate_to_datetime(one) <= now for one in seen)
+    assert still.download(url, Range="bytes=100-", If_Range=seen[-1]).status == 206
 
 
 def test_a_range_can_be_ignored(still, tiny_clip):

@@ -29,6 +29,15 @@ ETAG, MODIFIED = '"abc"', "Tue, 24 Nov 2026 02:00:00 GMT"
         ({"range": "bytes=5-", "if-range": MODIFIED}, Part(206, 5, 95)),
         ({"range": "bytes=5-", "if-range": '"other"'}, Part(200, 0, 100)),
         ({"if-none-match": ETAG}, Part(304, 0, 0)),
+        ({"if-none-match": "*"}, Part(304, 0, 0)),
+        ({"if-none-match": '"x,y", W/"abc"'}, Part(304, 0, 0)),
+        ({"if-none-match": '"x", "abcd"'}, Part(200, 0, 100)),
+        ({"if-none-match": "abc"}, Part(200, 0, 100)),
+        ({"range": "bytes=5-", "if-range": f"W/{ETAG}"}, Part(200, 0, 100)),
+        ({"range": "bytes=0-" + "9" * 5000}, Part(206, 0, 100)),
+        ({"range": f"bytes={'0' * 5000}7-9"}, Part(206, 7, 3)),
+        ({"range": f"bytes={'9' * 5000}-"}, Part(416, 0, 0)),
+        ({"range": f"bytes=-{'9' * 5000}"}, Part(206, 0, 100)),
     ],
 )
 def test_a_range_selects_its_part(headers, expected):
@@ -91,3 +100,12 @@ def test_head_tells_the_length_and_sends_nothing(still, tiny_clip):
     heard = still.call("HEAD", "/files/" + url.rpartition("/")[2])
     assert heard.headers["content-length"] == str(len(tiny_clip))
     assert heard.body == b""
+
+
+def test_head_knows_no_ranges(still, tiny_clip):
+    """RFC 9110, section 14.2: a server ignores Range with any method but GET."""
+    path = "/files/" + still.url(still.submit()).rpartition("/")[2]
+    heard = still.call("HEAD", path, headers={"Range": "bytes=5-9"})
+    assert heard.status == 200
+    assert heard.headers["content-length"] == str(len(tiny_clip))
+    assert "content-range" not in heard.headers

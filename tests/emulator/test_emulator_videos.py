@@ -210,7 +210,9 @@ def test_a_torn_picture_and_a_gif_fail_in_the_poll(rendering, picture, as_data_u
 
 
 @pytest.mark.parametrize(
-    "url", ["https://host.test/cat.jpg", "http://192.0.2.1/cat.jpg", "ftp://127.0.0.1/x", "cat.jpg"]
+    "url",
+    ["https://host.test/cat.jpg", "http://192.0.2.1/cat.jpg", "ftp://127.0.0.1/x", "cat.jpg"]
+    + ["http://[::1", "https://[oops]/a.jpg"],
 )
 def test_a_url_off_this_machine_fails_with_the_recorded_words(rendering, url):
     body = rendering.ended(rendering.submit(image={"url": url})).json
