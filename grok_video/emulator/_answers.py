@@ -24,6 +24,9 @@ with empty bodies while the job runs, and xAI's early answers that carry no stat
 
 FORMS: Final[tuple[Form, ...]] = ("flat", "envelope", "native", "native-empty", "early")
 
+PROVIDERS: Final[tuple[Form, ...]] = ("native", "native-empty", "early")
+"""The forms without a gateway in between: errors are the provider's too."""
+
 JSON: Final = "application/json"
 TEXT: Final = "text/plain; charset=utf-8"
 HTML: Final = "text/html"
@@ -185,6 +188,20 @@ def provider_error(status: int, code: str, text: str, ticks: int | None = None) 
     if ticks is not None:
         body["usage"] = {"cost_in_usd_ticks": ticks}
     return as_json(status, body)
+
+
+def wrong_key() -> Reply:
+    """The provider's answer to a key that is not one of its own (family P, a 400)."""
+    text = (
+        "Incorrect API key provided. You can obtain an API key from the console of the provider; "
+        "the emulator's is in the line that it prints and in `emulator.api_key`."
+    )
+    return provider_error(400, "invalid-argument", text)
+
+
+def not_found(what: str) -> Reply:
+    """The provider's answer for an id or a model that it does not know."""
+    return provider_error(404, "Some requested entity was not found", what)
 
 
 def task_not_exist() -> Reply:

@@ -49,7 +49,8 @@ class Emulator:
     It imports nothing of the SDK, never talks to anything but loopback, and bills nobody: `bill`
     is what the accepted creates would have cost by the provider's list. A word in brackets inside
     a prompt seals the job's fate where no script reaches: `[moderated]`, `[moderated:SHAPE]` (a
-    shape of `faults.Moderated`), `[failed]`, `[expired]`.
+    shape of `faults.Moderated`), `[failed]`, `[expired]`. `output.upload_url` is accepted, and
+    nothing is uploaded there: the file is behind the poll's link, as without it.
     """
 
     def __init__(

@@ -108,9 +108,14 @@ def _check(fields: dict[str, Any]) -> Asked | Refused:
         return Refused("invalid", "prompt is required", "prompt")
     if not isinstance(prompt, str):
         return Refused("shape", f"prompt: invalid type: {_type(prompt)}, expected a string")
+    for name in ("model", "size", "user"):
+        if not isinstance(value := fields.get(name, ""), str | None):
+            return Refused("shape", f"{name}: invalid type: {_type(value)}, expected a string")
     model = _or(fields, "model", DEFAULT_MODEL)
+    if model == "":
+        return Refused("invalid", "model name is required")
     if model not in PRICES:
-        return Refused("model", str(model)[:_SHOWN], "model")
+        return Refused("model", model[:_SHOWN], "model")
     duration = _or(fields, "duration", DEFAULT_DURATION)
     if type(duration) is not int or not 1 <= duration <= 15:
         return Refused("invalid", "duration must be an integer from 1 to 15", "duration")

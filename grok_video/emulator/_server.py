@@ -11,7 +11,7 @@ import logging
 from email.utils import formatdate
 from typing import IO, TYPE_CHECKING, Final
 
-from ._answers import TEXT, Reply, page, task_not_exist
+from ._answers import TEXT, Reply, page
 from ._control import control
 from ._exchange import Broken, Content, Exchange
 from ._faults import (
@@ -198,11 +198,7 @@ class Server:
 
     def _unauthorized(self, exchange: Exchange) -> Reply | None:
         given = exchange.log.headers.get("authorization")
-        if given == self._authorization:
-            return None
-        if given is None:
-            return self.service.gateway_error(401, "No token provided")
-        return self.service.gateway_error(401, "Invalid token")
+        return None if given == self._authorization else self.service.unauthorized(given)
 
     async def _create(self, exchange: Exchange, fault: Fault | None) -> None:
         with self.service.room() as body:
@@ -253,7 +249,7 @@ class Server:
         request_id = self.routes.request_id(exchange.raw.path)
         job = self.service.job(request_id)
         if job is None:
-            return task_not_exist()
+            return self.service.unknown(request_id)
         exchange.log.request_id = request_id
         strike = fault if isinstance(fault, LifeFault) else None
         link_base = self.origins.url("files" if self._separate_files else "api")

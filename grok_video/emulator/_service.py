@@ -21,13 +21,17 @@ import attrs
 
 from . import _sources
 from ._answers import (
+    PROVIDERS,
     Form,
     Reply,
     as_json,
     gateway_error,
     gateway_request_id,
+    not_found,
     provider_error,
+    task_not_exist,
     unreadable,
+    wrong_key,
 )
 from ._clips import Clip, Clips, Wanted, given
 from ._jobs import Job, asked_fate, is_bad_end
@@ -99,6 +103,7 @@ class Service:
         store: Store,
     ) -> None:
         self.settings = settings
+        self._provider = settings.forms[0] in PROVIDERS
         self._records = records
         self._clips = clips
         # Pictures are looked at beside what renders, or a create would wait for a video.
@@ -169,7 +174,7 @@ class Service:
         if job.waiting and asked.image is not None:
             self._begin_fetch(job, asked.image)
         headers: tuple[tuple[str, str], ...] = ()
-        if self.settings.forms[0].startswith("native"):
+        if self._provider:
             headers = (("x-request-id", job.request_id), ("x-ratelimit-limit-requests", "60"))
         reply = as_json(200, {"request_id": job.request_id})
         return attrs.evolve(reply, headers=headers), job
@@ -203,20 +208,34 @@ class Service:
                 return unreadable(refused.message, end)
             case "argument":
                 return provider_error(400, "invalid-argument", refused.message)
-            case "model" if self.settings.forms[0].startswith("native"):
+            case "model" if self._provider:
                 text = (
                     f"The model {refused.message} does not exist or your team does not have "
                     "access to it. Please ensure you're using the correct API key."
                 )
-                return provider_error(404, "Some requested entity was not found", text)
+                return not_found(text)
             case "model":
                 text = (
                     f"no available channel for group default and model {refused.message} "
                     "(distributor)"
                 )
                 return self.gateway_error(503, text, code="model_not_found")
+            case "invalid" if self._provider:
+                return provider_error(400, "invalid-argument", refused.message)
             case "invalid":
                 return self.gateway_error(400, refused.message, param=refused.param)
+
+    def unknown(self, request_id: str) -> Reply:
+        """The answer to a poll of a job that nobody knows."""
+        if self._provider:
+            return not_found(f"Video with id={request_id} not found")
+        return task_not_exist()
+
+    def unauthorized(self, given: str | None) -> Reply:
+        """The answer to a request without our key."""
+        if given is None:
+            return self.gateway_error(401, "No token provided")
+        return wrong_key() if self._provider else self.gateway_error(401, "Invalid token")
 
     def gateway_error(self, status: int, message: str, *, param: str = "", code: str = "") -> Reply:
         """The gateway's error body with a request id of its own."""

@@ -59,6 +59,11 @@ def test_a_bad_value_is_refused_by_name(fields, param):
         ({"prompt": 2.5}, "prompt: invalid type: floating point"),
         ({"prompt": False}, "prompt: invalid type: boolean `false`"),
         ({"prompt": {}}, "prompt: invalid type: map"),
+        ({"model": 5}, "model: invalid type: integer `5`"),
+        ({"model": False}, "model: invalid type: boolean `false`"),
+        ({"model": ["grok-imagine-video"]}, "model: invalid type: sequence"),
+        ({"user": 5}, "user: invalid type: integer `5`"),
+        ({"size": 5}, "size: invalid type: integer `5`"),
         ({"output": {"name": "x"}}, "output: missing field `upload_url`"),
     ],
 )
@@ -67,6 +72,32 @@ def test_a_wrong_shape_is_refused_as_the_provider_refuses_it(fields, start):
     assert isinstance(found, Refused)
     assert found.kind == "shape"
     assert found.message.startswith(start)
+
+
+def test_an_empty_model_is_answered_as_it_was_seen(still):
+    heard = still.create(model="")
+    assert heard.status == 400
+    assert heard.json["error"]["message"].startswith("model name is required (request id: ")
+    assert (heard.json["error"]["code"], heard.json["error"]["param"]) == ("", "")
+
+
+@pytest.mark.parametrize("form", ["native", "native-empty", "early"])
+def test_the_provider_refuses_in_its_own_words(launch, tiny_clip, form):
+    """Contract, section 4: family P, and no key of CometAPI's."""
+    still = launch(form=form, clip=tiny_clip)
+    unknown = still.poll("no-such-id")
+    assert unknown.status == 404
+    assert unknown.json["code"] == "Some requested entity was not found"
+    assert set(unknown.json) == {"code", "error"}
+    wrong = still.call("GET", still.base + "/videos/x", headers={"Authorization": "Bearer no"})
+    assert wrong.status == 400
+    assert wrong.json["code"] == "invalid-argument"
+    assert wrong.json["error"].startswith("Incorrect API key provided")
+    bad = still.create(duration=16)
+    assert (bad.status, bad.json["code"]) == (400, "invalid-argument")
+    assert "duration" in bad.json["error"]
+    assert still.create(model="grok-video").status == 404
+    assert "x-request-id" in still.create().headers
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"7", b"\xff", b"[" * 100_000])
