@@ -9,6 +9,7 @@ the same, `False` when nothing was. What is sent and when is the server's busine
 from __future__ import annotations
 
 import json
+import math
 import time
 from email.utils import formatdate
 from typing import Literal, TypeAlias, get_args
@@ -132,6 +133,10 @@ def _body(value: bytes | str | dict[str, object] | list[object] | None) -> bytes
     return b"" if value is None else json.dumps(value).encode()
 
 
+def _ms(seconds: float) -> str:
+    return str(round(seconds * 1000))
+
+
 @attrs.frozen
 class Answer(Fault):
     """This answer is sent in place of the real one."""
@@ -145,7 +150,8 @@ class Answer(Fault):
     """Whether a create was accepted and billed before this answer hid it."""
     retry_after: Literal["none", "seconds", "date", "ms"] = "none"
     """How `retry_after_seconds` is written: `Retry-After` in seconds or as a date, or
-    `retry-after-ms`."""
+    `retry-after-ms`. Seconds are whole there (RFC 9110, 10.2.3); a fraction comes in
+    `retry-after-ms` beside them."""
     retry_after_seconds: float = 0.0
 
     def all_headers(self) -> tuple[Header, ...]:
@@ -155,12 +161,14 @@ class Answer(Fault):
             case "none":
                 return self.headers
             case "seconds":
-                return (*self.headers, ("Retry-After", f"{seconds:g}"))
+                whole = ("Retry-After", str(math.ceil(seconds)))
+                rest = () if seconds == int(seconds) else (("retry-after-ms", _ms(seconds)),)
+                return (*self.headers, whole, *rest)
             case "date":
                 date = formatdate(time.time() + seconds, usegmt=True)
                 return (*self.headers, ("Retry-After", date))
             case "ms":
-                return (*self.headers, ("retry-after-ms", f"{seconds * 1000:g}"))
+                return (*self.headers, ("retry-after-ms", _ms(seconds)))
 
 
 @attrs.frozen

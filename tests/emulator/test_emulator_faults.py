@@ -342,6 +342,21 @@ def test_retry_after_is_written_in_three_ways(still, style, name):
     assert still.emulator.requests[0].retry_after == 2.0
 
 
+@pytest.mark.parametrize(
+    ("seconds", "whole", "ms"),
+    [(0.05, "1", "50"), (1.5, "2", "1500"), (2_000_000, "2000000", None), (0, "0", None)],
+)
+def test_retry_after_is_a_whole_number_and_milliseconds_say_the_rest(still, seconds, whole, ms):
+    """RFC 9110, section 10.2.3: digits alone. urllib3 raises on "0.5", others ignore "2e+06"."""
+    still.emulator.script("create", [faults.rate_limited(seconds)])
+    heard = [still.create()]
+    still.emulator.storm(5, seconds)
+    heard.append(still.create())
+    for one in heard:
+        assert one.headers["retry-after"] == whole
+        assert one.headers.get("retry-after-ms") == ms
+
+
 @pytest.mark.parametrize("delta", [7, -7])
 def test_a_length_can_be_wrong_in_both_directions(still, delta):
     still.emulator.script("create", [faults.WrongLength(delta)])
