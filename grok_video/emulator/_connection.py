@@ -76,6 +76,8 @@ class Connection(web.RequestHandler):
             return
         if self.cut is None:
             if self.busy or not self.owner.scripts.wired:
+                # From here on, and not only when it is handled: its body may come before that.
+                self.busy = True
                 super().data_received(data)
                 return
             data, self._held = self._held + data, b""
@@ -85,6 +87,7 @@ class Connection(web.RequestHandler):
                 return
             fault = None if phase is None else self.owner.scripts.take_cut(phase)
             if fault is None or phase is None:
+                self.busy = True
                 super().data_received(data)
                 return
             self.cut, self._counted = fault, 0

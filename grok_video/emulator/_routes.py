@@ -34,6 +34,7 @@ class Place:
 _CREATE: Final = Place("create", ("POST",))
 _POLL: Final = Place("poll", ("GET",))
 _DOWNLOAD: Final = Place("download", ("GET", "HEAD"))
+_METHODS: Final = ("GET", "HEAD", "POST")
 
 
 @attrs.frozen
@@ -58,9 +59,14 @@ class Routes:
         """The phase of a request by its first bytes; `"unclear"` if there are too few."""
         line, ended, _ = data[: _LONGEST + 1].partition(b"\n")
         words = line.decode("latin-1").split(" ", 2)
+        method = words[0]
         if len(words) < 3:
-            return "unclear" if not ended and len(line) <= _LONGEST else None
-        method, target = words[:2]
+            # What cannot become a method of ours is none of our requests: it is not held back.
+            known = any(
+                one == method or (len(words) == 1 and one.startswith(method)) for one in _METHODS
+            )
+            return "unclear" if known and not ended and len(line) <= _LONGEST else None
+        target = words[1]
         try:
             place = self.place(unquote(urlsplit(target).path), files=files)
         except ValueError:

@@ -17,6 +17,7 @@ import pytest
 from wire_caller import Caller
 
 from grok_video.emulator import Emulator, faults
+from grok_video.emulator._routes import Routes
 
 
 def test_faults_are_consumed_in_order_and_told_apart_by_phase(still):
@@ -211,6 +212,27 @@ def test_a_cut_finds_its_request_however_that_is_spelled(still, phase, line):
     request = f"{line} HTTP/1.1\r\nHost: x\r\nX-Padding: {'x' * 60}\r\n\r\n".encode()
     assert still.raw(b"", chunks=[request[:8], request[8:30], request[30:]]) == (b"", "reset")
     still.emulator.assert_faults_consumed()
+
+
+@pytest.mark.parametrize(
+    ("data", "phase"),
+    [
+        (b"", "unclear"),
+        (b"PO", "unclear"),
+        (b"POST", "unclear"),
+        (b"POST /grok/v1/videos/gen", "unclear"),
+        (b"POST /grok/v1/videos/generations HT", "create"),
+        (b"GET /grok/v1/videos/some-id HTTP/1.1", "poll"),
+        (b"HEAD /files/x HTTP/1.1", "download"),
+        (b'{"prompt":"x"}', None),
+        (b'{"prompt": "x", "duration": 1}', None),
+        (b"POSTAL code", None),
+        (b"DELETE", None),
+    ],
+)
+def test_only_what_may_become_a_request_of_ours_is_held_until_that_is_clear(data, phase):
+    """A body that came before anybody had begun with its request was held for ever."""
+    assert Routes("/grok/v1").phase_of(data, files=False) == phase
 
 
 def test_a_first_line_without_end_is_not_held_for_a_cut_that_is_due(still):
