@@ -14,22 +14,23 @@ import secrets
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from ._answers import FORMS, Form
 from ._faults import Expired, Failed, Fault
 from ._records import Create, Records, Request
 from ._scripts import PHASES, Chaos, Consumed, Phase, Scripts
+from ._settings import checked
+from ._settings import seconds as check_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from decimal import Decimal
     from types import TracebackType
 
+    from ._answers import Form
     from ._server import Server
-    from ._service import ClipSource, Service
-    from ._store import Store
+    from ._service import Service
+    from ._settings import ClipSource
 
 # A job of the default kind takes a minute and a half in life, and nine milliseconds like this.
 TEST_TIME_SCALE: Final = 0.0001
@@ -82,18 +83,22 @@ class Emulator:
         the jobs: older ones no longer exist. With `separate_files`, links point to the second
         origin, as the real ones do.
         """
-        forms: tuple[Form, ...] = (form,) if isinstance(form, str) else tuple(form)
-        if not forms or any(one not in FORMS for one in forms):
-            raise ValueError(f"form must be one or several of {', '.join(FORMS)}, not {form!r}")
-        if not time_scale >= 0:
-            raise ValueError(f"time_scale must be at least 0, not {time_scale!r}")
-        self._given_key = api_key
+        self._settings = checked(
+            api_key=api_key,
+            port=port,
+            form=form,
+            time_scale=time_scale,
+            seed=seed,
+            link_life=link_life,
+            state=state,
+            clip=clip,
+            chaos=chaos,
+            keep=keep,
+            keep_jobs=keep_jobs,
+            separate_files=separate_files,
+            base_path=base_path,
+        )
         self.api_key: str = api_key or f"sk-emulated-{secrets.token_hex(16)}"
-        self._forms, self._time_scale, self._seed = forms, time_scale, seed
-        self._link_life, self._clip, self._port = link_life, clip, port
-        self._state = None if state is None else Path(state)
-        self._separate_files, self._base_path = separate_files, base_path.rstrip("/")
-        self._keep_jobs = keep_jobs
         self._records = Records(keep)
         self._scripts = Scripts(keep, chaos)
         self._starting = threading.Lock()
@@ -191,7 +196,7 @@ class Emulator:
         thread.join(_STOPPING)
         if thread.is_alive():
             warnings.warn(
-                f"the emulator at {self.origin} has not stopped within {_STOPPING:g} s: it waits "
+                f"the emulator at {self._urls[0]} has not stopped within {_STOPPING:g} s: it waits "
                 "for a `clip` or `chaos` that has not returned. Its thread and folder are "
                 "there until that returns; give it a limit of its own",
                 RuntimeWarning,
@@ -212,42 +217,35 @@ class Emulator:
     async def _serve(self, started: threading.Event) -> None:
         from ._clips import Clips
         from ._server import Server
-        from ._service import Service, Settings
+        from ._service import Service
+        from ._store import opened
 
         async with contextlib.AsyncExitStack() as closing:
             renderers = ThreadPoolExecutor(os.cpu_count(), "grok-video-render")
             readers = ThreadPoolExecutor(_READERS, "grok-video-read")
             clips = Clips(renderers)
             closing.callback(clips.close)
-            store = self._store(clips.folder)
+            store = opened(self._settings.state, clips.folder)
             closing.callback(store.close)
             clips.picture = store.picture
             # What runs still reads and writes pictures and clips: it ends before both are gone.
             for pool in (renderers, readers):
                 closing.callback(pool.shutdown, cancel_futures=True)
-            if self._given_key is None:
+            if self._settings.api_key is None:
                 self.api_key = store.fact("api_key", self.api_key)
-            settings = Settings(
-                forms=self._forms,
-                time_scale=self._time_scale,
-                seed=self._seed,
-                link_life=self._link_life,
-                clip=self._clip,
-                keep_jobs=self._keep_jobs,
-            )
-            service = Service(settings, self._records, clips, readers, renderers, store)
+            service = Service(self._settings, self._records, clips, readers, renderers, store)
             closing.push_async_callback(service.close)
             server = Server(
                 service,
                 self._records,
                 self._scripts,
                 api_key=self.api_key,
-                base_path=self._base_path,
-                separate_files=self._separate_files,
+                base_path=self._settings.base_path,
+                separate_files=self._settings.separate_files,
             )
             closing.push_async_callback(server.origins.close)
             # A restarted emulator is found where it was, if nobody asked for another place.
-            server.origins.open(self._port, store.fact("port", 0))
+            server.origins.open(self._settings.port, store.fact("port", 0))
             store.set_fact("port", server.origins.port)
             self._urls = (server.origins.url("api"), server.origins.url("files"))
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -261,31 +259,30 @@ class Emulator:
                 return
             await self._stop.wait()
 
-    def _store(self, folder: Path) -> Store:
-        if self._state is None:
-            from ._store import Store
-
-            return Store(folder)
-        from ._sqlite import SQLiteStore
-
-        return SQLiteStore(self._state, folder)
-
     # ------------------------------------------------------------------ where it is
 
     @property
     def base_url(self) -> str:
         """What a client takes for its base URL."""
-        return self._urls[0] + self._base_path
+        return self._place(0) + self._settings.base_path
 
     @property
     def origin(self) -> str:
         """Scheme, host and port of the API."""
-        return self._urls[0]
+        return self._place(0)
 
     @property
     def other_origin(self) -> str:
         """The second origin: it serves files only, and its requests are logged like all."""
-        return self._urls[1]
+        return self._place(1)
+
+    def _place(self, number: int) -> str:
+        if not self._urls[number]:
+            raise RuntimeError(
+                "this emulator has no address yet: enter it (`with` or `async with`), or call "
+                "start() first"
+            )
+        return self._urls[number]
 
     # ------------------------------------------------------------------ what it saw
 
@@ -330,16 +327,7 @@ class Emulator:
 
         Creates that were on their way when that answer began are not among them.
         """
-        found: list[Request] = []
-        waits: list[tuple[float, float]] = []
-        for request in self.requests:
-            if request.method != "POST" or request.origin != "api":
-                continue
-            if any(answered < request.at < until for answered, until in waits):
-                found.append(request)
-            if request.retry_after and request.answered is not None:
-                waits.append((request.answered, request.answered + request.retry_after))
-        return tuple(found)
+        return self._records.early()
 
     # ------------------------------------------------------------------ jobs by hand
 
@@ -366,6 +354,8 @@ class Emulator:
 
     def script(self, phase: Phase, faults: Iterable[Fault]) -> None:
         """The next requests of this phase meet these faults, one each, in order."""
+        if self._started and self._thread is None:
+            raise RuntimeError("this emulator has stopped: no request will meet a fault")
         self._scripts.add(phase, faults)
         server, loop = self._server, self._loop
         if server is None or loop is None or not self._scripts.connects:
@@ -399,6 +389,8 @@ class Emulator:
 
     def storm(self, seconds: float, retry_after: float | None = None) -> None:
         """For so many seconds every create and every poll is answered 429."""
+        check_seconds("seconds", seconds)
+        check_seconds("retry_after", retry_after or 0)
         server, loop = self._server, self._loop
         if server is None or loop is None:
             raise RuntimeError("this emulator is not running")

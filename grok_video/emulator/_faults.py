@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterable, Mapping
 from email.utils import formatdate
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, cast, get_args
 
 import attrs
 from attrs import validators
@@ -133,6 +134,11 @@ def _body(value: bytes | str | dict[str, object] | list[object] | None) -> bytes
     return b"" if value is None else json.dumps(value).encode()
 
 
+def _headers(value: Iterable[Header] | Mapping[str, str]) -> tuple[Header, ...]:
+    pairs = cast("Mapping[str, str]", value).items() if isinstance(value, Mapping) else value
+    return tuple(pairs)
+
+
 def _ms(seconds: float) -> str:
     return str(round(seconds * 1000))
 
@@ -141,10 +147,13 @@ def _ms(seconds: float) -> str:
 class Answer(Fault):
     """This answer is sent in place of the real one."""
 
-    status: int
+    status: int = attrs.field(
+        validator=[validators.instance_of(int), validators.ge(200), validators.le(599)]
+    )
     body: bytes = attrs.field(default=b"", converter=_body)
     """Bytes, text, or a value to be written as JSON."""
-    headers: tuple[Header, ...] = attrs.field(default=(), converter=tuple)
+    headers: tuple[Header, ...] = attrs.field(default=(), converter=_headers)
+    """Pairs, or a mapping."""
     content_type: str = "application/json"
     accepted: bool = attrs.field(default=False, kw_only=True)
     """Whether a create was accepted and billed before this answer hid it."""
@@ -152,7 +161,9 @@ class Answer(Fault):
     """How `retry_after_seconds` is written: `Retry-After` in seconds or as a date, or
     `retry-after-ms`. Seconds are whole there (RFC 9110, 10.2.3); a fraction comes in
     `retry-after-ms` beside them."""
-    retry_after_seconds: float = 0.0
+    retry_after_seconds: float = attrs.field(
+        default=0.0, validator=[validators.ge(0.0), validators.lt(math.inf)]
+    )
 
     def all_headers(self) -> tuple[Header, ...]:
         """The headers with `Retry-After` as of now: a date must be in the future when sent."""

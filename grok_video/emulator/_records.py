@@ -100,6 +100,19 @@ class Records:
         """The newest requests, oldest first."""
         return _copy(self._requests)
 
+    def early(self) -> tuple[Request, ...]:
+        """The creates that came while an earlier answer's `Retry-After` had time left."""
+        found: list[Request] = []
+        waits: list[tuple[float, float]] = []
+        for request in self.requests():
+            if request.method != "POST" or request.origin != "api":
+                continue
+            if any(answered < request.at < until for answered, until in waits):
+                found.append(request)
+            if request.retry_after and request.answered is not None:
+                waits.append((request.answered, request.answered + request.retry_after))
+        return tuple(found)
+
 
 _T = TypeVar("_T")
 

@@ -61,8 +61,11 @@ class Scripts:
         """Puts these faults behind those the phase still has."""
         if phase not in PHASES:
             raise ValueError(f"phase must be one of {', '.join(PHASES)}, not {phase!r}")
+        if isinstance(faults, Fault):
+            raise TypeError(f"a script is a list of faults: write [{faults!r}]")
         faults = tuple(faults)
         for fault in faults:
+            _check(fault)
             if isinstance(fault, FileFault) and phase != "download":
                 raise ValueError(f"{fault!r} is about the file: script it for the download phase")
             if isinstance(fault, LifeFault) and phase == "download":
@@ -134,6 +137,15 @@ class Scripts:
         waiting = [fault for queue in self._queues.values() for fault in queue]
         self.wired = any(isinstance(f, CutRequest) and f.after is not None for f in waiting)
         self.connects = any(isinstance(f, Refuse | CloseOnAccept) for f in waiting)
+
+
+def _check(fault: object) -> None:
+    if isinstance(fault, Fault):
+        return
+    name = getattr(fault, "__name__", None)
+    if callable(fault) and name is not None:
+        raise TypeError(f"a fault is made by a call: write faults.{name}()")
+    raise TypeError(f"a script is a list of faults, and {fault!r} is none")
 
 
 def _asked(chaos: Chaos, phase: Phase) -> Fault | None:

@@ -13,8 +13,6 @@ import secrets
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 import attrs
@@ -22,7 +20,6 @@ import attrs
 from . import _sources
 from ._answers import (
     PROVIDERS,
-    Form,
     Reply,
     as_json,
     gateway_error,
@@ -44,10 +41,13 @@ from ._scripts import Mistaken
 from ._sources import CARD, Source, Unusable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from concurrent.futures import Executor
+    from pathlib import Path
 
     from ._faults import LifeFault
     from ._scripts import Phase
+    from ._settings import Settings
     from ._store import Store
 
 TICKS_PER_USD: Final = 10_000_000_000
@@ -60,8 +60,6 @@ _INLINE: Final = 64 * 1024
 # tests, whose jobs last milliseconds, never ask for the file.
 _AHEAD: Final = 20.0
 _WORTHWHILE: Final = 1.0
-
-ClipSource = bytes | Path | Callable[[Job], bytes | Path]
 
 
 @attrs.define
@@ -76,18 +74,6 @@ class _Taken:
     """Its picture; `None` when there is none or it has to be fetched."""
     data: bytes | None = None
     """The picture's bytes, if nobody has looked at them yet."""
-
-
-@attrs.define
-class Settings:
-    """What an emulator was asked to be."""
-
-    forms: Sequence[Form]
-    time_scale: float
-    seed: int
-    link_life: float
-    clip: ClipSource | None
-    keep_jobs: int | None
 
 
 class Service:
@@ -278,6 +264,10 @@ class Service:
         except Exception as error:  # noqa: BLE001 - whatever it is, the job must not wait for ever
             text = f"The emulator could not take this picture: {type(error).__name__}: {error}"
             found = Unusable(text, "internal")
+        if not job.waiting:
+            # Ended by hand meanwhile, and told so: it stays as it is.
+            self._pictures.release(found.digest if isinstance(found, Source) else None)
+            return
         if isinstance(found, Unusable):
             job.problem = found
             job.end(self.now())
@@ -368,7 +358,12 @@ class Service:
 
     def end(self, request_id: str, fate: LifeFault | None = None) -> None:
         """Ends the job now: done, or with this fate."""
-        job = self._jobs[request_id]
+        job = self._jobs.get(request_id)
+        if job is None:
+            raise KeyError(
+                f"no job {request_id!r} here: `creates` has those that were accepted, and "
+                "`keep_jobs` may have let it go"
+            )
         if fate is not None:
             job.strike(fate)
         job.end(self.now())

@@ -75,3 +75,12 @@ class Store:
 
     def close(self) -> None:
         """Nothing is open any more."""
+
+
+def opened(path: Path | None, folder: Path) -> Store:
+    """The store at this path, or one that keeps nothing."""
+    if path is None:
+        return Store(folder)
+    from ._sqlite import SQLiteStore
+
+    return SQLiteStore(path, folder)
