@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sqlite3
 import sys
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs until interrupted; 130 after SIGINT, 0 after SIGTERM, 2 if an extra is missing."""
+    """Runs until interrupted; 130 after SIGINT, 0 after SIGTERM, 2 if it cannot start."""
     parser = argparse.ArgumentParser(
         prog="python -m grok_video.emulator",
         description="Emulate the Grok video API on loopback. Prints one JSON line and serves.",
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             state=given.state,
             clip=given.clip,
         )
-    except ModuleNotFoundError as error:
+    except (ModuleNotFoundError, OSError, ValueError, sqlite3.Error) as error:
         sys.stderr.write(f"{parser.prog}: {error}\n")
         return 2
     return 130 if ended == signal.SIGINT else 0

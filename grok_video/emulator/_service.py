@@ -114,6 +114,8 @@ class Service:
         # Seeded anew after a restart, or the second life would repeat the first one's numbers.
         seed = settings.seed + self._serials
         self._chance = random.Random(seed)  # noqa: S311 - repeatable, not secret
+        # Of their own, or a refusal would change how long the jobs after it take.
+        self._names = random.Random(seed)  # noqa: S311 - as above
 
     def now(self) -> float:
         """Unix seconds; never goes back."""
@@ -225,7 +227,7 @@ class Service:
 
     def gateway_error(self, status: int, message: str, *, param: str = "", code: str = "") -> Reply:
         """The gateway's error body with a request id of its own."""
-        request_id = gateway_request_id(self.now(), self._chance)
+        request_id = gateway_request_id(self.now(), self._names)
         return gateway_error(status, message, request_id, param=param, code=code)
 
     def _accept(self, asked: Asked, source: Source | Unusable | None, now: float) -> Job:

@@ -1,4 +1,4 @@
-"""Fixtures for pytest: an emulator for each test, and a maker of emulators with other settings.
+"""Fixtures for pytest: an emulator for each test, and makers of emulators with other settings.
 
 pytest loads this module in every run of every project that has the package installed, so it
 imports nothing but pytest until a fixture is used.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class EmulatorFactory(Protocol):
-    """Makes a started emulator; it is stopped when the test ends."""
+    """Makes a started emulator; it is stopped when the test, or the run, ends."""
 
     def __call__(self, api_key: str | None = None, **settings: Any) -> Emulator:  # noqa: ANN401
         """A started emulator with these settings of `Emulator`."""
@@ -28,6 +28,16 @@ class EmulatorFactory(Protocol):
 @pytest.fixture
 def grok_emulator_factory() -> Iterator[EmulatorFactory]:
     """A maker of started emulators, each stopped when the test ends."""
+    yield from _factory()
+
+
+@pytest.fixture(scope="session")
+def grok_emulator_session_factory() -> Iterator[EmulatorFactory]:
+    """A maker of started emulators for fixtures of a wider scope, stopped when the run ends."""
+    yield from _factory()
+
+
+def _factory() -> Iterator[EmulatorFactory]:
     from . import Emulator
 
     with ExitStack() as running:

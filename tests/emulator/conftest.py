@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 from wire_caller import Caller
 
-from grok_video.emulator.pytest_plugin import grok_emulator, grok_emulator_factory
+from grok_video.emulator.pytest_plugin import (
+    grok_emulator,
+    grok_emulator_factory,
+    grok_emulator_session_factory,
+)
 
 # Imported, so that the tests run from a checkout where no entry point is registered.
-__all__ = ["grok_emulator", "grok_emulator_factory"]
+__all__ = ["grok_emulator", "grok_emulator_factory", "grok_emulator_session_factory"]
 
 PHOTOGRAPH = Path(__file__).parents[1] / "photographs" / "rocket.jpg"
 

@@ -45,3 +45,17 @@ def test_a_gateway_id_looks_like_the_logged_one():
     text = gateway_request_id(1_770_269_279.798638387, random.Random(1))
     assert text.startswith("20260205132759798638")
     assert len(text) == len("20260205132859798638387SIHCnxzJ")
+
+
+def test_a_seed_gives_the_same_lengths_whatever_was_refused_in_between(launch):
+    """The ids of refusals were drawn from the same numbers."""
+    seen = []
+    for refused in (0, 3):
+        one = launch(seed=7, time_scale=1.0)
+        for _ in range(3):
+            for _ in range(refused):
+                assert one.call("GET", one.base + "/videos/x").status == 401
+            one.submit()
+        jobs = (one.emulator._service.job(create.request_id) for create in one.emulator.creates)
+        seen.append([job.lasts for job in jobs])
+    assert seen[0] == seen[1]

@@ -145,3 +145,15 @@ def test_a_job_finished_by_hand_stays_done_though_its_picture_never_comes(tiny_c
         assert one.poll(request_id).json["status"] == "done"
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def shared(grok_emulator_session_factory, tiny_clip):
+    """One emulator for all tests of a module, as a suite with many of them wants it."""
+    return grok_emulator_session_factory(clip=tiny_clip)
+
+
+@pytest.mark.parametrize("accepted", [1, 2])
+def test_a_fixture_of_a_wider_scope_may_make_an_emulator(shared, accepted):
+    Caller(shared).submit()
+    assert shared.accepted == accepted

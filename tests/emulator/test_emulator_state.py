@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from grok_video.emulator import Emulator, faults
+from grok_video.emulator.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,6 +86,33 @@ def test_the_program_ends_cleanly_when_told_to(program, number, code):
     process = program().process
     process.send_signal(number)
     assert process.wait(10) == code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--time-scale", "-1"], "time_scale must"),
+        (["--port", "70000"], "port must"),
+        (["--clip", "nowhere.mp4"], "nowhere.mp4 is no file"),
+        (["--state", "nowhere/state"], "unable to open database file"),
+        (["--state", "letter"], "file is not a database"),
+    ],
+    ids=lambda one: one if isinstance(one, str) else one[0],
+)
+def test_the_program_refuses_in_one_line(tmp_path, monkeypatch, capsys, arguments, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "letter").write_text("Dear reader, " * 100)
+    assert main(arguments) == 2
+    heard = capsys.readouterr()
+    assert (heard.out, heard.err.count("\n")) == ("", 1)
+    assert told in heard.err
+
+
+def test_the_program_says_that_its_port_is_taken(capsys):
+    with Emulator() as emulator:
+        port = emulator.origin.rpartition(":")[2]
+        assert main(["--port", port]) == 2
+    assert "already in use" in capsys.readouterr().err
 
 
 def test_a_picture_and_a_fate_survive_too(tmp_path, picture, as_data_uri):

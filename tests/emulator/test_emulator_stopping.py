@@ -75,14 +75,21 @@ def test_an_emulator_that_cannot_stop_says_so(monkeypatch):
     assert not thread.is_alive()
 
 
-def ours():
-    names = ("grok-video-emulator", "grok-video-render", "grok-video-read")
-    return [one for one in threading.enumerate() if one.name.startswith(names)]
+@pytest.fixture
+def left():
+    """The threads of emulators that this test has begun and that still run."""
+    before = set(threading.enumerate())
+
+    def left():
+        ours = [one for one in threading.enumerate() if one.name.startswith("grok-video-")]
+        return set(ours) - before
+
+    return left
 
 
 @pytest.mark.parametrize("seconds", [0, 0.0005, 0.001, 0.002, 0.003, 0.004, 0.006, 0.01])
 @pytest.mark.parametrize("how", ["timeout", "cancel", "scope"])
-def test_an_emulator_that_is_cancelled_while_it_starts_leaves_nothing(how, seconds):
+def test_an_emulator_that_is_cancelled_while_it_starts_leaves_nothing(left, how, seconds):
     """`task.cancel()` ends the waiting for the thread that starts it, and not that thread."""
 
     async def enter():
@@ -104,13 +111,13 @@ def test_an_emulator_that_is_cancelled_while_it_starts_leaves_nothing(how, secon
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         # The starting is over when the caller hears of the cancelling, and undone.
-        assert not ours()
+        assert not left()
 
     asyncio.run(cancelled())
-    soon(lambda: not ours())
+    soon(lambda: not left())
 
 
-def test_an_emulator_that_does_not_start_in_time_says_so(monkeypatch, tmp_path):
+def test_an_emulator_that_does_not_start_in_time_says_so(left, monkeypatch, tmp_path):
     monkeypatch.setattr("grok_video.emulator._emulator._PATIENCE", 0.05)
     words = {"isolation_level": None, "check_same_thread": False}
     with contextlib.closing(sqlite3.connect(tmp_path / "state", **words)) as other:
@@ -120,4 +127,4 @@ def test_an_emulator_that_does_not_start_in_time_says_so(monkeypatch, tmp_path):
         with pytest.raises(RuntimeError, match=r"has not started within 0\.05 s"):
             Emulator(state=tmp_path / "state").start()
         timer.join()
-    assert not ours()
+    assert not left()
