@@ -106,6 +106,18 @@ def rename_without_replacing(part: Path, file: Path) -> None:
         part.unlink()
 
 
+def is_alike(one: Path, other: Path, block: int = 2**20) -> bool:
+    """Return whether two files have the same bytes; False for what is no plain file."""
+    for path in (one, other):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return False
+    with one.open("rb") as first, other.open("rb") as second:
+        while chunk := first.read(block):
+            if second.read(block) != chunk:
+                return False
+        return not second.read(1)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the new name durable, where the system lets a folder be synced."""
     if os.name == "nt":

@@ -71,6 +71,7 @@ async def save(
     destination: str | os.PathLike[str],
     *,
     overwrite: bool,
+    adopt: bool = False,
     sha256: bool,
     deadline: Deadline,
     retry: Retry,
@@ -81,10 +82,11 @@ async def save(
 ) -> Video:
     """Return the video with `path`, `size` and, if asked for, `sha256`: whole, synced and named.
 
-    What an earlier try kept in `NAME.part` is continued. `transport` is asked for each request, so
-    that none is sent once the client is closed, and `sleep` is how it waits between two of
-    them. `on_bytes` is told the bytes here and the bytes in all (None where the server does not
-    say). Raises `DownloadError`, which says what is kept for the next try.
+    What an earlier try kept in `NAME.part` is continued. With `adopt` a file that has the name is
+    taken for the video if it is the same, byte for byte, and is kept otherwise. `transport` is
+    asked for each request, so that none is sent once the client is closed, and `sleep` is how it
+    waits between two of them. `on_bytes` is told the bytes here and the bytes in all (None where
+    the server does not say). Raises `DownloadError`, which says what is kept for the next try.
     """
     transfer = Transfer(
         transport,
@@ -96,7 +98,13 @@ async def save(
         random=random,
         sleep=sleep,
     )
-    part = PartFile(destination, overwrite=overwrite, sha256=sha256, request_id=video.request_id)
+    part = PartFile(
+        destination,
+        overwrite=overwrite,
+        adopt=adopt,
+        sha256=sha256,
+        request_id=video.request_id,
+    )
     batch = Batch()
     failure: DownloadError | None = None
     kept = 0

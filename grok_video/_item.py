@@ -99,7 +99,7 @@ class ItemRun:
         self._charged: Decimal | None = None
         #: True if an earlier run had it accepted.
         self._taken_up = entry.state is not State.PLANNED
-        #: True if a file of its name may be its own, which nobody wrote down: ours to replace.
+        #: True if a file of its name may be its own, which nobody wrote down.
         self._may_be_saved = entry.may_be_saved
         #: True if its file is gone: it is fetched again, and stays saved whatever comes of that.
         self._is_lost = entry.state is State.SAVED
@@ -372,13 +372,17 @@ class ItemRun:
         try:
             if not self._is_lost:
                 self._journal.note(entry, Event.FETCHING_BEGAN)
-            # As long as its part is there, what has the name of the file is not this item's.
-            is_own = self._may_be_saved and not await _download.is_under_way(self._place())
+            # A death between the file's name and its record leaves the whole video there. Nobody
+            # knows but by comparing: a fetch that was torn out may have left nothing, and whatever
+            # came to its place since is somebody's. (As long as its part is there, it certainly is
+            # not this item's.)
+            adopt = self._may_be_saved and not await _download.is_under_way(self._place())
             self._video = video = await save(
                 poller,
                 video,
                 self._place(),
-                overwrite=self._course.overwrite or is_own,
+                overwrite=self._course.overwrite,
+                adopt=adopt,
                 sha256=self._course.sha256,
                 deadline=NO_END,
             )

@@ -254,8 +254,12 @@ async def save(
     overwrite: bool,
     sha256: bool,
     deadline: Deadline,
+    adopt: bool = False,
 ) -> Video:
-    """Save the file of a finished job, in a turn at downloads that the caller has taken."""
+    """Save the file of a finished job, in a turn at downloads that the caller has taken.
+
+    With `adopt` a file that is there already is taken for it if it is the same, byte for byte.
+    """
     from grok_video import _download
 
     session = poller.session
@@ -266,6 +270,7 @@ async def save(
             video,
             destination,
             overwrite=overwrite,
+            adopt=adopt,
             sha256=sha256,
             deadline=deadline,
             retry=session.retry,

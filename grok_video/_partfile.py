@@ -21,7 +21,7 @@ from grok_video import _disk
 from grok_video._destination import Destination
 from grok_video._errors import DestinationError
 from grok_video._partrecord import Record
-from grok_video._place import TAKEN_MEANWHILE, Place, refusal
+from grok_video._place import TAKEN, TAKEN_MEANWHILE, Place, refusal
 from grok_video._ranges import Version
 
 if TYPE_CHECKING:
@@ -88,13 +88,16 @@ class PartFile:
         overwrite: bool,
         sha256: bool,
         request_id: str,
+        adopt: bool = False,
     ) -> None:
+        """See the class; `adopt` takes what has the destination's name for the video if it is."""
         self._destination = Destination.of(destination)
         #: The destination, as the caller named it.
         self.path = Path(self._destination.shown)
         self._place: Place  # made by `open`
         self._record: Record
         self._overwrite = overwrite
+        self._adopt = adopt
         self._request_id = request_id
         self._mutex = threading.Lock()
         self._descriptor = -1
@@ -136,7 +139,7 @@ class PartFile:
             if self._closed:
                 return
             self._place = Place(self._destination)
-            problem = self._place.check(overwrite=self._overwrite)
+            problem = self._place.check(overwrite=self._overwrite or self._adopt)
             if problem is not None:
                 raise self._refuse(problem)
             self._record = Record(self._place.record, self._request_id)
@@ -197,7 +200,7 @@ class PartFile:
                     self._release()
                 self._rename()
             except FileExistsError as error:
-                raise self._refuse(TAKEN_MEANWHILE) from error
+                raise self._refuse(TAKEN if self._adopt else TAKEN_MEANWHILE) from error
             except OSError as error:
                 raise self._refuse(_disk.words(error)) from error
             self.saved = self._closed = True
@@ -341,6 +344,8 @@ class PartFile:
             raise self._refuse(_disk.words(error)) from error
 
     def _begin(self, version: Version) -> None:
+        if self._adopt and not self._overwrite and self._is_of_another_length(version):
+            raise self._refuse(TAKEN)  # known before the first byte of what would be for nothing
         needed = (version.total or 0) - self.size
         free = _disk.free_space(self._place.file.parent) if needed > 0 else None
         if free is not None and free < needed:
@@ -385,10 +390,23 @@ class PartFile:
                 raise self._changed()
         if self._overwrite:
             os.replace(part, file)  # noqa: PTH105 - the function's name says that it is atomic
-        elif os.name == "nt":
-            part.rename(file)  # refuses an existing file there
-        else:
-            _disk.rename_without_replacing(part, file)
+            return
+        try:
+            if os.name == "nt":
+                part.rename(file)  # refuses an existing file there
+            else:
+                _disk.rename_without_replacing(part, file)
+        except FileExistsError:
+            if not (self._adopt and _disk.is_alike(part, file)):
+                raise
+            part.unlink()  # the other one is the video, from before a death
+
+    def _is_of_another_length(self, version: Version) -> bool:
+        """Return whether what has the destination's name cannot be the video, by its length."""
+        try:
+            return version.total not in (None, self._place.file.lstat().st_size)
+        except FileNotFoundError:
+            return False
 
     def _require_unchanged(self) -> None:
         if os.fstat(self._descriptor).st_size != self.size:

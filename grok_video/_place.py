@@ -16,11 +16,11 @@ from grok_video._destination import Destination
 from grok_video._errors import DestinationError, resume_hint
 from grok_video._partrecord import Record
 
-__all__ = ["TAKEN_MEANWHILE", "Place", "check", "is_under_way", "refusal"]
+__all__ = ["TAKEN", "TAKEN_MEANWHILE", "Place", "check", "is_under_way", "refusal"]
 
 #: Longest file name in bytes on every file system in use (ext4, xfs, apfs, ntfs).
 _LONGEST_NAME: Final = 255
-_TAKEN: Final = (
+TAKEN: Final = (
     "it exists, and it is kept as it is; pass overwrite=True to replace it, or another name"
 )
 TAKEN_MEANWHILE: Final = "it was made by somebody else meanwhile, and is kept as it is"
@@ -63,7 +63,7 @@ class Place:
                 if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
                     return "it is a pipe, socket or device, not a file; it was not touched"
                 if not overwrite:
-                    return _TAKEN
+                    return TAKEN
             if not os.access(folder, os.W_OK | os.X_OK):
                 return f"the folder {folder} cannot be written to"
             if self._is_not_ours():
@@ -120,5 +120,5 @@ def refusal(
         else f"a video cannot be saved as {shown}: {problem}. Nothing was sent.",
         request_id=request_id,
     )
-    error.is_taken = problem in (_TAKEN, TAKEN_MEANWHILE)
+    error.is_taken = problem in (TAKEN, TAKEN_MEANWHILE)
     return error

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from grok_video import AsyncClient, DestinationError
 from grok_video.emulator import Emulator, faults
@@ -41,3 +44,60 @@ async def test_a_file_put_in_the_place_of_one_that_was_still_fetched_is_kept(
     assert file.read_bytes() == b"the work of a person"
     file.unlink()
     assert states(await outcomes(client, requests(1), **words)) == {"key-000": "saved"}
+
+
+async def torn_out(client: AsyncClient, emulator: Emulator, folder: Path) -> dict[str, Any]:
+    """Leave a batch in the middle of its one fetch, before the first byte: nothing is there."""
+    words = {"out": folder / "videos", "ledger": folder / "a.sqlite"}
+    emulator.script("download", [faults.Stall(30.0)])
+    async with client.batch(requests(1), **words):
+        await until(lambda: any(one.path.endswith(".mp4") for one in emulator.requests))
+    assert list(words["out"].iterdir()) == []
+    return words
+
+
+@pytest.mark.parametrize("place", ["the same folder", "another folder"])
+@pytest.mark.parametrize("size", ["of another size", "of the video's size"])
+async def test_a_file_that_came_after_a_fetch_that_left_nothing_is_kept(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path, place: str, size: str
+) -> None:
+    """That a fetch had no end does not make somebody's file in its place the batch's own."""
+    words = await torn_out(client, grok_emulator, tmp_path)
+    if place == "another folder":
+        words["out"] = tmp_path / "other"
+        words["out"].mkdir()
+    theirs = b"a holiday film"
+    if size == "of the video's size":
+        video = await client.job(grok_emulator.creates[0].request_id).download(tmp_path / "a.mp4")
+        assert video.size is not None
+        theirs = bytes(video.size)
+    file = words["out"] / "key-000.mp4"
+    file.write_bytes(theirs)
+    for _ in range(3):
+        found = await outcomes(client, requests(1), **words)
+        assert states(found) == {"key-000": "unfetched"}
+        error = found["key-000"].error
+        assert isinstance(error, DestinationError)
+        assert error.is_taken
+        assert "overwrite=True" in str(error)
+        assert file.read_bytes() == theirs
+    found = await outcomes(client, requests(1), overwrite=True, **words)
+    assert states(found) == {"key-000": "saved"}
+    assert file.read_bytes() != theirs
+    assert grok_emulator.accepted == 1
+
+
+async def test_a_file_that_is_the_video_byte_for_byte_is_taken_for_it(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    """As a death leaves it between the file's name and the ledger's word for it."""
+    words = await torn_out(client, grok_emulator, tmp_path)
+    file = words["out"] / "key-000.mp4"
+    await client.job(grok_emulator.creates[0].request_id).download(file)
+    before = file.stat()
+    found = await outcomes(client, requests(1), **words)
+    assert states(found) == {"key-000": "saved"}
+    assert found["key-000"].video is not None
+    assert found["key-000"].video.size == before.st_size
+    assert file.stat().st_ino == before.st_ino, "it was not touched"
+    assert list(words["out"].iterdir()) == [file]
