@@ -30,7 +30,7 @@ from grok_video._errors import (
 from grok_video._gate import Gate
 from grok_video._item import ItemRun
 from grok_video._ledger import Journal, Ledger
-from grok_video._lifecycle import Event, State
+from grok_video._lifecycle import State
 from grok_video._log import logger
 from grok_video._manifest import Line, Manifest, Unusable
 from grok_video._outcomes import BatchSummary, Outcome, OutcomeState, Tally
@@ -280,15 +280,17 @@ class BatchRun:
             begun.add(key)
             found_id = self._ids_left.pop(key, None)
             entry = found.known.get(key) or Entry(key, line.fingerprint)
-            is_over = key not in missing and self._is_over(entry, course.journal)
-            is_changed = self._is_changed(entry, line)
-            if is_over:
+            is_again = is_sent_again(entry, self._settings)
+            is_changed = not is_again and self._is_changed(entry, line)
+            if key not in missing and not is_again and self._is_over(entry):
                 await self._tell(earlier_outcome(entry, is_changed=is_changed))
             else:
                 self._keys.add(key)
                 if entry.state not in _FINDABLE or entry.request_id == found_id:
                     found_id = None  # an earlier run took it
-                run = ItemRun(course, line.item, entry, found_id, is_changed=is_changed)
+                run = ItemRun(
+                    course, line.item, entry, line.fingerprint, found_id, is_again=is_again
+                )
                 tasks.start_soon(self._work, run, entry)
 
     async def _without_file(self, entries: Iterable[Entry], course: Course) -> set[str]:
@@ -316,8 +318,8 @@ class BatchRun:
             )
         return True
 
-    def _is_over(self, entry: Entry, journal: Journal) -> bool:
-        """Return whether nothing is to be done for an item; what a person decided is noted."""
+    def _is_over(self, entry: Entry) -> bool:
+        """Return whether nothing is to be done for an item that is not to be sent again."""
         settings = self._settings
         match entry.state:
             case State.SAVED:
@@ -325,15 +327,10 @@ class BatchRun:
             case State.READY:
                 # Without a folder there was, and is, nothing more to do.
                 return settings.out is None
-            case State.IN_DOUBT if entry.key in settings.found_ids:
-                return False
-            case State.FAILED | State.EXPIRED | State.IN_DOUBT:
-                released = is_sent_again(entry, settings)
+            case State.IN_DOUBT:
+                return entry.key not in settings.found_ids
             case _:
-                return False
-        if released:
-            journal.note(entry, Event.RELEASED)
-        return not released
+                return entry.state in (State.FAILED, State.EXPIRED)
 
     async def _work(self, run: ItemRun, entry: Entry) -> None:
         self.untold.add(entry)

@@ -1,7 +1,7 @@
 """What creates cost by the list, and whether one more fits under a ceiling.
 
 Plain arithmetic over what was told; nothing here sends or waits. A video costs at most what the
-list says, so what is on its way counts with its list price until the provider has named its own.
+list says, so each create counts with its list price until the provider has named its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from grok_video._arguments import refuse
 from grok_video._public import publish
 from grok_video._requests import VideoRequest
 
-__all__ = ["Budget", "dollars", "list_price"]
+__all__ = ["Account", "Budget", "dollars", "list_price"]
 
 #: US dollars for a second of video by resolution, and for the source picture (contract.md,
 #: section 5: the provider's list; CometAPI's own was not found).
@@ -62,41 +62,56 @@ class Budget:
     ceiling: Decimal | None
     #: What the provider has named.
     spent: Decimal = Decimal(0)
-    #: List prices of what ended, or may be billed, without anybody naming its price.
-    unstated: Decimal = Decimal(0)
-    #: List prices of what is on its way in this process, and how many these are.
-    _committed: Decimal = Decimal(0)
-    _on_their_way: int = 0
-
-    @property
-    def open(self) -> Decimal:
-        """List prices of all that has no stated price yet."""
-        return self.unstated + self._committed
+    #: List prices of what may be billed without anybody naming its price, and of what is about to
+    #: be sent.
+    open: Decimal = Decimal(0)
+    #: Items of this process whose amounts may still become smaller.
+    moving: int = 0
 
     @property
     def may_still_fit(self) -> bool:
         """True as long as something on its way may turn out cheaper than its list price."""
-        return self._on_their_way > 0
+        return self.moving > 0
 
     def fits(self, price: Decimal) -> bool:
         """Return whether one more create of this price stays under the ceiling."""
         return self.ceiling is None or self.spent + self.open + price <= self.ceiling
 
-    def commit(self, price: Decimal, *, known: bool = False) -> None:
-        """Count a create that is about to be sent; `known` if an earlier run had sent it."""
-        if known:
-            self.unstated = max(Decimal(0), self.unstated - price)
-        self._committed += price
-        self._on_their_way += 1
 
-    def settle(self, price: Decimal, charged: Decimal | None) -> None:
-        """Count what was committed as charged; None where it may be billed and nobody said so."""
-        self._committed -= price
-        self._on_their_way -= 1
-        if charged is None:
-            self.unstated += price
-        else:
-            self.spent += charged
+@define(eq=False)
+class Account:
+    """What one item has to do with the money of its batch, as it was last told."""
+
+    _budget: Budget
+    #: What the budget knows of it from earlier runs.
+    _spent: Decimal
+    _open: Decimal
+    _held: Decimal = Decimal(0)
+    _is_moving: bool = False
+
+    def begin(self) -> None:
+        """From now on until `close` its amounts may become smaller."""
+        if not self._is_moving:
+            self._is_moving = True
+            self._budget.moving += 1
+
+    def hold(self, price: Decimal) -> None:
+        """Count a create that is about to be sent, instead of what was held before."""
+        self._budget.open += price - self._held
+        self._held = price
+
+    def tell(self, spent: Decimal, open_usd: Decimal) -> None:
+        """These are the item's amounts now, over all its creates that were sent."""
+        self._budget.spent += spent - self._spent
+        self._budget.open += open_usd - self._open
+        self._spent, self._open = spent, open_usd
+
+    def close(self) -> None:
+        """Nothing more is sent for it, and its amounts stay as they are."""
+        self.hold(Decimal(0))
+        if self._is_moving:
+            self._is_moving = False
+            self._budget.moving -= 1
 
 
 publish(globals(), ("list_price",))

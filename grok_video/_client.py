@@ -361,22 +361,24 @@ class AsyncClient:
         most `max_in_flight` are under way at once. Finished videos are saved as `out`/`name` (None:
         not downloaded). `ledger` is an SQLite file: the same call with it goes on where an earlier
         process ended, however it ended, and nothing is paid for twice. No create is sent that could
-        lead the ledger's whole cost beyond `max_cost_usd`, going by list prices until the provider
-        states its own.
+        lead the ledger's whole cost beyond `max_cost_usd`. Each create counts with its list price
+        until the provider states its own, and with nothing where it was refused, or its job failed;
+        what moderation held back, what expired and what is done without a link may be billed.
 
         A saved file that is gone is fetched again, which costs nothing; one that was changed is
         told as unfetched, and replaced only with `overwrite`. Items that failed stay failed unless
         `retry_failed`, which leaves out what would be refused again, and perhaps billed: what
         content moderation or the server itself refused. Another request needs another key.
-        Items in doubt are told as such and sent again only with `resubmit_in_doubt`. `found_ids`
-        gives, by key, the request_id that a person found for an item in doubt; it is taken once
-        the API has shown that it knows the job. Files are hashed as they arrive, so that the ledger
-        says what was delivered, unless `sha256` is False. Where the service accepts no creates (it
-        cannot be reached, say), one is tried now and then, for 15 minutes; then the rest is left
-        for the next run. `timeout` is seconds for the wait of each job, None for no end; no create
-        is sent whose job the server would not let be polled in that time. Raises `InvalidRequest`
-        if a setting cannot be; entering raises it for a found id that the ledger shows to be wrong,
-        and `LedgerError` if the ledger cannot be used.
+        Items in doubt are told as such and sent again only with `resubmit_in_doubt`. Such a
+        decision is for one run: what is not sent after all, or not taken, is what it was.
+        `found_ids` gives, by key, the request_id that a person found for an item in doubt; it is
+        taken once the API has shown that it knows the job. Files are hashed as they arrive, so that
+        the ledger says what was delivered, unless `sha256` is False. Where the service accepts no
+        creates (it cannot be reached, say), one is tried now and then, for 15 minutes; then the
+        rest is left for the next run. `timeout` is seconds for the wait of each job, None for no
+        end; no create is sent whose job the server would not let be polled in that time. Raises
+        `InvalidRequest` if a setting cannot be; entering raises it for a found id that the ledger
+        shows to be wrong, and `LedgerError` if the ledger cannot be used.
         """
         # Imported here: SQLite and the rest of it are for those who run batches.
         from grok_video._batch import AsyncBatch

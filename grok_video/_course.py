@@ -7,6 +7,7 @@ reason why no more are sent. Nothing here sends, waits or writes.
 from __future__ import annotations
 
 import math
+from collections import deque
 from pathlib import Path
 from typing import Final
 
@@ -20,11 +21,66 @@ from grok_video._gate import Gate
 from grok_video._ledger import Journal
 from grok_video._session import Session
 
-__all__ = ["Course"]
+__all__ = ["Course", "Line"]
 
 #: Seconds of a job's wait in which the server must let it be polled, for a create to be sent; of a
 #: short wait half. All that waited for that moment are polled then, at a slower pace.
 _LEAST_WAIT: Final = 60.0
+
+
+class Line:
+    """Who takes money next: in the order of the manifest, as the one before them has done so.
+
+    Else it would be chance which items are left out by a ceiling, and nobody could foretell it.
+    """
+
+    def __init__(self) -> None:
+        self._places: deque[Place] = deque()
+
+    def place(self) -> Place:
+        """Return a place at the end of the line."""
+        place = Place(self)
+        self._places.append(place)
+        return place
+
+    def is_first(self, place: Place) -> bool:
+        """Return whether all who stood before this one have left."""
+        return not self._places or self._places[0] is place
+
+    def move(self) -> None:
+        """Let those go who have left, and call the first of the others."""
+        while self._places and self._places[0].has_left:
+            self._places.popleft()
+        if self._places:
+            self._places[0].call()
+
+
+class Place:
+    """One item's place in the line."""
+
+    __slots__ = ("_called", "_line", "has_left")
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._called: anyio.Event | None = None
+        self.has_left = False
+
+    async def first(self) -> None:
+        """Return when everybody before has left."""
+        while not self._line.is_first(self):
+            self._called = anyio.Event()
+            await self._called.wait()
+
+    def call(self) -> None:
+        """It is this one's turn."""
+        if self._called is not None:
+            self._called.set()
+
+    def leave(self) -> None:
+        """It stands in the line no more; the next one may."""
+        if not self.has_left:
+            self.has_left = True
+            self._line.move()
 
 
 @define(eq=False)
@@ -45,6 +101,8 @@ class Course:
     timeout: float | None
     #: Raised when every outcome was told: what ended the batch before its manifest.
     failure: Exception | None = None
+    #: Who may ask for money next.
+    line: Line = field(factory=Line)
     #: Why an item was not sent that could lead beyond the ceiling; the first one's reason.
     left_for_money: str | None = None
     _news: anyio.Event = field(factory=anyio.Event)

@@ -15,6 +15,7 @@ from grok_video._errors import (
     JobExpired,
     JobFailed,
     ModerationRefused,
+    reword,
 )
 from grok_video._lifecycle import State
 from grok_video._models import Video
@@ -55,7 +56,10 @@ def check_ids(
 
 
 def is_sent_again(entry: Entry, settings: Settings) -> bool:
-    """Return whether a person's decision has an item sent again with which an earlier run ended."""
+    """Return whether a person's decision has an item sent again with which an earlier run ended.
+
+    Nothing of that is noted before the create goes: one that does not leaves the item as it is.
+    """
     if entry.state is State.IN_DOUBT:
         # With an id that a person found it goes on as the job that it is.
         return settings.resubmit_in_doubt and entry.key not in settings.found_ids
@@ -75,6 +79,15 @@ def _doubt(entry: Entry) -> str:
 
 
 def _error(entry: Entry) -> GrokVideoError:
+    """Return the error of an item that is in doubt, or ended without a video."""
+    if entry.state is State.IN_DOUBT:
+        return CreateOutcomeUnknown(
+            f"{_doubt(entry)} With an id from there give found_ids; to send it again, "
+            "resubmit_in_doubt.",
+            fingerprint=entry.fingerprint,
+            sent_at=entry.sent_at or 0.0,
+            phase="awaiting the answer",
+        )
     again = "It is tried again only with retry_failed."
     if not entry.is_retryable:
         again = "It is not tried again: give another request, under another key."
@@ -98,22 +111,20 @@ def earlier_video(entry: Entry) -> Video:
     )
 
 
+def not_sent_again(entry: Entry, reason: str) -> GrokVideoError:
+    """Return the error of an item that a person let be sent again, and that is what it was."""
+    error = _error(entry)
+    reword(error, f"{error.message} Nothing came of sending it again: {reason}")
+    return error
+
+
 def earlier_outcome(entry: Entry, *, is_changed: bool) -> Outcome:
     """Return the outcome of an item with which an earlier run came to an end."""
     video = error = None
     match entry.state:
-        case State.FAILED | State.EXPIRED:
+        case State.FAILED | State.EXPIRED | State.IN_DOUBT:
             state = OutcomeState(entry.state.value)
             error = _error(entry)
-        case State.IN_DOUBT:
-            state = OutcomeState.IN_DOUBT
-            error = CreateOutcomeUnknown(
-                f"{_doubt(entry)} With an id from there give found_ids; to send it again, "
-                "resubmit_in_doubt.",
-                fingerprint=entry.fingerprint,
-                sent_at=entry.sent_at or 0.0,
-                phase="awaiting the answer",
-            )
         case _:
             state = OutcomeState.SKIPPED
             video = earlier_video(entry)

@@ -6,6 +6,7 @@ form that the database gives back as it was. No file and no thread is known here
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from decimal import Decimal
@@ -32,6 +33,24 @@ _LONGEST_ERROR: Final = 1000
 #: Errors that the same request would meet again, as the ledger names them; a new attempt at what
 #: moderation refused may be billed once more.
 _FOR_GOOD: Final = frozenset({"BadRequest", "ModerationRefused"})
+#: What belongs to a create, and comes back where the next one was not taken.
+_OF_A_CREATE: Final = (
+    "fingerprint",
+    "request_id",
+    "id_was_found",
+    "sent_at",
+    "accepted_at",
+    "seconds",
+    "open_usd",
+    "earlier_usd",
+    "is_delivered",
+    "path",
+    "size",
+    "sha256",
+    "error_type",
+    "error",
+)
+_NOTHING: Final = Decimal(0)
 
 
 @define(eq=False)
@@ -56,6 +75,12 @@ class Entry:
     seconds: float | None = None
     #: What the provider said it charges, over all attempts; None where it said nothing.
     cost_usd: Decimal | None = None
+    #: List price of the last create, as long as it may be billed and nobody has said how much; and
+    #: of all those before it.
+    open_usd: Decimal = _NOTHING
+    earlier_usd: Decimal = _NOTHING
+    #: True if the last create asked for `output.upload_url`: done, it has no link.
+    is_delivered: bool = False
     path: str | None = None
     size: int | None = None
     sha256: str | None = None
@@ -66,13 +91,24 @@ class Entry:
     may_be_saved: bool = False
     #: The row of `request` that is to be written with the next event.
     request_row: tuple[Any, ...] | None = field(default=None, repr=False)
+    #: What the next create costs by the list, whether it asks for `output.upload_url`, its hash.
+    _next: tuple[Decimal, bool, str] | None = field(default=None, repr=False)
+    #: What it was before a person's word let it be sent again, until that create is taken.
+    _former: Entry | None = field(default=None, repr=False)
 
-    def describe(self, request: VideoRequest, estimate_usd: Decimal) -> None:
-        """Set what a person should read of the request; `output` and `user` may be secrets."""
+    def describe(
+        self, request: VideoRequest, estimate_usd: Decimal, fingerprint: str | None = None
+    ) -> None:
+        """Set what its next create asks for, as far as a person should read it, and its price.
+
+        `output` and `user` may be secrets.
+        """
         image = request.image
+        fingerprint = fingerprint or self.fingerprint
+        self._next = (estimate_usd, request.is_delivered, fingerprint)
         self.request_row = (
             plain(self.key),
-            self.fingerprint,
+            fingerprint,
             redact(request.prompt, limit=_LONGEST_PROMPT),
             plain(_described(image)) if image is not None else None,
             request.model,
@@ -84,21 +120,64 @@ class Entry:
 
     def advance(self, event: Event) -> None:
         """Take one step in the table of states. Raises `IllegalEvent` if it has no such row."""
-        self.state = advance(self.state, event)
+        before, self.state = self.state, advance(self.state, event)
         if event is Event.SENDING_BEGAN:
             self.attempts += 1
             self.sent_at = time.time()
+            if self._next is not None:
+                self.open_usd, self.is_delivered, self.fingerprint = self._next
         elif event is Event.ACCEPTED:
             self.accepted_at = time.time()
             self.id_was_found = False
+            self._former = None
+        elif event is Event.NOT_TAKEN or (event is Event.REFUSED and self.request_id is None):
+            self.open_usd = _NOTHING
         elif event is Event.ID_FOUND:
             self.accepted_at = None
             self.id_was_found = True
         elif event is Event.FETCHING_BEGAN:
             self.fail(None)
         elif event is Event.RELEASED:
+            self._former = copy.copy(self)
+            self._former.state, self._former._former = before, None  # noqa: SLF001 - its own kind
+            self.earlier_usd, self.open_usd = self.unstated_usd, _NOTHING
             self.request_id = self.accepted_at = self.seconds = None
             self.path = self.size = self.sha256 = self.error_type = self.error = None
+
+    def take_back(self) -> Event:
+        """Return the event of a create that was not taken; but for its number all is as before it.
+
+        An item that a person let be sent again is in doubt, or has failed, as it was then.
+        """
+        former, self._former = self._former, None
+        if former is None:
+            return Event.NOT_TAKEN
+        for name in _OF_A_CREATE:
+            setattr(self, name, getattr(former, name))
+        return Event.ANSWER_LOST if former.state is State.IN_DOUBT else Event.REFUSED
+
+    @property
+    def was_in_doubt(self) -> bool:
+        """True if a create before the one on its way may have been accepted."""
+        return self._former is not None and self._former.state is State.IN_DOUBT
+
+    def charge(self, cost_usd: Decimal | None) -> None:
+        """The provider has named the price of the last create; None where it charges nothing."""
+        if self.id_was_found and self.earlier_usd:
+            # It may be the id of any of them. A video costs at most its list price, so the others
+            # cost at most what is left of the sum.
+            if cost_usd is not None:
+                self.earlier_usd = max(_NOTHING, self.unstated_usd - cost_usd)
+                self.open_usd = _NOTHING
+        else:
+            self.open_usd = _NOTHING
+        if cost_usd is not None:
+            self.cost_usd = cost_usd + (self.cost_usd or 0)
+
+    @property
+    def unstated_usd(self) -> Decimal:
+        """List prices of all its creates that may be billed without a price that was named."""
+        return self.open_usd + self.earlier_usd
 
     @property
     def is_retryable(self) -> bool:
@@ -151,6 +230,9 @@ class Entry:
             self.sha256,
             self.error_type,
             self.error,
+            float(self.open_usd),
+            float(self.earlier_usd),
+            int(self.is_delivered),
         )
 
 

@@ -242,6 +242,9 @@ class Ledger(Journal):
             may_be_saved=_was_torn_out(facts.events) and rest[0] is None,
             error_type=rest[0],
             error=rest[1],
+            open_usd=Decimal(str(rest[2])),
+            earlier_usd=Decimal(str(rest[3])),
+            is_delivered=bool(rest[4]),
         )
 
     # --- in the thread ---------------------------------------------------------------------------

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["VERSION", "Facts", "LedgerFile", "Opened"]
 
 #: The version of the tables that this package writes, kept as SQLite's `user_version`.
-VERSION: Final = 1
+VERSION: Final = 2
 #: SQLite's `application_id`: the letters GRKV.
 _APPLICATION: Final = 0x47524B56
 _MAGIC: Final = b"SQLite format 3\0"
@@ -189,6 +189,11 @@ class LedgerFile:
             (version,) = readable.execute("PRAGMA user_version").fetchone()
             if application != _APPLICATION:
                 raise self._refusal("it is a SQLite database, but not a ledger of grok_video")
+            if any(old not in MIGRATIONS for old in range(version, VERSION)):
+                raise self._refusal(
+                    f"it was written by a grok_video from before the first release (ledger version "
+                    f"{version}; this one knows {VERSION}). Go on with it in that one"
+                )
             if version > VERSION:
                 raise self._refusal(
                     f"it was written by a newer grok_video (ledger version {version}; this one "

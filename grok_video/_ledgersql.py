@@ -50,7 +50,13 @@ CREATE TABLE event (
     size INTEGER,
     sha256 TEXT,
     error_type TEXT,
-    error TEXT
+    error TEXT,
+    -- List price of the last create as long as it may be billed and nobody has named its price, and
+    -- of all those before it. cost_usd is what the provider has named, for all of them.
+    open_usd REAL NOT NULL DEFAULT 0,
+    earlier_usd REAL NOT NULL DEFAULT 0,
+    -- Whether the last create asked the provider to deliver the video itself (output.upload_url).
+    is_delivered INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX event_of_item ON event (item);
 CREATE TRIGGER event_is_never_changed BEFORE UPDATE ON event
@@ -60,7 +66,8 @@ BEGIN SELECT RAISE(ABORT, 'events are never removed'); END;
 -- Where each item stands.
 CREATE VIEW item AS
 SELECT
-    request.key, last.state, last.request_id, last.path, last.cost_usd, last.error_type, last.error,
+    request.key, last.state, last.request_id, last.path, last.cost_usd,
+    round(last.open_usd + last.earlier_usd, 6) AS open_usd, last.error_type, last.error,
     last.attempts, last.polls, last.seconds, last.size, last.sha256,
     (SELECT at FROM event WHERE item = request.id ORDER BY id LIMIT 1) AS began_at,
     (SELECT at FROM event WHERE item = request.id AND event = 'accepted' ORDER BY id DESC LIMIT 1)
@@ -74,7 +81,7 @@ FROM request JOIN event AS last
 
 _EVENT_COLUMNS: Final = (
     "at, item, event, state, request_id, attempts, polls, seconds, cost_usd, path, size, sha256, "
-    "error_type, error"
+    "error_type, error, open_usd, earlier_usd, is_delivered"
 )
 _REQUEST_COLUMNS: Final = (
     "id, key, fingerprint, prompt, image, model, duration, resolution, aspect_ratio, estimate_usd"
@@ -108,33 +115,16 @@ INSERT INTO event ({_EVENT_COLUMNS}, run)
 SELECT :now, last.item, '{Event.INTERRUPTED}',
     CASE last.state {" ".join(f"WHEN '{a}' THEN '{b}'" for a, b in _CUT_SHORT.items())} END,
     last.request_id, last.attempts, last.polls, last.seconds, last.cost_usd, last.path, last.size,
-    last.sha256, last.error_type, last.error, :run
+    last.sha256, last.error_type, last.error, last.open_usd, last.earlier_usd, last.is_delivered,
+    :run
 FROM request JOIN event AS last ON last.id = (SELECT max(id) FROM event WHERE item = request.id)
 WHERE last.state IN ({", ".join(f"'{state}'" for state in _CUT_SHORT)})
 """  # noqa: S608 - names of states, no value
 
-#: Spent for certain, and what may be billed without anybody having said how much: of the last
-#: create of each item, and of those before it, which a person let be sent again. Rounded: sums
-#: of floats have crumbs, and 0.30000000000000004 would not fit under a ceiling of 0.30.
+#: Spent for certain, and what may be billed without anybody having said how much. Rounded: sums of
+#: floats have crumbs, and 0.30000000000000004 would not fit under a ceiling of 0.30.
 TOTALS: Final = """
-SELECT
-    round(coalesce(sum(cost_usd), 0), 6),
-    round(coalesce(sum(estimate_usd) FILTER (WHERE
-        state IN ('submitting', 'in_doubt', 'pending')
-        OR cost_usd IS NULL AND (
-            state IN ('ready', 'fetching', 'saved', 'expired')
-            OR error_type = 'ModerationRefused')), 0)
-    + coalesce((
-        SELECT sum(request.estimate_usd)
-        FROM event AS again
-        JOIN request ON request.id = again.item
-        JOIN event AS before
-            ON before.id = (SELECT max(id) FROM event WHERE item = again.item AND id < again.id)
-        WHERE again.event = 'released' AND (
-            before.state = 'in_doubt'
-            OR before.cost_usd IS NULL AND (
-                before.state = 'expired' OR before.error_type = 'ModerationRefused'))), 0), 6)
-FROM item
+SELECT round(coalesce(sum(cost_usd), 0), 6), round(coalesce(sum(open_usd), 0), 6) FROM item
 """
 
 OWNERS: Final = """

@@ -51,6 +51,9 @@ class JobFailure(Value):
     moderated: bool = False
     #: What the provider charged all the same, in US dollars (moderated output is billed).
     cost_usd: Decimal | None = None
+    #: True where the provider says that the job is done, and its link is what is missing: it may be
+    #: billed as any video.
+    rendered: bool = False
 
 
 @frozen(eq=False, repr=False)
@@ -121,7 +124,7 @@ class Snapshot(Shown):
     progress: float | None = None
     #: Set exactly when `status` is done.
     video: Video | None = None
-    #: Set exactly when `status` is failed (or expired, where a reason was given).
+    #: Set exactly when `status` is failed (or expired, where a reason or a price was given).
     error: JobFailure | None = None
     #: The document as it came, for whoever needs a key that this package does not know.
     raw: Mapping[str, Any] | None = field(default=None, repr=False, eq=False)

@@ -54,8 +54,12 @@ class Poller:
         request: VideoRequest | None = None,
         *,
         age: float = 0.0,
+        is_delivered: bool | None = None,
     ) -> None:
-        """See the class; `age` is seconds since the create, for a job that is taken up again."""
+        """See the class; `age` is seconds since the create, for a job that is taken up again.
+
+        `is_delivered` says whether that create asked for `output.upload_url`; None as `request`.
+        """
         self.session = session
         self.request_id = request_id
         self._url = session.poll_url(request_id)
@@ -65,6 +69,8 @@ class Poller:
         #: True where the create was made here: its time, length and size are known.
         self.made_here = request is not None
         self._delivered_elsewhere = request is not None and request.is_delivered
+        if is_delivered is not None:
+            self._delivered_elsewhere = is_delivered
         self._watch = Watch(
             duration=request.duration if request is not None else None,
             resolution=request.resolution if request is not None else None,

@@ -209,14 +209,19 @@ def _read_snapshot(
                 levels,
                 text="the job is done and the answer has no video URL (where its create asked for "
                 "output.upload_url, the video was delivered there)",
+                rendered=True,
             )
             return Snapshot(request_id, JobStatus.FAILED, progress, None, missing, raw)
         video = _video(levels, request_id, url)
         return Snapshot(request_id, status, progress, video, None, raw)
     if status is JobStatus.FAILED:
-        return Snapshot(request_id, status, progress, None, _failure(levels), raw)
+        # The gateway may say so of what the provider has rendered.
+        rendered = _word(provider.status or "") is JobStatus.DONE
+        failure = _failure(levels, rendered=rendered)
+        return Snapshot(request_id, status, progress, None, failure, raw)
     if status is JobStatus.EXPIRED:
-        error = _failure(levels) if _reason(levels) else None
+        is_told = _reason(levels) is not None or _cost(levels) is not None
+        error = _failure(levels) if is_told else None
         return Snapshot(request_id, status, progress, None, error, raw)
     return Snapshot(request_id, status, progress, None, None, raw)
 
@@ -342,7 +347,9 @@ def _reason(levels: list[Document]) -> str | None:
     return next((level.message for level in reversed(levels) if level.message), None)
 
 
-def _failure(levels: list[Document], *, text: str = "", moderated: bool = False) -> JobFailure:
+def _failure(
+    levels: list[Document], *, text: str = "", moderated: bool = False, rendered: bool = False
+) -> JobFailure:
     codes = [level.error.code for level in levels if level.error is not None and level.error.code]
     codes += [level.code for level in levels if level.code and not _is_success(level.code)]
     code = codes[-1] if len(codes) == 1 else (codes[0] if codes else None)
@@ -355,4 +362,5 @@ def _failure(levels: list[Document], *, text: str = "", moderated: bool = False)
         message=redact(reason, limit=500),
         moderated=moderated or "moderat" in f"{code or ''} {reason}"[:TEXT_LIMIT].lower(),
         cost_usd=_cost(levels),
+        rendered=rendered,
     )

@@ -99,6 +99,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_verdicts",
             "_earlier",
             "_course",
+            "_sending",
             "_item",
             "_batchsettings",
             "_batchrun",

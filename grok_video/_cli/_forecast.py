@@ -77,7 +77,7 @@ def forecast(rows: Rows, plan: Plan, ids: Mapping[str, str], console: Console) -
             elif not budget.fits(price):
                 found.left += 1
             else:
-                budget.commit(price)
+                budget.open += price
                 found.would_send += 1
                 found.estimate += price
     if not console.json_lines:

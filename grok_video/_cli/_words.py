@@ -110,7 +110,7 @@ def way_on(summary: BatchSummary, plan: Plan, in_the_way: int) -> str | None:
 def choices(summary: BatchSummary, plan: Plan, in_the_way: int) -> dict[str, str | None]:
     """Return the commands that a person has to decide on; None where there is nothing to decide."""
     return {
-        "retry_failed": plan.command("--retry-failed") if summary.retryable else None,
+        "retry_failed": _again(summary, plan, "--retry-failed") if summary.retryable else None,
         "overwrite": plan.command("--overwrite") if in_the_way else None,
     }
 
@@ -141,7 +141,7 @@ def last_words(summary: BatchSummary, plan: Plan, in_the_way: int = 0) -> list[s
             f"in doubt, perhaps accepted and billed: {_names(summary.in_doubt, in_doubt)}. Look at "
             "the account's usage. With an id from there: "
             f"{plan.command()} --found-id KEY=REQUEST_ID. To send them again, and perhaps pay "
-            f"twice: {plan.command('--resubmit-in-doubt')}"
+            f"twice: {_again(summary, plan, '--resubmit-in-doubt')}"
         )
     waiting = counts.get(OutcomeState.PENDING, 0) + counts.get(OutcomeState.UNFETCHED, 0)
     if waiting > in_the_way:
@@ -156,7 +156,8 @@ def last_words(summary: BatchSummary, plan: Plan, in_the_way: int = 0) -> list[s
     failed = counts.get(OutcomeState.FAILED, 0) + counts.get(OutcomeState.EXPIRED, 0)
     if again := summary.retryable:
         lines.append(
-            f"{again:,} failed or expired. To try them again: {plan.command('--retry-failed')}"
+            f"{again:,} failed or expired. To try them again: "
+            f"{_again(summary, plan, '--retry-failed')}"
         )
     if final := failed - again:
         lines.append(
@@ -171,6 +172,11 @@ def last_words(summary: BatchSummary, plan: Plan, in_the_way: int = 0) -> list[s
     report = shlex.quote(str(plan.ledger_path.with_name("report.html")))
     lines.append(f"to look at it: grok-video report {ledger} -o {report}")
     return lines
+
+
+def _again(summary: BatchSummary, plan: Plan, decision: str) -> str:
+    """Return the command that sends again what a person decides on, for more money if need be."""
+    return plan.command(decision, *raised(summary, plan))
 
 
 def raised(summary: BatchSummary, plan: Plan) -> tuple[str, ...]:

@@ -187,7 +187,7 @@ def _item(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "ratio": row["aspect_ratio"],
         "seconds": row["seconds"],
         "cost": row["cost_usd"],
-        "estimate": row["estimate_usd"],
+        "open": row["open_usd"],
         "size": row["size"],
         "attempts": row["attempts"],
         "error_type": row["error_type"],

@@ -30,7 +30,8 @@ _PATIENCE: Final = 10.0
 
 _ITEMS: Final = """
 SELECT key, state, request_id, prompt, image, model, duration, resolution, aspect_ratio, path, size,
-    seconds, cost_usd, estimate_usd, error_type, error, attempts, polls, began_at, changed_at
+    seconds, cost_usd, open_usd, estimate_usd, error_type, error, attempts, polls, began_at,
+    changed_at
 FROM item ORDER BY began_at, key
 """
 _FATE: Final = """
@@ -172,6 +173,12 @@ def _open(path: Path) -> sqlite3.Connection:
         )
         if known != 3:
             message = f"{path} is a SQLite database, but not a ledger of grok_video."
+            raise LedgerError(message, path=path)
+        if version < VERSION:
+            message = (
+                f"the ledger {path} was written by a grok_video from before the first release "
+                f"(ledger version {version}; this one knows {VERSION}). Look at it with that one."
+            )
             raise LedgerError(message, path=path)
         if version > VERSION:
             message = (

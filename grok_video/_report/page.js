@@ -59,9 +59,7 @@
 
   const spent = sum(items.map(item => item.cost || 0));
   const priced = items.filter(item => item.cost).length;
-  const open = sum(items.filter(item => ["submitting", "in_doubt", "pending"].includes(item.state)
-    || (item.cost === null && (["ready", "fetching", "saved", "expired"].includes(item.state)
-      || item.error_type === "ModerationRefused"))).map(item => item.estimate));
+  const open = sum(items.map(item => item.open));
   find("money").append(
     make("h2", {}, "Cost"),
     make("p", { class: "big" }, money(spent).replace(" USD", ""), make("small", {}, " USD")),

@@ -30,7 +30,7 @@ from grok_video import (
     VideoRequest,
     list_price,
 )
-from grok_video._budget import Budget, dollars
+from grok_video._budget import Account, Budget, dollars
 from grok_video._filenames import check_template, file_name
 from grok_video._gate import MOST_LOST, PATIENCE, Closed, Gate, NotYet
 from grok_video._outcomes import NAMED, Tally
@@ -122,20 +122,34 @@ PRICES = st.decimals("0.01", "4", places=2)
 def test_the_ceiling_is_never_passed_by_what_costs_at_most_its_list_price(
     ceiling: Decimal, creates: list[tuple[Decimal, float | None, bool]]
 ) -> None:
-    budget = Budget(ceiling)
-    waiting: list[tuple[Decimal, Decimal | None]] = []
+    budget, nothing = Budget(ceiling), Decimal(0)
+    waiting: list[tuple[Account, Decimal, Decimal | None]] = []
+
+    def end(account: Account, price: Decimal, charged: Decimal | None) -> None:
+        account.tell(*((nothing, price) if charged is None else (charged, nothing)))
+        account.close()
+
     for price, share, ends_at_once in creates:
         if budget.fits(price):
-            budget.commit(price)
+            account = Account(budget, nothing, nothing)
+            account.begin()
+            account.hold(price)
+            assert budget.may_still_fit
             charged = None if share is None else price * Decimal(str(round(share, 2)))
-            waiting.append((price, charged))
+            waiting.append((account, price, charged))
             if ends_at_once:
-                budget.settle(*waiting.pop(0))
+                # Sent, it counts as what it may be billed, in place of what was held for it.
+                first = waiting.pop(0)
+                before = budget.open
+                first[0].hold(nothing)
+                first[0].tell(nothing, first[1])
+                assert budget.open == before
+                end(*first)
         assert budget.spent + budget.open <= ceiling
-    for price, charged in waiting:
-        budget.settle(price, charged)
+    for one in waiting:
+        end(*one)
     assert not budget.may_still_fit
-    assert budget.spent + budget.unstated <= ceiling
+    assert budget.spent + budget.open <= ceiling
 
 
 # --- the order of creates ------------------------------------------------------------------------

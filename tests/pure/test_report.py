@@ -62,7 +62,7 @@ def ledger_of(path: Path, items: list[Item], *, close: bool = True) -> LedgerFil
             if event is Event.ACCEPTED:
                 entry.request_id = f"job-{number}"
             elif event in (Event.RENDERED, Event.ENDED_WITHOUT_VIDEO):
-                entry.cost_usd = item.cost_usd
+                entry.charge(item.cost_usd)
             elif event is Event.SAVED:
                 entry.path, entry.size, entry.seconds = item.path, 1000, item.seconds
             rows.append(entry.row(event))

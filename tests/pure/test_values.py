@@ -128,7 +128,7 @@ def test_a_value_shows_its_attributes_by_name() -> None:
     )
     assert repr(FAILURE) == (
         "JobFailure(code='invalid_argument', message='no such picture', moderated=False, "
-        "cost_usd=Decimal('0.1'))"
+        "cost_usd=Decimal('0.1'), rendered=False)"
     )
     assert repr(Snapshot("r-2", JobStatus.FAILED, 5.0, error=FAILURE)) == (
         "Snapshot(request_id='r-2', status=<JobStatus.FAILED: 'failed'>, progress=5.0, "

@@ -26,7 +26,7 @@ from grok_video._transports._loops import current_time
 from grok_video.emulator import Emulator, faults
 
 from ...conftest import PHOTO
-from .conftest import NewClient, outcomes, requests, states
+from .conftest import NewClient, outcomes, read, requests, states
 
 
 async def test_items_in_doubt_are_listed_and_never_sent_again_by_themselves(
@@ -157,3 +157,87 @@ async def test_a_picture_that_changes_before_a_resend_leaves_the_lost_create_in_
         found = await outcomes(client, things, ledger=ledger, retry_failed=True)
     assert states(found) == {"a": "in_doubt"}
     assert grok_emulator.accepted == 1
+
+
+# --- what a person wants sent again, and is not sent ---------------------------------------------
+
+#: What keeps an item from being sent again, and words that say so.
+HINDRANCES = {
+    "the ceiling": "max_cost_usd",
+    "a stop": "stop() was called",
+    "its place": "it exists, and it is kept as it is",
+    "the account": "user quota is not enough",
+    "the server": "a field is missing",
+}
+
+
+async def hindered(
+    client: AsyncClient, emulator: Emulator, words: dict[str, Any], hindrance: str, **more: Any
+) -> Outcome:
+    """Let a person have the item sent again, and keep it from being sent, or from being taken."""
+    file = words["out"] / "key-000.mp4"
+    if hindrance == "the ceiling":
+        more["max_cost_usd"] = 0.13
+    elif hindrance == "its place":
+        file.write_bytes(b"mine")
+    elif hindrance == "the account":
+        emulator.script("create", [faults.out_of_quota()])
+    elif hindrance == "the server":
+        answer = {"error": {"message": "a field is missing", "code": "invalid_request"}}
+        emulator.script("create", [faults.Answer(400, answer)])
+    async with client.batch(requests(1), **words, **more) as batch:
+        if hindrance == "a stop":
+            batch.stop()
+        [told] = [one async for one in batch]
+    file.unlink(missing_ok=True)
+    return told
+
+
+@pytest.mark.parametrize("hindrance", HINDRANCES)
+async def test_a_doubt_that_was_to_be_sent_again_and_was_not_stays_one(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path, hindrance: str
+) -> None:
+    grok_emulator.script("create", [faults.CutRequest(accepted=True)])
+    words = {"out": tmp_path / "videos", "ledger": tmp_path / "a.sqlite"}
+    await outcomes(client, requests(1), **words)
+    told = await hindered(client, grok_emulator, words, hindrance, resubmit_in_doubt=True)
+    assert told.state is OutcomeState.IN_DOUBT
+    assert isinstance(told.error, CreateOutcomeUnknown)
+    assert HINDRANCES[hindrance] in str(told.error)
+    assert "found_ids" in str(told.error)
+    assert told.attempts == 1 + (hindrance in ("the account", "the server"))
+    assert read(words["ledger"], "SELECT state, request_id FROM item") == [("in_doubt", None)]
+    # The decision was for that run.
+    found = await outcomes(client, requests(1), **words, retry_failed=True)
+    assert states(found) == {"key-000": "in_doubt"}
+    assert grok_emulator.accepted == 1
+    real = grok_emulator.creates[0].request_id
+    async with client.batch(requests(1), found_ids={"key-000": real}, **words) as batch:
+        [told] = [one async for one in batch]
+    assert (told.state, told.request_id) == ("saved", real)
+    assert (batch.summary.cost_usd, batch.summary.open_usd) == (Decimal("0.14"), 0)
+    assert grok_emulator.accepted == 1
+
+
+@pytest.mark.parametrize("hindrance", HINDRANCES)
+@pytest.mark.parametrize("end", ["failed", "expired"])
+async def test_what_failed_and_was_to_be_sent_again_and_was_not_stays_as_it_ended(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path, hindrance: str, end: str
+) -> None:
+    fault = faults.Failed() if end == "failed" else faults.Expired()
+    grok_emulator.script("create", [fault])
+    words = {"out": tmp_path / "videos", "ledger": tmp_path / "a.sqlite"}
+    first = (await outcomes(client, requests(1), **words))["key-000"]
+    assert first.state == end
+    told = await hindered(client, grok_emulator, words, hindrance, retry_failed=True)
+    assert HINDRANCES[hindrance] in str(told.error)
+    found = await outcomes(client, requests(1), **words)
+    assert grok_emulator.accepted == 1
+    # A create that was refused for good is how the item ended now.
+    is_final = hindrance == "the server"
+    for one in (told, found["key-000"]):
+        assert one.state in ("failed", "expired")
+        assert one.retryable is not is_final
+        if not is_final:
+            assert type(one.error) is type(first.error)
+            assert one.request_id == first.request_id

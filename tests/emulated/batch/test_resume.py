@@ -473,3 +473,23 @@ async def test_a_file_of_somebody_else_is_kept_by_every_run(
         found = await outcomes(client, requests(1), overwrite=True, **words)
         assert states(found) == {"key-000": "saved"}
     assert emulator.accepted == 1
+
+
+async def test_a_video_that_was_to_be_delivered_is_done_also_when_its_address_is_gone(
+    grok_emulator_factory: NewEmulator, new_client: NewClient, tmp_path: Path
+) -> None:
+    """What was begun counts: no link is no failure of it, and no reason to pay once more."""
+    emulator = grok_emulator_factory(time_scale=1.0)
+    words = {"ledger": tmp_path / "a.sqlite"}
+    begun = VideoRequest("drift", duration=1, output={"upload_url": "https://up.test/a?sig=1"})
+    async with new_client(emulator) as client:
+        first = await outcomes(client, [("a", begun)], timeout=0.2, **words)
+        assert states(first) == {"a": "pending"}
+        done = faults.Answer(200, {"status": "done", "video": {"duration": 1}})
+        emulator.script("poll", [done] * 10)
+        without = [("a", VideoRequest("drift", duration=1))]
+        found = await outcomes(client, without, **words)
+        assert (found["a"].state, found["a"].is_changed) == ("done", True)
+        again = await outcomes(client, without, retry_failed=True, **words)
+        assert states(again) == {"a": "skipped"}
+    assert emulator.accepted == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import anyio
@@ -15,6 +16,7 @@ from grok_video import (
     JobFailed,
     LinkExpired,
     ModerationRefused,
+    VideoRequest,
 )
 from grok_video._entry import Entry, read_id, written_id
 from grok_video._ledger import Ledger
@@ -87,6 +89,51 @@ def test_an_item_that_is_released_has_nothing_of_its_last_job() -> None:
         assert getattr(entry, one) is None, one
     assert (entry.error_type, entry.error) == (None, None)
     assert entry.attempts == 1, "but for what was sent"
+
+
+@pytest.mark.parametrize(
+    ("lived", "state"),
+    [
+        ((Event.SENDING_BEGAN, Event.ANSWER_LOST), State.IN_DOUBT),
+        ((Event.SENDING_BEGAN, Event.ACCEPTED, Event.ENDED_WITHOUT_VIDEO), State.FAILED),
+        # It ends as failed, with all that made it expired.
+        ((Event.SENDING_BEGAN, Event.ACCEPTED, Event.LAPSED), State.FAILED),
+    ],
+)
+def test_a_create_that_was_not_taken_leaves_its_item_as_a_person_released_it(
+    lived: tuple[Event, ...], state: State
+) -> None:
+    entry = new_entry()
+    for event in lived:
+        entry.request_id = "4b2cd27e" if event is Event.ACCEPTED else entry.request_id
+        entry.advance(event)
+    entry.fail(JobFailed("no luck", request_id="4b2cd27e"))
+    names = ("fingerprint", "request_id", "error", "error_type", "open_usd", "earlier_usd")
+    before = [getattr(entry, name) for name in names]
+    other = VideoRequest("another", duration=15)
+    for attempts in (2, 3):
+        entry.describe(other, Decimal("3.75"), other.fingerprint())
+        entry.advance(Event.RELEASED)
+        entry.advance(Event.SENDING_BEGAN)
+        assert entry.unstated_usd == Decimal("0.14") + Decimal("3.75")
+        assert entry.fingerprint == other.fingerprint()
+        entry.advance(entry.take_back())
+        assert entry.state is state
+        assert [getattr(entry, name) for name in names] == before
+        assert entry.attempts == attempts
+
+
+def test_a_price_named_for_a_found_id_leaves_the_most_that_the_other_creates_may_cost() -> None:
+    """Nobody knows which of them had the id: the cheap one, or the dear one."""
+    entry = new_entry()
+    for event in (Event.SENDING_BEGAN, Event.ANSWER_LOST, Event.RELEASED):
+        entry.advance(event)
+    entry.describe(VideoRequest("drift", duration=15), Decimal("3.75"))
+    for event in (Event.SENDING_BEGAN, Event.ANSWER_LOST, Event.ID_FOUND):
+        entry.advance(event)
+    entry.charge(Decimal("0.14"))
+    assert (entry.cost_usd, entry.unstated_usd) == (Decimal("0.14"), Decimal("3.75"))
+    assert not entry.open_usd, "and what it costs is named once"
 
 
 def test_a_new_fetch_forgets_why_the_last_one_broke() -> None:

@@ -110,7 +110,7 @@ async def test_money_is_added_up_over_runs(tmp_path: Path) -> None:
     for entry in (saved, pending):
         await ledger.record(entry, Event.SENDING_BEGAN)
         await ledger.record(entry, Event.ACCEPTED)
-    saved.cost_usd = Decimal("0.1")
+    saved.charge(Decimal("0.1"))
     await ledger.record(saved, Event.RENDERED)
     await ledger.record(refused, Event.REFUSED)
     await ledger.close()

@@ -22,7 +22,18 @@ async def test_a_newer_version_is_refused(tmp_path: Path) -> None:
     await write(path, Event.SENDING_BEGAN)
     with closing(sqlite3.connect(path)) as file:
         file.execute(f"PRAGMA user_version = {VERSION + 1}")
-    await refused(path, r"newer grok_video \(ledger version 2; this one knows 1\)")
+    await refused(
+        path, rf"newer grok_video \(ledger version {VERSION + 1}; this one knows {VERSION}"
+    )
+
+
+async def test_a_ledger_from_before_the_first_release_is_refused(tmp_path: Path) -> None:
+    """It does not say what each create may cost; what it knows is for the version that wrote it."""
+    path = tmp_path / "a.sqlite"
+    await write(path, Event.SENDING_BEGAN)
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("PRAGMA user_version = 1")
+    await refused(path, "from before the first release .* Go on with it in that one")
 
 
 async def test_an_older_version_is_brought_up_to_date(
