@@ -186,3 +186,25 @@ async def test_a_create_that_was_not_taken_costs_nothing_and_a_doubt_before_it_s
         [told] = [one async for one in batch]
     assert (told.state, told.attempts, told.is_changed) == ("done", 4, False)
     assert money(batch.summary) == (DEAR, CHEAP) == await sums(ledger)
+
+
+async def test_what_a_ceiling_leaves_out_is_decided_in_the_order_of_the_manifest(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    """Not by whose turn it happens to be: nobody could foretell it."""
+    seconds = [5, 1, 3, 2, 4, 1, 1, 5, 2, 3] * 6
+    things = [
+        (f"k{n:02}", VideoRequest(f"{n}", duration=one, resolution="480p"))
+        for n, one in enumerate(seconds)
+    ]
+    ceiling, would_send, left = Decimal("3.60"), list[str](), Decimal("3.60")
+    for (key, _), one in zip(things, seconds, strict=True):
+        if one * CHEAP <= left:
+            left -= one * CHEAP
+            would_send.append(key)
+    words = {"out": tmp_path / "videos", "ledger": tmp_path / "a.sqlite"}
+    async with client.batch(things, max_cost_usd=ceiling, **words) as batch:
+        told = states({one.key: one async for one in batch})
+    assert sorted(key for key, state in told.items() if state == "saved") == would_send
+    assert batch.summary.cost_usd == ceiling - left
+    assert len(grok_emulator.creates) == len(would_send)
