@@ -71,7 +71,7 @@ class BatchRun:
         #: Outcomes, each with its item if that was begun in this run.
         self._send: MemoryObjectSendStream[tuple[Outcome, Entry | None]]
         self._receive: MemoryObjectReceiveStream[tuple[Outcome, Entry | None]]
-        #: The keys in flight: the window, and all that is held of the manifest.
+        #: The keys in flight: the window. Which keys came before it the journal knows.
         self._keys: set[str] = set()
         #: The items of which nobody was told yet: those in flight, and one that is handed over.
         self.untold: set[Entry] = set()

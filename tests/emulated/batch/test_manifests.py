@@ -14,6 +14,7 @@ import pytest
 from grok_video import (
     AsyncClient,
     BatchItem,
+    InvalidRequest,
     VideoRequest,
 )
 from grok_video.emulator import Emulator
@@ -150,3 +151,25 @@ async def test_a_manifest_that_cannot_be_begun_leaves_the_ledger_free(
     with pytest.raises(OSError, match="the manifest is gone"):
         await client.run_batch(Broken(), ledger=tmp_path / "a.sqlite")
     assert (await client.run_batch(requests(1), ledger=tmp_path / "a.sqlite")).is_complete
+
+
+@pytest.mark.parametrize("has_ledger", [True, False], ids=["with a ledger", "without a ledger"])
+async def test_a_key_that_comes_again_is_not_paid_for_again_however_much_later(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path, has_ledger: bool
+) -> None:
+    """Also when the first one has long left the window."""
+    again = [requests(1)[0], ("key-000", VideoRequest("another", duration=1))]
+    async with client.batch(
+        [*requests(4), *again],
+        max_in_flight=1,
+        ledger=tmp_path / "a.sqlite" if has_ledger else None,
+    ) as batch:
+        told = [(one.key, one.state.value, one.error) async for one in batch]
+    assert [(key, state) for key, state, _ in told] == [
+        *((f"key-00{n}", "done") for n in range(4)),
+        ("key-000", "failed"),
+        ("key-000", "failed"),
+    ]
+    assert isinstance(told[-1][2], InvalidRequest)
+    assert "given once in a manifest" in str(told[-1][2])
+    assert grok_emulator.accepted == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import tracemalloc
 from contextlib import closing
 from decimal import Decimal
 from functools import reduce
@@ -156,3 +157,19 @@ async def test_a_journal_without_a_file_keeps_nothing_and_counts_all_the_same() 
     assert (entry.state, entry.attempts) == (State.PLANNED, 1)
     assert (await journal.find(["cat"])).known == {}
     await journal.close()
+
+
+async def test_a_journal_without_a_file_knows_the_keys_of_a_run_in_little_memory() -> None:
+    journal, count = Journal(), 50_000
+    keys = [f"a picture of the year 2026, number {n}" for n in range(count)]
+    tracemalloc.start()
+    try:
+        for at in range(0, count, 64):
+            assert (await journal.find(keys[at : at + 64])).again == set()
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size < 32 * count
+    assert (await journal.find([*keys[-3:], "new", "new"])).again == set(keys[-3:])
+    assert (await journal.find(["new", "half \ud800"])).again == {"new"}
+    assert (await journal.find(keys)).again == set(keys)
