@@ -222,7 +222,10 @@ class LedgerFile:
             raise self._refusal(
                 f"its last run did not come to its end, and {self.path.name}-wal, which has what "
                 "that run wrote last, is not beside it: the ledger was copied or moved alone. Put "
-                "that file here as well; without it jobs that are paid for would be paid again"
+                "that file here as well; without it jobs that are paid for would be paid again. If "
+                "it was here, and another program (the shell of SQLite, say) has opened the ledger "
+                "since, that program has put all of it into the ledger: make an empty file "
+                f"{self._beside('.lock').name} beside it, and it is used as it is"
             )
 
     def _create(self) -> None:

@@ -71,6 +71,20 @@ async def test_a_log_that_another_program_has_put_into_its_file_is_not_missed(
     assert entry.request_id == "4b2cd27e"
 
 
+async def test_a_log_that_was_put_into_a_file_without_its_lock_is_for_a_person_to_tell(
+    tmp_path: Path, cut_off: Callable[..., Path]
+) -> None:
+    """Moved with its log and looked at, it is as a file that was moved alone; both look alike."""
+    place = await dying(tmp_path / "run.sqlite", cut_off, "-wal")
+    with closing(sqlite3.connect(place)) as file:
+        file.execute("SELECT count(*) FROM event").fetchone()
+    await refused(place, "make an empty file run.sqlite.lock beside it")
+    (place.parent / "run.sqlite.lock").touch()
+    entry = await found(place)
+    assert entry is not None
+    assert (entry.state, entry.request_id) == (State.PENDING, "4b2cd27e")
+
+
 async def test_a_ledger_whose_run_has_ended_may_be_moved_alone(tmp_path: Path) -> None:
     path = tmp_path / "run.sqlite"
     await write(path, Event.SENDING_BEGAN, Event.ACCEPTED)
