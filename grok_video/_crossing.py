@@ -43,7 +43,7 @@ BEAT: Final = 0.5
 #: Seconds an interrupted thread waits for its call to end: the grace of a create, and its farewell.
 GRACE: Final = CANCEL_GRACE + 1.0
 #: Seconds after which such a wait is explained: anything but a create ends in milliseconds.
-_SILENCE: Final = 0.25
+SILENCE: Final = 0.25
 
 CLOSED: Final = (
     "this client was closed while the call was on its way; jobs that were accepted go on at the "
@@ -250,7 +250,7 @@ class Call(Crossing[T]):
         began = time.monotonic()
         try:
             self.cancel_soon()
-            if not self._settles(began + _SILENCE):
+            if not self._settles(began + SILENCE):
                 logger.warning(INTERRUPTED, CANCEL_GRACE)
                 self._settles(began + GRACE)
         except BaseException as error:
@@ -403,9 +403,13 @@ class Pump(Call[None]):
             self.cancel()
 
     def close(self) -> None:
-        """The iterator is closed, or had its time to be."""
-        self.close_soon()
-        self._settles(time.monotonic() + GRACE)
+        """The iterator is closed, or had its time to be, also where somebody interrupts once."""
+        try:
+            self.close_soon()
+            self._settles(time.monotonic() + GRACE)
+        except BaseException:
+            self.withdraw()
+            raise
 
     def _wake(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended, and the task with it

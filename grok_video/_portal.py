@@ -24,12 +24,13 @@ from grok_video._crossing import (
     BEAT,
     GRACE,
     INTERRUPTED,
+    SILENCE,
     Call,
     FreshFuture,
     Promise,
     Pump,
 )
-from grok_video._errors import ConfigurationError
+from grok_video._errors import ConfigurationError, add_note
 from grok_video._log import logger
 
 if TYPE_CHECKING:
@@ -204,14 +205,30 @@ class Line:
             self.loop.call_soon_threadsafe(self._stop.set)
 
     def stop(self) -> None:
-        """The loop has ended and its thread is gone, or it had its time."""
-        self.stop_soon()
+        """The loop has ended and its thread is gone, or it had its time.
+
+        The first interrupt lets a create be answered and is raised then, the second at once.
+        """
+        until = time.monotonic() + (_HURRIED_WAIT if self.is_hurried else GRACE + 1.0)
         try:
-            if self.is_over_within(_HURRIED_WAIT if self.is_hurried else GRACE + 1.0):
-                self.thread.join(BEAT)
+            self._ends_until(until)
         except BaseException:
-            self._hurried = True
+            try:
+                if not self._ends_until(min(until, time.monotonic() + SILENCE)):
+                    logger.warning(INTERRUPTED, CANCEL_GRACE)
+                    self._ends_until(until)
+            except BaseException as again:
+                self._hurried = True
+                add_note(again, ABANDONED)
+                raise
             raise
+
+    def _ends_until(self, until: float) -> bool:
+        self.stop_soon()  # each time: an interrupt may have come before the first
+        is_over = self.is_over_within(until - time.monotonic())
+        if is_over:
+            self.thread.join(BEAT)
+        return is_over
 
     @property
     def is_hurried(self) -> bool:

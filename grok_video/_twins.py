@@ -300,9 +300,12 @@ class ClientTwin(Twin[AsyncClient]):
         return accepted
 
     def _leave(self, error: BaseException | None) -> None:
-        """The client is closed; an exception on its way out is told which jobs go on."""
+        """The client is closed; what leaves, also from closing, is told which jobs go on."""
         try:
             self._core.close()
+        except BaseException as raised:
+            error = raised
+            raise
         finally:
             # Only now it is known what became of the creates that others had on their way.
             if error is not None:
@@ -347,6 +350,9 @@ class BatchTwin(Twin["AsyncBatch"]):
         try:
             if self._outcomes is not None:
                 self._outcomes.close()
+        except BaseException as raised:
+            error = raised
+            raise
         finally:
             if error is not None:
                 self._tell(error)

@@ -258,6 +258,77 @@ def test_the_second_interrupt_leaves_at_once(slow: Emulator, closing: str) -> No
     assert "it may have been accepted and billed" in err
 
 
+#: Says "closing" once so much of it is true that the closing thread waits.
+WATCH = """
+import threading, time
+def watch():
+    while not {closing}:
+        time.sleep(0.001)
+    say("closing")
+threading.Thread(target=watch, daemon=True).start()
+"""
+#: Ways to close a client in which no exception is on its way.
+CLOSES = {"close": "client.close()", "with": "with client: pass"}
+OTHERS_CREATE = f"""
+import threading
+client = Client(**QUICK)
+threading.Thread(target=lambda: client.submit("drift", duration=1), daemon=True).start()
+sys.stdin.readline()
+{WATCH.format(closing="client._core.line.stopping")}
+"""
+
+
+@pytest.mark.parametrize("close", CLOSES.values(), ids=CLOSES)
+def test_an_interrupt_of_closing_lets_the_create_of_another_thread_be_answered(
+    slow: Emulator, close: str
+) -> None:
+    slow.script("create", [faults.Stall(0.4, resume=True)])
+    with running(OTHERS_CREATE + close, slow) as child:
+        until(lambda: bool(slow.faults_consumed))
+        child.types_enter()
+        child.hears("closing")
+        child.interrupt()
+        _, err, _ = child.ends()
+    assert child.process.returncode == ENDED_BY_SIGINT, err
+    assert f"Resume with client.job(ID), or:\n  grok-video wait {ids(slow)[0]}" in err
+
+
+@pytest.mark.parametrize("close", CLOSES.values(), ids=CLOSES)
+def test_the_second_interrupt_of_closing_leaves_at_once(slow: Emulator, close: str) -> None:
+    slow.script("create", [faults.Stall(60.0)])
+    with running(OTHERS_CREATE + close, slow) as child:
+        until(lambda: bool(slow.faults_consumed))
+        child.types_enter()
+        child.hears("closing")
+        child.interrupt()
+        assert child.process.stderr is not None
+        assert "Interrupt again to leave at once" in child.process.stderr.readline()
+        err = ended_by_ctrl_c(child)
+    assert "it may have been accepted and billed" in err
+
+
+def test_an_interrupt_of_leaving_a_batch_lets_its_creates_be_answered(slow: Emulator) -> None:
+    slow.script("create", [faults.Pass(), faults.Stall(0.4, resume=True)])
+    script = f"""
+client = Client(**QUICK)
+batch = client.batch([VideoRequest(f"drift {{n}}", duration=1) for n in range(2)])
+try:
+    with batch:
+        sys.stdin.readline()
+        {WATCH.format(closing="batch.summary.stopped").replace(chr(10), chr(10) + 8 * " ")}
+except KeyboardInterrupt as error:
+    say("left", *(note.replace(chr(10), " ") for note in error.__notes__))
+"""
+    with running(script, slow) as child:
+        until(lambda: len(slow.faults_consumed) == 2)
+        child.types_enter()
+        child.hears("closing")
+        child.interrupt()
+        note = child.hears("left")
+        child.ends()
+    assert [note.count(f"grok-video wait {request_id}") for request_id in ids(slow)] == [1, 1]
+
+
 # --- going on ------------------------------------------------------------------------------------
 
 
