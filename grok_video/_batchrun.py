@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import anyio
 from anyio import to_thread
@@ -152,6 +152,10 @@ class BatchRun:
                 await tasks.__aexit__(kind, error, traceback)
             else:
                 await tasks.__aexit__(None, None, None)
+        except BaseExceptionGroup as group:
+            if isinstance(group, ExceptionGroup):
+                raise
+            raise _sole(group) from None  # a manifest's sys.exit(), say, is raised as it is
         finally:
             self._send.close()
             self._receive.close()
@@ -352,6 +356,14 @@ class BatchRun:
 
 #: Outcomes of jobs that were accepted, of which more is to come.
 _UNFINISHED: Final = (OutcomeState.PENDING, OutcomeState.UNFETCHED)
+
+
+def _sole(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return what ends the program out of what the tasks raised together: the first of it."""
+    first = next(error for error in group.exceptions if not isinstance(error, Exception))
+    if isinstance(first, BaseExceptionGroup):
+        return _sole(cast("BaseExceptionGroup[BaseException]", first))
+    return first
 
 
 def _make_folder(folder: Path) -> None:

@@ -456,6 +456,8 @@ class AsyncClient:
         try:
             await self._session.create(request, deadline=deadline, record=start)
         except InvalidRequest as error:
+            if isinstance(error.__cause__, SystemExit | KeyboardInterrupt):
+                raise error.__cause__ from None  # of a picture's own read()
             raise without_frames(error, outer)  # noqa: B904 - the same error; they hold the picture
         except BaseException as error:
             if start.job is not None and on_submitted is None:

@@ -232,6 +232,10 @@ class FilePicture:
                     self._file.seek(self._start)
         except InvalidRequest:
             raise
+        except (SystemExit, KeyboardInterrupt) as error:
+            # In a task of a transport it would end the loop and be told to nobody: in this one's
+            # place, `submit` raises it.
+            raise _changed(type(self._file).__name__, _reason(error)) from error
         except Exception as error:  # noqa: BLE001 - any object can stand behind a file's methods
             raise _changed(type(self._file).__name__, _reason(error)) from None
         if len(piece) != size:
@@ -384,7 +388,7 @@ def _changed(name: str, what: str) -> InvalidRequest:
     )
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error)[:200] or type(error).__name__
 
 

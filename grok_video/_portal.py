@@ -259,7 +259,12 @@ class Line:
     def _run(self) -> None:
         try:
             with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
-                runner.run(self._serve())
+                served = runner.get_loop().create_task(self._serve())
+                while not served.done():
+                    # What a manifest, a picture or a log handler raises to end the program ends
+                    # asyncio's loop as well. It is its own task's already, and told to its caller.
+                    with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                        self.loop.run_until_complete(served)
         finally:
             self.stopping = True
             self.ended = True

@@ -280,7 +280,7 @@ class Session:
             if body.failure is not None and isinstance(error, APIConnectionError):
                 # The picture changed while it was sent: the body was cut short of its length, and
                 # no server can have accepted it.
-                raise body.failure from None
+                raise body.failure from body.failure.__cause__
             received, error.received = error.received, None
             request_id = _wire.read_broken_create(*received) if received is not None else None
             if request_id is None:

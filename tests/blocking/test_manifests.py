@@ -148,6 +148,26 @@ def test_a_manifest_that_cannot_be_begun_is_told_where_its_items_are_awaited(
         next(batch)
 
 
+@pytest.mark.parametrize("leaves", [SystemExit, KeyboardInterrupt])
+def test_a_manifest_that_ends_the_program_ends_its_batch_and_no_other_call(
+    waiting: Client, slow_emulator: Emulator, leaves: type[BaseException]
+) -> None:
+    another = waiting.submit("another", duration=1)
+    future = another.future()
+
+    def exiting() -> Iterator[Line]:
+        yield line(1)
+        until(lambda: slow_emulator.accepted == 2)
+        raise leaves
+
+    with pytest.raises(leaves) as caught:
+        list(waiting.batch(exiting()))
+    told = "".join(caught.value.__notes__)
+    assert all(create.request_id in told for create in slow_emulator.creates)
+    slow_emulator.finish(another.request_id)
+    assert future.result(PATIENCE).request_id == another.request_id
+
+
 def test_a_manifest_may_use_the_client(blocking: Client) -> None:
     def asking() -> Iterator[Line]:
         job = blocking.submit("first", duration=1)
