@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sys
 import threading
 from importlib import import_module
@@ -110,7 +111,7 @@ async def load(*names: str) -> None:
 
     def work() -> None:
         for name in names:
-            with contextlib.suppress(Exception):
+            with _imports.lock, contextlib.suppress(BaseException):
                 import_module(name)
         wake(sleeper, loop)
 
@@ -119,6 +120,41 @@ async def load(*names: str) -> None:
     except RuntimeError:
         return  # no thread can be had: then it holds the loop
     await sleep_until(math.inf, sleeper, loop)
+
+
+class _Imports:
+    """A lock that is held while something is imported in such a thread, and across each fork.
+
+    In a child that is forked in the middle of an import, Python's own lock of that module belongs
+    for ever to a thread that is not there.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()  # a module that forks while it is imported has it already
+
+    def before_fork(self) -> None:
+        self.lock.acquire(timeout=_LONGEST_IMPORT)
+
+    def after_in_parent(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it took too long, or was interrupted
+            self.lock.release()
+
+    def after_in_child(self) -> None:
+        self.lock = threading.RLock()
+
+
+#: Seconds a fork waits for an import: dozens of times what any of these takes. A thread that forks
+#: while it imports something may itself have what the import waits for.
+_LONGEST_IMPORT: Final = 5.0
+_imports: Final = _Imports()
+if hasattr(os, "register_at_fork"):
+    # After `logging` (asyncio has imported it): what registers later is run earlier, and an import
+    # may want the lock that `logging` takes.
+    os.register_at_fork(
+        before=_imports.before_fork,
+        after_in_parent=_imports.after_in_parent,
+        after_in_child=_imports.after_in_child,
+    )
 
 
 def _is_loaded(name: str) -> bool:

@@ -351,6 +351,55 @@ client.close()
     assert lines == ["1", "child ended 0", "child ended 256", "goes on"]
 
 
+#: Runs `in_the_import` where the module of downloads is about to be imported, in its thread.
+FINDER = """
+import signal, threading
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "grok_video._download":
+            in_the_import()
+sys.meta_path.insert(0, Finder())
+client = Client(**QUICK)
+job = client.submit("drift", duration=1)
+job.result()
+"""
+
+
+def test_a_child_forked_while_something_is_imported_can_import_it_too(
+    grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    script = f"""
+begun, forking = threading.Event(), threading.Event()
+os.register_at_fork(before=forking.set)  # what is registered last is run first
+def in_the_import():
+    begun.set()
+    forking.wait()
+download = threading.Thread(target=lambda: job.download({str(tmp_path / "parent.mp4")!r}))
+download.start()
+begun.wait()
+def child():
+    signal.alarm(20)  # where it hangs, the test fails instead
+    say(job.download({str(tmp_path / "child.mp4")!r}).size)
+in_child(child)
+download.join()
+client.close()
+"""
+    lines = run(FINDER + script, grok_emulator)
+    assert lines == [str(len(CLIP)), "child ended 0"]
+    assert (tmp_path / "parent.mp4").stat().st_size == len(CLIP)
+
+
+def test_what_is_imported_may_fork_itself(grok_emulator: Emulator, tmp_path: Path) -> None:
+    script = f"""
+def in_the_import():
+    in_child(lambda: say("forked"))
+say(job.download({str(tmp_path / "parent.mp4")!r}).size)
+client.close()
+"""
+    lines = run(FINDER + script, grok_emulator)
+    assert lines == ["forked", "child ended 0", str(len(CLIP))]
+
+
 def test_a_multiprocessing_fork_pool_works(grok_emulator: Emulator) -> None:
     lines = run(
         """
