@@ -509,6 +509,11 @@ def renewed(client: AsyncClient) -> AsyncClient:
     return new
 
 
+def end(client: AsyncClient) -> None:
+    """The client is closed for good, from any thread; its connections are closed by `aclose`."""
+    client._session.lifetime.end()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
 def _as_request(
     method: Callable[..., object],
     prompt: str | VideoRequest,

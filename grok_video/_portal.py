@@ -93,7 +93,6 @@ class Portal:
     def __init__(self) -> None:
         #: Counts the processes this door has been in: it grows by one in a forked child.
         self.generation: int = 0
-        self._closed = False
         self._lock = _Turn()
         self._line: Line | None = None
         _portals.add(self)
@@ -111,9 +110,8 @@ class Portal:
     def close(self) -> None:
         """Cancel what waits, say the loop's farewell and end its thread, if there is one.
 
-        A call after it starts the loop again, which says farewell before it takes the call.
+        A call after it starts the loop again: whether there is anything to call is not known here.
         """
-        self._closed = True
         line = self._line
         if line is not None:
             line.refuse_own_thread()
@@ -143,7 +141,7 @@ class Portal:
             with self._lock:
                 line = self._line
                 if line is None or line.stopping:
-                    line = self._line = Line(self.farewell(), closed=self._closed)
+                    line = self._line = Line(self.farewell())
         line.refuse_own_thread()
         return line
 
@@ -165,7 +163,7 @@ async def _nothing() -> None:
 class Line:
     """One event loop in one daemon thread, from its first call to its last."""
 
-    def __init__(self, farewell: Callable[[], Awaitable[object]], *, closed: bool) -> None:
+    def __init__(self, farewell: Callable[[], Awaitable[object]]) -> None:
         #: Every call that is not over; a call is in here before the loop hears of it.
         self.crossings: set[Crossing[Any]] = set()
         #: True from the moment in which calls that wait are cancelled.
@@ -177,7 +175,6 @@ class Line:
         self.leaving: bool = False
         self._hurried = False
         self._farewell = farewell
-        self._closed = closed
         self._stop = asyncio.Event()
         self._over = threading.Event()
         self.loop: asyncio.AbstractEventLoop = _fork.make_loop()
@@ -273,9 +270,6 @@ class Line:
             self._over.set()
 
     async def _serve(self) -> None:
-        if self._closed:
-            # Closed before it was opened: the client must know before the first call asks it.
-            await self._farewell()
         await self._stop.wait()
         self.stopping = True
         for crossing in list(self.crossings):

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, cast
 
 from grok_video._arguments import refuse
-from grok_video._client import AsyncClient, renewed
+from grok_video._client import AsyncClient, end, renewed
 from grok_video._crossing import accept
 from grok_video._errors import (
     ConfigurationError,
@@ -57,6 +57,9 @@ class Core(Portal):
         super().__init__()
         self._client = client
         self._is_the_parents = False
+        #: In a forked child: its own client, by generation. One of those that threads make at once
+        #: is the first, and a signal handler may come in the middle.
+        self._renewed: dict[int, AsyncClient] = {}
         #: Accepted jobs by id, oldest first; the finished ones are swept out now and then.
         self._accepted: dict[str, AsyncJob] = {}
         self._sweep_at = 64
@@ -73,7 +76,7 @@ class Core(Portal):
         Raises `ConfigurationError` in a child whose parent has used connections that were given.
         """
         if self._is_the_parents:
-            self._client = renewed(self._client)
+            self._client = self._renewed.setdefault(self.generation, renewed(self._client))
             self._is_the_parents = False
         return self._client
 
@@ -81,11 +84,17 @@ class Core(Portal):
         """Return what closes the asynchronous client in the loop that ends."""
         return self.client.aclose
 
+    def close(self) -> None:
+        """The loop has ended, if there was one, and the client is closed for good."""
+        super().close()
+        end(self._client)  # also where no loop has run, and where one starts just now
+
     def forget(self) -> None:
         """Be as if nothing had been called and accepted: called in a forked child."""
         # A client that was never used has nothing that must not be shared.
         self._is_the_parents = self._is_the_parents or self.line is not None
         super().forget()
+        self._renewed = {}
         self._accepted = {}
         self._twins = {}
 

@@ -6,6 +6,7 @@ import concurrent.futures as cf
 import copy
 import gc
 import pickle
+import sys
 import threading
 import time
 import traceback
@@ -13,6 +14,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, Self
 
 import pytest
@@ -335,6 +337,25 @@ def test_a_client_that_was_closed_before_it_was_used_is_closed(blocking: Client)
     assert blocking._core.line is None
     with pytest.raises(ConfigurationError, match="this client is closed"):
         blocking.submit("drift")
+
+
+def test_a_call_after_closing_is_refused_however_late_the_thread_of_its_loop_starts(
+    blocking: Client,
+) -> None:
+    def starts_late(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_qualname == "Line._run":
+            sys.setprofile(None)
+            line = frame.f_locals["self"]
+            until(lambda: bool(line.loop._ready))  # the call is first in line
+
+    job = blocking.job("an-id")
+    blocking.close()
+    threading.setprofile(starts_late)
+    try:
+        with pytest.raises(ConfigurationError, match="this client is closed"):
+            job.refresh()
+    finally:
+        threading.setprofile(None)
 
 
 def test_closing_ends_the_waiting_of_other_threads_and_not_the_jobs(

@@ -351,6 +351,35 @@ client.close()
     assert lines == ["1", "child ended 0", "child ended 256", "goes on"]
 
 
+def test_threads_that_begin_together_in_a_child_share_one_client(grok_emulator: Emulator) -> None:
+    script = """
+import threading
+sys.setswitchinterval(1e-6)
+client = Client(**QUICK)
+client.submit("parent", duration=1)
+def child():
+    jobs, together = [], threading.Barrier(8)
+    def begin():
+        together.wait()
+        jobs.append(client.job("an-id"))
+    threads = [threading.Thread(target=begin) for _ in range(8)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    client.close()
+    for job in jobs:
+        try:
+            job.refresh()
+        except NotFound:
+            say("a client is open that nobody can close")
+        except ConfigurationError:
+            pass
+for _ in range(5):
+    in_child(child)
+client.close()
+"""
+    assert run(script, grok_emulator) == ["child ended 0"] * 5
+
+
 #: Runs `in_the_import` where the module of downloads is about to be imported, in its thread.
 FINDER = """
 import signal, threading
