@@ -12,6 +12,7 @@ import contextlib
 import copy
 import queue
 import sys
+import threading
 import time
 from concurrent.futures import Future
 from contextvars import ContextVar, copy_context
@@ -113,6 +114,10 @@ class Crossing(Generic[T]):
         self.is_over: bool = False
         #: True where somebody interrupted twice: nobody waits for the end of it.
         self.is_abandoned: bool = False
+        #: The thread that waits for it and answers what it asks.
+        self.thread: int | None = None
+        #: True while it waits for what that thread does for it.
+        self.is_asking: bool = False
         #: The job that the call has made, known before anybody is told of it.
         self.request_id: str | None = None
         #: True once the caller's own function was told of the job, to its end.
@@ -224,6 +229,7 @@ class Call(Crossing[T]):
         for it to end, bounded, and is raised then; a second one is raised at once. Whatever is
         raised names the job that was accepted, if there is one.
         """
+        self.thread = threading.get_ident()
         try:
             try:
                 self.send()
@@ -259,6 +265,12 @@ class Call(Crossing[T]):
             raise
         finally:
             self._gone = True
+            self.thread = None
+
+    def settle(self, until: float) -> None:
+        """The call is over, or had its time; for its own thread, in the middle of the call."""
+        self._settles(until)
+        self._inbox.put(None)  # what was taken here is missed where it was waited for
 
     def report(self, value: T | None, failure: BaseException | None) -> None:
         self._value, self._failure = value, failure
@@ -292,7 +304,11 @@ class Call(Crossing[T]):
                 continue
             if question is None:
                 return True
-            question.answer()
+            self.is_asking = True
+            try:
+                question.answer()
+            finally:
+                self.is_asking = False
 
     def _settles(self, until: float) -> bool:
         while not (self.is_over or self.line.ended):

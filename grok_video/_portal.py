@@ -204,8 +204,13 @@ class Line:
     def stop(self) -> None:
         """The loop has ended and its thread is gone, or it had its time.
 
-        The first interrupt lets a create be answered and is raised then, the second at once.
+        The first interrupt lets a create be answered and is raised then, the second at once. In
+        the middle of a call of this thread, whatever that asks is answered here; where it waits for
+        this very function (`on_submitted`), the loop ends after it.
         """
+        if any(call.is_asking for call in self._calls_of_this_thread()):
+            self.stop_soon()
+            return
         until = time.monotonic() + (_HURRIED_WAIT if self.is_hurried else GRACE + 1.0)
         try:
             self._ends_until(until)
@@ -222,6 +227,8 @@ class Line:
 
     def _ends_until(self, until: float) -> bool:
         self.stop_soon()  # each time: an interrupt may have come before the first
+        for call in self._calls_of_this_thread():
+            call.settle(until)
         is_over = self.is_over_within(until - time.monotonic())
         if is_over:
             self.thread.join(BEAT)
@@ -245,6 +252,11 @@ class Line:
         """True while a call outlasts its cancellation, as a create does that is being answered."""
         tasks = [crossing.task for crossing in list(self.crossings)]
         return any(task is not None and not task.done() for task in tasks)
+
+    def _calls_of_this_thread(self) -> list[Call[Any]]:
+        here = threading.get_ident()
+        crossings = list(self.crossings)
+        return [each for each in crossings if isinstance(each, Call) and each.thread == here]
 
     def disown(self) -> None:
         """Leave this to the parent process: nothing of it is run, closed or freed here."""

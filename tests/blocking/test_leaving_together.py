@@ -1,8 +1,10 @@
-"""A client or a batch that one thread leaves while others are under way in it."""
+"""A client or a batch that is left by one thread, or in the middle of a call, while it is busy."""
 
 from __future__ import annotations
 
 import concurrent.futures as cf
+import logging
+import signal
 import threading
 
 import pytest
@@ -47,3 +49,47 @@ def test_a_batch_that_is_left_while_another_thread_draws_from_it_sends_no_more(
     assert not thread.is_alive()
     assert [type(error) for error in raised] == [ConfigurationError]
     assert slow_emulator.accepted == accepted == 5
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR]
+
+
+def test_the_hook_may_close_the_client(
+    slow_emulator: Emulator, waiting: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ConfigurationError, match="closed while the call") as caught:
+        waiting.submit("drift", duration=1, on_submitted=lambda job: waiting.close())
+    assert caught.value.request_id == slow_emulator.creates[0].request_id
+    line = waiting._core.line
+    assert line is not None
+    until(lambda: line.ended)
+    assert errors(caplog) == []
+
+
+def test_a_signal_handler_may_close_the_client_in_the_middle_of_a_create_with_a_hook(
+    slow_emulator: Emulator, waiting: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow_emulator.script("create", [faults.Stall(0.3, resume=True)])
+    told: list[str] = []
+
+    def handler(*_: object) -> None:
+        waiting.close()
+        told.append("closed")
+
+    sender = threading.Thread(
+        target=lambda: (
+            until(lambda: len(slow_emulator.faults_consumed) == 1),
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1),
+        )
+    )
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        sender.start()
+        with pytest.raises(ConfigurationError, match="closed while the call"):
+            waiting.submit("drift", duration=1, on_submitted=lambda job: told.append("heard"))
+        sender.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert told == ["heard", "closed"]
+    assert errors(caplog) == []
