@@ -453,11 +453,27 @@ def emulator(
         str | None,
         typer.Option(metavar="FILE", help="Keep jobs, links and the bill here between runs."),
     ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="An MP4 to serve in place of rendered ones."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="How long jobs take is drawn from this.")] = 0,
+    link_life: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="A day where not given.")
+    ] = None,
 ) -> int:
     """Emulate the API on loopback until interrupted. Prints one JSON line: base_url and api_key."""
     from grok_video._cli import _serve
 
-    return _serve.emulator(port=port, form=form or (), time_scale=time_scale, state=state)
+    return _serve.emulator(
+        port=port,
+        form=form or (),
+        time_scale=time_scale,
+        state=state,
+        clip=clip,
+        seed=seed,
+        link_life=link_life,
+    )
 
 
 @app.command(context_settings=_HELP)

@@ -57,11 +57,13 @@ _SPELLINGS: Final = (
 #: them where dashes are not all. As parts of paths, URLs and quotations they are left alone.
 _ALTERED: Final = {"found_ids": "--found-id", "max_cost_usd": "--max-cost"}
 _NAMES: Final = re.compile(
-    r"(?<![\w./'\"=-])(aspect_ratio|found_ids?|max_cost_usd|max_cost|max_in_flight|poll_interval"
-    r"|resubmit_in_doubt|retry_failed|time_scale|upload_url)(?![\w/'\"=-]|\.\w)"
+    r"(?<![\w./'\"=-])(aspect_ratio|found_ids?|link_life|max_cost_usd|max_cost|max_in_flight"
+    r"|poll_interval|resubmit_in_doubt|retry_failed|time_scale|upload_url)(?![\w/'\"=-]|\.\w)"
 )
 #: Those that are: only where a refusal begins with the argument that it refuses.
-_REFUSED: Final = re.compile(r"(base_url|duration|form|image|model|resolution|size|timeout|user) ")
+_REFUSED: Final = re.compile(
+    r"(base_url|clip|duration|form|image|model|resolution|size|timeout|user) "
+)
 
 
 class Interrupted(Exception):

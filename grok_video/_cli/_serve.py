@@ -17,14 +17,26 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def emulator(*, port: int, form: Sequence[str], time_scale: float | None, state: str | None) -> int:
+def emulator(
+    *,
+    port: int,
+    form: Sequence[str],
+    time_scale: float | None,
+    state: str | None,
+    clip: str | None,
+    seed: int,
+    link_life: float | None,
+) -> int:
     """Serve until interrupted; 130 after Ctrl-C, 0 after SIGTERM."""
     console = Console(json_lines=False)
-    options: dict[str, Any] = {"port": port, "state": state, "tell": console.status}
+    options: dict[str, Any] = {"port": port, "state": state, "clip": clip, "seed": seed}
+    options["tell"] = console.status
     if form:
         options["form"] = list(form)
     if time_scale is not None:
         options["time_scale"] = time_scale
+    if link_life is not None:
+        options["link_life"] = link_life
 
     def work() -> int:
         from grok_video.emulator._command import serve

@@ -345,6 +345,22 @@ def test_the_emulator_prints_one_line_and_ends_cleanly(number: signal.Signals, c
     assert child.returncode == code
 
 
+def test_the_emulator_serves_a_clip_of_ones_own(tmp_path: Path) -> None:
+    clip = tmp_path / "mine.mp4"
+    clip.write_bytes(bytes.fromhex("0000001c6674797069736f6d00000200") + bytes(5000))
+    words = ("--clip", str(clip), "--seed", "7", "--link-life", "60", "--time-scale", "0.001")
+    child = start("emulator", *words, env=environment())
+    assert child.stdout is not None
+    place = json.loads(child.stdout.readline())
+    env = environment(COMETAPI_KEY=place["api_key"], GROK_VIDEO_BASE_URL=place["base_url"])
+    saved = tmp_path / "saved.mp4"
+    made = run("generate", "drift", "-o", str(saved), "--poll-interval", "0.1", env=env)
+    assert made.returncode == 0, made.stderr
+    assert saved.read_bytes() == clip.read_bytes()
+    child.send_signal(signal.SIGTERM)
+    rest(child, 30)
+
+
 CANARY = "sk-canary-5f0e8d7c6b5a49382716"
 
 

@@ -197,6 +197,8 @@ def test_a_destination_is_checked_before_anything_is_asked(
         (["emulator", "--form", "round"], "round"),
         (["emulator", "--time-scale", "-1"], "--time-scale must"),
         (["emulator", "--port", "70000"], "port"),
+        (["emulator", "--link-life", "-1"], "--link-life must"),
+        (["emulator", "--clip", "nowhere.mp4"], "nowhere.mp4 is no file"),
         (["emulator", "--state", "/no/such/folder/state"], "/no/such/folder/state"),
     ],
 )
