@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
+import shutil
 import tempfile
 import threading
+import weakref
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -62,7 +65,8 @@ class Clips:
         self._pool = pool
         self.picture: Callable[[str], bytes | None] = lambda _: None
         """Where a picture is read from; `None` stands for the test card."""
-        self._folder = tempfile.TemporaryDirectory(prefix="grok-video-emulator-")
+        self._folder = Path(tempfile.mkdtemp(prefix="grok-video-emulator-"))
+        self._removing = weakref.finalize(self, _remove, self._folder, os.getpid())
         self._kept: OrderedDict[Wanted, Clip] = OrderedDict()
         self._making: dict[Wanted, asyncio.Future[Clip]] = {}
         self._ahead: OrderedDict[Wanted, None] = OrderedDict()
@@ -74,7 +78,7 @@ class Clips:
     @property
     def folder(self) -> Path:
         """Where clips, and pictures without a state file, are kept."""
-        return Path(self._folder.name)
+        return self._folder
 
     @property
     def busy(self) -> bool:
@@ -145,7 +149,13 @@ class Clips:
 
     def close(self) -> None:
         """Removes the folder."""
-        self._folder.cleanup()
+        self._removing()
+
+
+def _remove(folder: Path, owner: int) -> None:
+    # A forked child ends, and its exit must not take away what its parent still serves from.
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def given(data: bytes | Path, version: int = 0) -> Clip:

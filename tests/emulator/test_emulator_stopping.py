@@ -3,7 +3,10 @@
 import asyncio
 import contextlib
 import http.client
+import os
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from urllib.parse import urlsplit
@@ -128,3 +131,27 @@ def test_an_emulator_that_does_not_start_in_time_says_so(left, monkeypatch, tmp_
             Emulator(state=tmp_path / "state").start()
         timer.join()
     assert not left()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_that_ends_leaves_the_folder_of_its_parent_alone():
+    """Its exit removed it, and with it every picture and clip of the running emulator."""
+    script = """
+import os, sys
+from grok_video.emulator import Emulator
+with Emulator() as emulator:
+    folder = emulator._service._clips.folder
+    if os.fork() == 0:
+        sys.exit(0)
+    os.wait()
+    print(folder.is_dir(), flush=True)
+print(folder.exists())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    assert ended.stdout.split() == ["True", "False"]
