@@ -56,7 +56,11 @@ class AsyncBatch:
         return self._run.summary()
 
     def stop(self) -> None:
-        """No more creates are sent; what was sent is awaited, and the rest is told as left."""
+        """No more creates are sent; what was sent is awaited, and the rest is told as left.
+
+        That ends where an asynchronous manifest, or one of a blocking client, has nothing to give
+        for a second.
+        """
         self._entered().course.stop("stop() was called")
 
     async def __aenter__(self) -> Self:

@@ -129,6 +129,7 @@ class BatchRun:
             raise
         tasks.start_soon(self._feed, tasks)
         tasks.start_soon(self._stop_when_closed)
+        tasks.start_soon(self._hurry_when_stopped)
 
     async def leave(
         self,
@@ -247,7 +248,7 @@ class BatchRun:
             # What was taken before is done before this is raised.
             course.failure = error
         else:
-            if self._ids_left:
+            if self._ids_left and not self._manifest.is_hurried:
                 logger.warning(
                     "found_ids has keys that the manifest has not, and nothing was done for them: "
                     "%s",
@@ -263,6 +264,11 @@ class BatchRun:
             lifetime.require()
         except ConfigurationError as error:
             self.course.stop(error.message, error)
+
+    async def _hurry_when_stopped(self) -> None:
+        while self.course.gate.stopped is None:
+            await self.course.news()
+        self._manifest.hurry()
 
     async def _free_places(self, course: Course) -> int:
         while (free := self._settings.max_in_flight - len(self._keys)) < 1:

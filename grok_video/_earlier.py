@@ -42,17 +42,26 @@ def check_ids(
         if entry is not None and entry.request_id == found:
             continue  # the same call again
         limit = None
+        owner = owners.get(found)
         if entry is None:
             limit = f"must be for items in doubt, and the ledger has none of the key {key!r}"
-        elif entry.state is not State.IN_DOUBT and not (
-            entry.state is State.PENDING and entry.id_was_found
-        ):
+        elif entry.state is not State.IN_DOUBT and not _is_correctable(entry):
             has = f" (job {entry.request_id})" if entry.request_id is not None else ""
             limit = f"must be for items in doubt, and {key!r} is {entry.state.value}{has}"
-        elif owners.get(found) not in (None, key):
-            limit = f"must not take an id from another item: {owners[found]!r} has this one"
+        elif owner not in (None, key):
+            # Two that were mixed up are set right together, and neither before.
+            rival = known.get(owner) if owner in ids else None
+            if rival is None or not _is_correctable(rival):
+                limit = f"must not take an id from another item: {owner!r} has this one"
+                if rival is None:
+                    limit += f" (if it was mixed up, give {owner!r} its own one as well)"
         if limit is not None:
             raise refuse("found_ids", {key: found}, limit)
+
+
+def _is_correctable(entry: Entry) -> bool:
+    """Return whether a person gave the item its id, and may give it another one."""
+    return entry.state is State.PENDING and entry.id_was_found
 
 
 def is_sent_again(entry: Entry, settings: Settings) -> bool:

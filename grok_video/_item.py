@@ -36,7 +36,7 @@ from grok_video._policies import NO_END, Deadline
 from grok_video._poller import Poller
 from grok_video._sending import Sending, write_down
 from grok_video._transports._loops import current_time
-from grok_video._verdicts import is_full, meaning, unproven
+from grok_video._verdicts import is_full, meaning, say_what_to_do, unproven
 from grok_video._wire import shows_a_job
 
 if TYPE_CHECKING:
@@ -269,6 +269,7 @@ class ItemRun:
         if isinstance(failure, LedgerError):
             self._course.fail(failure)
             return
+        say_what_to_do(failure, entry.state)
         if self._is_lost or (sending is not None and sending.is_as_before):
             return
         entry.fail(failure)

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterable, Iterable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
+import anyio
 import anyio.to_thread
 from attrs import frozen
 
@@ -37,6 +38,9 @@ _LARGE: Final = 2**16
 _MOST: Final = 64
 #: Seconds of reading after which what was read is started.
 _SLICE: Final = 0.001
+#: Seconds in which the next item has to come once nothing more is sent: a manifest that waits for a
+#: queue would hold up the end for hours, and what comes is only told as left.
+_LAST_WAIT: Final = 1.0
 
 
 @frozen
@@ -68,6 +72,9 @@ class Manifest:
         self._source: Source
         self._failure: Exception | None = None
         self._count = 0
+        #: True once it is not waited for any more, and what waits for the next item.
+        self.is_hurried: bool = False
+        self._waiting: anyio.CancelScope | None = None
 
     def start(self, tasks: TaskGroup) -> None:
         """Begin to read; an asynchronous iterable is read by a task of its own in `tasks`."""
@@ -84,7 +91,7 @@ class Manifest:
         taken: list[Line | Unusable] = []
         try:
             if self._failure is None:
-                taken.append(await self._line(await self._source.receive(most)))
+                taken.append(await self._line(await self._next(most)))
                 # What was read is started before more is read, if that takes its time.
                 until = time.perf_counter() + _SLICE
                 while len(taken) < most and time.perf_counter() < until:
@@ -97,9 +104,22 @@ class Manifest:
             raise self._failure
         return taken
 
+    def hurry(self) -> None:
+        """From now on it ends where an item would have to be waited for."""
+        self.is_hurried = True
+        if self._waiting is not None:
+            self._waiting.deadline = anyio.current_time() + _LAST_WAIT
+
     def close(self) -> None:
         """Nothing more is read."""
         self._source.close()
+
+    async def _next(self, most: int) -> Any:  # noqa: ANN401 - whatever is in a manifest
+        with anyio.CancelScope() as self._waiting:
+            if self.is_hurried:
+                self.hurry()
+            return await self._source.receive(most)
+        raise End
 
     async def _line(self, one: Any) -> Line | Unusable:  # noqa: ANN401 - whatever is in a manifest
         self._count += 1

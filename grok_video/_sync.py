@@ -486,7 +486,11 @@ class Batch(BatchTwin):
         return self._handle.summary
 
     def stop(self) -> None:
-        """No more creates are sent; what was sent is awaited, and the rest is told as left."""
+        """No more creates are sent; what was sent is awaited, and the rest is told as left.
+
+        That ends where an asynchronous manifest, or one of a blocking client, has nothing to give
+        for a second.
+        """
         self._call_plain(self._handle.stop)
 
     def __enter__(self) -> Self:

@@ -21,6 +21,7 @@ from grok_video._errors import (
     JobTimeout,
     NotFound,
     resume_hint,
+    reword,
 )
 from grok_video._gate import is_of_the_account
 from grok_video._lifecycle import Event, State, meaning_of_failed_create
@@ -85,6 +86,17 @@ def unproven(
         sent_at=entry.sent_at or 0.0,
         phase="awaiting the answer",
     )
+
+
+def say_what_to_do(failure: Exception, state: State) -> None:
+    """A job that the API does not know any more is told with what a person can do about it."""
+    if isinstance(failure, NotFound) and state in (State.PENDING, State.READY, State.FETCHING):
+        reword(
+            failure,
+            f"{failure.message} The item goes on with this job, and the next run asks again. If "
+            "the account's usage has no such job, its video is lost: give its request another key "
+            "for a new one, which is paid for once more.",
+        )
 
 
 #: Full, not to be written, or with files of fewer bytes than a video has (`ulimit -f`).

@@ -41,6 +41,16 @@ def test_what_has_come_is_done_while_the_manifest_waits_for_more(blocking: Clien
         assert list(batch) == []
 
 
+def test_a_batch_that_is_stopped_does_not_wait_for_a_queue(blocking: Client) -> None:
+    lines: queue.Queue[Line | None] = queue.Queue()
+    lines.put(line(0))
+    with blocking.batch(iter(lines.get, None)) as batch:
+        assert next(batch).state == "done"
+        batch.stop()
+        assert list(batch) == []
+    lines.put(None)  # for the thread that waits for it
+
+
 class Instant(Transport):
     """Every job is done when it is first asked for."""
 

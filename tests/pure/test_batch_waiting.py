@@ -1,7 +1,8 @@
-"""Batches in virtual time, while the server wants no polls."""
+"""Batches in virtual time: while the server wants no polls, while a manifest has nothing."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -83,5 +84,35 @@ def test_a_batch_that_is_stopped_ends_though_creates_are_held_back() -> None:
             assert anyio.current_time() - began < 5
         assert len(rest) == 19
         assert len(provider.creates) == 2
+
+    run(main, provider, polling=Polling.fixed(5))
+
+
+def test_a_batch_that_is_stopped_does_not_wait_for_a_manifest_that_is_silent() -> None:
+    """A queue may be silent for hours; what comes in a moment is told as left."""
+    provider = Provider(seconds=60)
+
+    async def main(client: AsyncClient) -> None:
+        is_stopped = anyio.Event()
+
+        async def slow_and_then_silent() -> AsyncIterator[tuple[str, VideoRequest]]:
+            yield LINES[0]
+            await is_stopped.wait()
+            for line in LINES[1:4]:
+                await anyio.sleep(0.5)
+                yield line
+            await anyio.sleep_forever()
+
+        with anyio.fail_after(1000):
+            async with client.batch(slow_and_then_silent(), max_in_flight=2) as batch:
+                first = await anext(batch)
+                assert first.state is OutcomeState.DONE
+                batch.stop()
+                is_stopped.set()
+                began = anyio.current_time()
+                rest = [outcome.state async for outcome in batch]
+                assert rest == [OutcomeState.LEFT] * 3
+                assert anyio.current_time() - began < 5
+        assert batch.summary.stopped == "stop() was called"
 
     run(main, provider, polling=Polling.fixed(5))

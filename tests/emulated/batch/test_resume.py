@@ -493,3 +493,52 @@ async def test_a_video_that_was_to_be_delivered_is_done_also_when_its_address_is
         again = await outcomes(client, without, retry_failed=True, **words)
         assert states(again) == {"a": "skipped"}
     assert emulator.accepted == 1
+
+
+async def test_two_found_ids_that_were_mixed_up_can_be_set_right_together(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    words = {"ledger": tmp_path / "a.sqlite", "max_in_flight": 1}
+    grok_emulator.script("create", [faults.CutRequest(accepted=True)] * 2)
+    await outcomes(client, requests(2), **words)
+    a, b = (create.request_id for create in grok_emulator.creates)
+    with closing(sqlite3.connect(words["ledger"])) as file:
+        # As both were given while their jobs were rendered.
+        for key, wrong in (("key-000", b), ("key-001", a)):
+            file.execute(
+                "INSERT INTO event (at, run, item, event, state, request_id, attempts, polls, "
+                "open_usd) SELECT at, run, item, 'id_found', 'pending', ?, 1, 0, open_usd "
+                "FROM event WHERE item = (SELECT id FROM request WHERE key = ?) "
+                "ORDER BY id DESC LIMIT 1",
+                (wrong, key),
+            )
+        file.commit()
+    with pytest.raises(InvalidRequest, match="give 'key-001' its own one as well"):
+        await outcomes(client, requests(2), found_ids={"key-000": a}, **words)
+    right = {"key-000": a, "key-001": b}
+    found = await outcomes(client, requests(2), found_ids=right, **words)
+    assert {key: (one.state, one.request_id) for key, one in found.items()} == {
+        "key-000": ("done", a),
+        "key-001": ("done", b),
+    }
+    assert grok_emulator.accepted == 2
+
+
+async def test_a_job_that_the_provider_has_forgotten_says_what_a_person_can_do(
+    grok_emulator_factory: NewEmulator, new_client: NewClient, tmp_path: Path
+) -> None:
+    emulator = grok_emulator_factory(time_scale=1.0)
+    words = {"ledger": tmp_path / "a.sqlite"}
+    async with new_client(emulator) as client:
+        await outcomes(client, requests(1), timeout=0.2, **words)
+        age(words["ledger"])
+        gone = {"error": {"message": "Some requested entity was not found", "code": "not-found"}}
+        emulator.script("poll", [faults.Answer(404, gone)])
+        found = await outcomes(client, requests(1), resubmit_in_doubt=True, **words)
+        assert states(found) == {"key-000": "pending"}
+        text = str(found["key-000"].error)
+        assert emulator.creates[0].request_id in text
+        assert "the next run asks again" in text
+        assert "give its request another key" in text
+        assert "paid for once more" in text
+    assert emulator.accepted == 1
