@@ -52,7 +52,9 @@ class AsyncBatch:
             from grok_video._outcomes import Tally
 
             nothing = Decimal(0)
-            return Tally().summary(in_flight=0, cost_usd=nothing, open_usd=nothing, stopped=None)
+            return Tally().summary(
+                in_flight=0, is_over=False, cost_usd=nothing, open_usd=nothing, stopped=None
+            )
         return self._run.summary()
 
     def stop(self) -> None:

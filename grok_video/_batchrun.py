@@ -76,6 +76,8 @@ class BatchRun:
         #: The items of which nobody was told yet: those in flight, and one that is handed over.
         self.untold: set[Entry] = set()
         self._all_taken = False
+        #: True once that was the whole manifest, and not what came before a stop.
+        self._is_whole = False
         #: The found ids whose items have not come yet.
         self._ids_left = dict(settings.found_ids)
         self._has_warned = False
@@ -84,6 +86,7 @@ class BatchRun:
         """Return where it stands; at any time, also afterwards."""
         return self._tally.summary(
             in_flight=len(self._keys),
+            is_over=self._is_whole and not self._keys,
             cost_usd=self.course.budget.spent,
             open_usd=self.course.budget.open,
             stopped=self.course.stopped,
@@ -248,7 +251,8 @@ class BatchRun:
             # What was taken before is done before this is raised.
             course.failure = error
         else:
-            if self._ids_left and not self._manifest.is_hurried:
+            self._is_whole = not self._manifest.is_hurried
+            if self._ids_left and self._is_whole:
                 logger.warning(
                     "found_ids has keys that the manifest has not, and nothing was done for them: "
                     "%s",

@@ -133,6 +133,9 @@ class BatchSummary:
     #: Keys of items whose request was changed since an earlier run began them (`is_changed`), the
     #: first 1,000.
     changed: tuple[str, ...] = ()
+    #: True once the whole manifest was read, which a stop breaks off, and the outcome of each of its
+    #: items is known.
+    is_over: bool = False
 
     @property
     def total(self) -> int:
@@ -141,8 +144,8 @@ class BatchSummary:
 
     @property
     def is_complete(self) -> bool:
-        """True where every item has its video."""
-        return all(state in _OK for state in self.counts)
+        """True where the batch is over and every item has its video."""
+        return self.is_over and all(state in _OK for state in self.counts)
 
 
 @define
@@ -187,7 +190,13 @@ class Tally:
         return None
 
     def summary(
-        self, *, in_flight: int, cost_usd: Decimal, open_usd: Decimal, stopped: str | None
+        self,
+        *,
+        in_flight: int,
+        is_over: bool,
+        cost_usd: Decimal,
+        open_usd: Decimal,
+        stopped: str | None,
     ) -> BatchSummary:
         """Return where it stands; any thread may ask."""
         counts = dict(self.counts)  # in one step: it grows meanwhile
@@ -206,6 +215,7 @@ class Tally:
             failed=tuple(self.failed),
             retryable=self.retryable,
             changed=tuple(self.changed),
+            is_over=is_over,
             stopped=stopped,
         )
 

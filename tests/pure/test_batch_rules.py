@@ -291,7 +291,9 @@ def test_a_tally_names_a_thousand_and_counts_all() -> None:
     tally = Tally()
     for number in range(NAMED + 500):
         tally.add(Outcome(str(number), OutcomeState.LEFT))
-    summary = tally.summary(in_flight=0, cost_usd=Decimal(0), open_usd=Decimal(0), stopped=None)
+    summary = tally.summary(
+        in_flight=0, is_over=True, cost_usd=Decimal(0), open_usd=Decimal(0), stopped=None
+    )
     assert summary.counts == {OutcomeState.LEFT: NAMED + 500}
     assert len(summary.left) == NAMED
     assert not summary.is_complete
@@ -304,7 +306,13 @@ def test_a_tally_is_read_by_another_thread_while_it_grows() -> None:
     def read() -> None:
         while not over.is_set():
             try:
-                tally.summary(in_flight=0, cost_usd=Decimal(0), open_usd=Decimal(0), stopped=None)
+                tally.summary(
+                    in_flight=0,
+                    is_over=True,
+                    cost_usd=Decimal(0),
+                    open_usd=Decimal(0),
+                    stopped=None,
+                )
             except Exception as error:  # noqa: BLE001 - told below
                 failures.append(error)
 
@@ -329,7 +337,9 @@ def test_a_tally_says_why_a_thousand_failed_in_few_words_each() -> None:
     for number in range(NAMED + 500):
         error = GrokVideoError("no luck " * 1000) if number else None
         tally.add(Outcome(str(number), OutcomeState.FAILED, error=error, retryable=number % 2 == 0))
-    summary = tally.summary(in_flight=0, cost_usd=Decimal(0), open_usd=Decimal(0), stopped=None)
+    summary = tally.summary(
+        in_flight=0, is_over=True, cost_usd=Decimal(0), open_usd=Decimal(0), stopped=None
+    )
     assert summary.counts == {OutcomeState.FAILED: NAMED + 500}
     assert [key for key, _ in summary.failed] == [str(number) for number in range(NAMED)]
     assert all(len(why) <= 500 for _, why in summary.failed)

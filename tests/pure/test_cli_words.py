@@ -219,7 +219,9 @@ def test_only_what_may_come_to_another_end_is_offered_to_be_tried_again() -> Non
     tally = Tally()
     for number, retryable in enumerate([True, True, False]):
         tally.add(Outcome(f"k{number}", OutcomeState.FAILED, retryable=retryable))
-    summary = tally.summary(in_flight=0, cost_usd=Decimal(0), open_usd=Decimal(0), stopped=None)
+    summary = tally.summary(
+        in_flight=0, is_over=True, cost_usd=Decimal(0), open_usd=Decimal(0), stopped=None
+    )
     plan = Plan("m.csv", "out", {})
     told = last_words(summary, plan)
     assert "2 failed or expired. To try them again: " + plan.command("--retry-failed") in told
@@ -227,5 +229,7 @@ def test_only_what_may_come_to_another_end_is_offered_to_be_tried_again() -> Non
     assert summary_facts(summary)["failed"][0]["key"] == "k0"
     tally = Tally()
     tally.add(Outcome("k", OutcomeState.FAILED))
-    summary = tally.summary(in_flight=0, cost_usd=Decimal(0), open_usd=Decimal(0), stopped=None)
+    summary = tally.summary(
+        in_flight=0, is_over=True, cost_usd=Decimal(0), open_usd=Decimal(0), stopped=None
+    )
     assert not any("To try them again" in line for line in last_words(summary, plan))

@@ -14,7 +14,9 @@ def summary_of(*outcomes: Outcome) -> BatchSummary:
     tally = Tally()
     for outcome in outcomes:
         tally.add(outcome)
-    return tally.summary(in_flight=0, cost_usd=Decimal(0), open_usd=Decimal(0), stopped=None)
+    return tally.summary(
+        in_flight=0, is_over=True, cost_usd=Decimal(0), open_usd=Decimal(0), stopped=None
+    )
 
 
 @pytest.mark.parametrize("what", ["in_doubt", "left", "failed", "changed"])

@@ -46,6 +46,24 @@ async def test_every_item_has_one_outcome_and_one_file(
     assert {path.name for path in beside} <= {"a.sqlite"}
 
 
+async def test_a_batch_is_complete_once_all_of_its_manifest_is_done_and_not_before(
+    client: AsyncClient,
+) -> None:
+    async with client.batch(requests(5), max_in_flight=2) as batch:
+        assert not batch.summary.is_complete
+        async for _ in batch:
+            assert not batch.summary.is_complete or batch.summary.total == 5
+    assert batch.summary.is_complete
+    async with client.batch(requests(5), max_in_flight=2) as batch:
+        async for _ in batch:
+            break
+    assert not batch.summary.is_complete
+    async with client.batch(requests(5), max_in_flight=2) as batch:
+        async for _ in batch:
+            batch.stop()
+    assert not batch.summary.is_complete
+
+
 async def test_without_a_folder_nothing_is_downloaded_and_without_a_ledger_nothing_kept(
     client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
 ) -> None:
