@@ -133,8 +133,8 @@ class BatchSummary:
     #: Keys of items whose request was changed since an earlier run began them (`is_changed`), the
     #: first 1,000.
     changed: tuple[str, ...] = ()
-    #: True once the whole manifest was read, which a stop breaks off, and the outcome of each of its
-    #: items is known.
+    #: True once the whole manifest was read, which a stop breaks off, and the outcome of each item
+    #: is known.
     is_over: bool = False
 
     @property
