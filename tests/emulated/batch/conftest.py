@@ -17,7 +17,7 @@ from grok_video import (
     Outcome,
     VideoRequest,
 )
-from grok_video.emulator import Emulator
+from grok_video.emulator import Emulator, faults
 
 NewClient = Callable[..., AsyncClient]
 
@@ -59,3 +59,22 @@ def states(found: dict[str, Outcome]) -> dict[str, str]:
 def read(ledger: Path, query: str) -> list[tuple[Any, ...]]:
     with closing(sqlite3.connect(ledger)) as file:
         return file.execute(query).fetchall()
+
+
+async def doubtful(client: AsyncClient, emulator: Emulator, folder: Path, **more: Any) -> Any:
+    """Leave a ledger with one item whose create was accepted and never answered."""
+    emulator.script("create", [faults.CutRequest(accepted=True)])
+    words = {"out": folder / "videos", "ledger": folder / "a.sqlite"} | more
+    found = await outcomes(client, requests(1), **words)
+    assert states(found) == {"key-000": "in_doubt"}
+    return words
+
+
+def age(ledger: Path, seconds: int = 3600) -> None:
+    """Make all that happened so much older: a fresh id may be unknown to the API for a while."""
+    with closing(sqlite3.connect(ledger)) as file:
+        file.execute("DROP TRIGGER event_is_never_changed")
+        file.execute(
+            "UPDATE event SET at = strftime('%Y-%m-%dT%H:%M:%fZ', at, ?)", (f"-{seconds} seconds",)
+        )
+        file.commit()
