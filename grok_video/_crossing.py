@@ -51,6 +51,11 @@ CLOSED: Final = (
     "provider"
 )
 
+FORKED: Final = (
+    "this call was begun before the process was forked, and goes on in the parent process alone; "
+    "what comes of it is known there"
+)
+
 ABANDONED: Final = (
     "What was on its way was not waited for; if that was a create, it may have been accepted and "
     "billed."
@@ -156,12 +161,17 @@ class Crossing(Generic[T]):
             # The interrupt came between telling the line and telling the loop.
             self.end(failure=self.closed())
 
-    def closed(self) -> ConfigurationError:
-        """Return what is raised where closing the client breaks the call off."""
+    def closed(self, why: str = CLOSED) -> ConfigurationError:
+        """Return what is raised where closing the client, or else a fork, breaks the call off."""
         if self.request_id is None:
-            return ConfigurationError(CLOSED)
-        message = f"{CLOSED}. {resume_hint(self.request_id)}"
+            return ConfigurationError(why)
+        message = f"{why}. {resume_hint(self.request_id)}"
         return ConfigurationError(message, request_id=self.request_id)
+
+    def disown(self) -> None:
+        """In a forked child: whoever waits for the call here hears that it is the parent's."""
+        if not self.is_over:
+            self.report(None, self.closed(FORKED))
 
     def end(self, value: T | None = None, failure: BaseException | None = None) -> None:
         """Note what came of it; only the first time counts."""
@@ -467,6 +477,11 @@ class Promise(Crossing[T]):
             else:
                 self._future.set_exception(failure)
 
+    def disown(self) -> None:
+        if not self.is_over:
+            self.is_over = True
+            self._future.disown(self.closed(FORKED))
+
     def _on_done(self, future: Future[T]) -> None:
         if future.cancelled():
             self.cancel_soon()
@@ -491,3 +506,14 @@ class FreshFuture(Future[T]):
     def exception(self, timeout: float | None = None) -> BaseException | None:
         failure = super().exception(timeout)
         return None if failure is None else fresh(failure)
+
+    def disown(self, failure: BaseException) -> None:
+        """In a forked child: it has this failure, and nobody is called whom the parent calls."""
+        self.__dict__["_done_callbacks"] = []  # known to no stub, and since Python 3.2
+        # Only a thread that is here can give back what it has taken.
+        if self._condition.acquire(blocking=False):
+            self._condition.release()
+        else:
+            self._condition = threading.Condition()
+        if not self.done():
+            self.set_exception(failure)

@@ -260,10 +260,13 @@ class Line:
 
     def disown(self) -> None:
         """Leave this to the parent process: nothing of it is run, closed or freed here."""
+        self.ended = True
         _fork.disown(self.loop)
         # The frames of the parent's thread, which nobody unwinds here, hold it too; this does not
         # depend on them.
         _parents_lines.append(self)
+        for crossing in list(self.crossings):  # and they stay in there
+            crossing.disown()
 
     def _run(self) -> None:
         try:

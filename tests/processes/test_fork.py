@@ -380,6 +380,72 @@ client.close()
     assert run(script, grok_emulator) == ["child ended 0"] * 5
 
 
+#: Begin a wait, fork in the middle of it, and say in the child what comes of it there.
+WAITS_BEGUN_BEFORE = {
+    "a future": """
+job = client.submit("drift", duration=1)
+future = job.future()
+future.add_done_callback(lambda _: os.getpid() == parent or say("called in the child"))
+fork()
+future.result()
+""",
+    "a call with a hook that forks": """
+client.submit("drift", duration=1, on_submitted=lambda _: fork()).result()
+""",
+    "a call with a handler that forks": """
+job = client.submit("drift", duration=1)
+signal.signal(signal.SIGUSR1, lambda *_: fork())
+say("waiting")
+job.result()
+""",
+    "a future with a handler that forks": """
+future = client.submit("drift", duration=1).future()
+signal.signal(signal.SIGUSR1, lambda *_: fork())
+say("waiting")
+future.result()
+""",
+}
+
+
+@pytest.mark.parametrize("wait", WAITS_BEGUN_BEFORE.values(), ids=WAITS_BEGUN_BEFORE)
+def test_what_was_begun_before_the_fork_ends_in_the_child(
+    grok_emulator_factory: EmulatorFactory, wait: str
+) -> None:
+    slow = grok_emulator_factory(time_scale=100.0, clip=CLIP)
+    script = f"""
+import os, signal
+parent = os.getpid()
+children = []
+signal.alarm(20)  # where it or its child hangs, the test fails instead
+def fork():
+    children.append(os.fork())
+    if children[0] == 0:
+        signal.alarm(10)
+def use():
+    client = Client(**QUICK)
+    {wait.replace(chr(10), chr(10) + "    ")}
+try:
+    use()
+except ConfigurationError as error:
+    say(f"told {{error}} {{error.request_id}}")
+if children == [0]:
+    sys.stdout.flush()
+    os._exit(0)
+say("child ended", os.waitpid(children[0], 0)[1])
+"""
+    with running(script, slow) as child:
+        if "waiting" in wait:
+            child.hears("waiting")
+            until(lambda: slow.polls > 0)
+            child.process.send_signal(signal.SIGUSR1)
+        told = child.hears("told this call was begun before the process was forked")
+        (create,) = slow.creates
+        slow.finish(create.request_id)
+        lines = child.ends_well().splitlines()
+    assert (create.request_id in told) == ("future" not in wait)
+    assert lines[-1] == "child ended 0"
+
+
 #: Runs `in_the_import` where the module of downloads is about to be imported, in its thread.
 FINDER = """
 import signal, threading
