@@ -245,8 +245,10 @@ class _Class:
         if returns == "AsyncBatch" and not is_async:
             return f"return {TWINS[returns].name}(self._core, {direct})"
         if returns == "AsyncJob":
-            made = called if is_async else direct
-            return f"return self._twin({TWINS[returns].name}, {made})"
+            twin = TWINS[returns].name
+            if is_async:  # made inside the call, so that nothing comes between the two
+                return f"return {called.replace('_call(', f'_call_for({twin}, ', 1)}"
+            return f"return self._twin({twin}, {direct})"
         self._refuse_async(item, returns)
         if self.twin.entered and not is_async:
             # It sets events of the loop, which only the loop's own thread may.

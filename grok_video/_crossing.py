@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from grok_video._portal import Line
 
 T = TypeVar("T")
+G = TypeVar("G")
 E = TypeVar("E", bound=BaseException)
 
 #: Seconds between two looks of a waiting thread: Windows cannot interrupt a wait without a limit.
@@ -232,8 +233,8 @@ class Call(Crossing[T]):
         self._value: T | None = None
         self._failure: BaseException | None = None
 
-    def run(self) -> T:
-        """Send the call and return what comes of it.
+    def run(self, give: Callable[[T], G]) -> G:
+        """Send the call and return what is given for what comes of it.
 
         An exception that a signal handler raises here (KeyboardInterrupt) cancels the call, waits
         for it to end, bounded, and is raised then; a second one is raised at once. Whatever is
@@ -250,7 +251,7 @@ class Call(Crossing[T]):
                 for words in self.last_words:
                     add_note(error, words)
                 raise
-            return self._outcome()
+            return give(self._outcome())
         except BaseException as error:
             if self.request_id is not None:
                 if not self.is_heard:
@@ -397,22 +398,24 @@ class Pump(Call[None]):
             self._outcome()
         return bool(self._given)
 
-    def log_untaken(self, error: BaseException) -> None:
-        """Tell the log of an outcome that came too late to be taken: its batch takes it for told.
+    def log_untaken(self, error: BaseException, taken: list[Any]) -> None:
+        """Tell the log of an outcome that nobody was given: its batch takes it for told.
 
-        Unless the error, which kept it from being taken, names its job.
+        It came too late to be taken, or was `taken` and not returned. Unless the error, which kept
+        it from that, names its job.
         """
-        if not self._given:
+        if not (self._given or taken):
             return
         from grok_video._outcomes import Outcome  # loaded long ago, where it is one
 
-        for value in self._given:
+        for value in self._given or taken:
             if isinstance(value, Outcome) and value.request_id is not None:
                 log_unheard(value.request_id, error)
 
-    def take(self) -> Any:  # noqa: ANN401 - what the iterator gives
-        """Return the value that has come."""
-        return self._given.pop()
+    def take(self) -> list[Any]:
+        """Return the value that has come, alone."""
+        taken, self._given = self._given, []
+        return taken
 
     def close_soon(self) -> None:
         """The iterator will be closed by its own task, which ends.

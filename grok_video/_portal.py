@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from grok_video._crossing import Crossing
 
 T = TypeVar("T")
+G = TypeVar("G")
 
 #: Seconds the end of the interpreter waits for connections that nobody closed, and the same after
 #: somebody interrupted twice.
@@ -99,7 +100,11 @@ class Portal:
 
     def call(self, work: Callable[[], Awaitable[T]]) -> T:
         """Return what the coroutine function returns, run in the loop; raise what it raises."""
-        return Call(self.enter(), work).run()
+        return Call(self.enter(), work).run(_as_it_is)
+
+    def call_and_give(self, work: Callable[[], Awaitable[T]], give: Callable[[T], G]) -> G:
+        """Return what is given for what the coroutine function returns, as one step of the call."""
+        return Call(self.enter(), work).run(give)
 
     def promise(self, work: Callable[[], Awaitable[T]]) -> Future[T]:
         """Return the future of a coroutine function that runs in the loop from now on."""
@@ -154,6 +159,10 @@ class Portal:
         line = getattr(self, "_line", None)
         if line is not None:
             line.stop_soon()
+
+
+def _as_it_is(value: T) -> T:
+    return value
 
 
 async def _nothing() -> None:
@@ -331,18 +340,20 @@ class BlockingIterator(Generic[T]):
                 self._pump = Pump(self._portal.enter(), self._source)
             self._pump.line.refuse_own_thread()
             more = False
+            taken: list[Any] = []
             try:
                 more = self._pump.next_comes()
+                if more:
+                    taken = self._pump.take()
+                    return self._give(taken[0])
             except BaseException as error:
                 self._broken_off(error)
-                self._pump.log_untaken(error)
+                self._pump.log_untaken(error, taken)
                 raise
             finally:
                 if not more:
                     self._source = None
-            if not more:
-                raise StopIteration
-            return self._give(self._pump.take())
+            raise StopIteration
 
     def close(self) -> None:
         """The iteration is over, and what it held is closed."""

@@ -164,22 +164,20 @@ class Client(ClientTwin):
         did not take it, and `CreateOutcomeUnknown` if it may have: then nothing is sent again.
         """
         image = veil(image)
-        return self._twin(
+        return self._call_for(
             Job,
-            self._call(
-                self._handle.submit,
-                prompt,
-                image,
-                duration=duration,
-                aspect_ratio=aspect_ratio,
-                resolution=resolution,
-                model=model,
-                output=output,
-                user=user,
-                timeout=timeout,
-                on_submitted=self._hook(Job, on_submitted),
-                **unknown,
-            ),
+            self._handle.submit,
+            prompt,
+            image,
+            duration=duration,
+            aspect_ratio=aspect_ratio,
+            resolution=resolution,
+            model=model,
+            output=output,
+            user=user,
+            timeout=timeout,
+            on_submitted=self._hook(Job, on_submitted),
+            **unknown,
         )
 
     @overload

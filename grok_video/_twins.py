@@ -256,6 +256,22 @@ class ClientTwin(Twin[AsyncClient]):
         """Return the blocking twin of a job."""
         return self._core.twin(kind, handle)
 
+    def _call_for(
+        self,
+        kind: type[J],
+        function: Callable[..., Awaitable[AsyncJob]],
+        /,
+        *args: Any,  # noqa: ANN401 - whatever the function takes
+        **words: Any,  # noqa: ANN401
+    ) -> J:
+        """Return the twin of the job that a method makes; what comes between is told of it."""
+        try:
+            give = partial(self._core.twin, kind)
+            return self._core.call_and_give(partial(function, *args, **words), give)
+        except BaseException as error:
+            self._tell(error)
+            raise
+
     def _iterate_twins(self, kind: type[J], handles: AsyncIterator[AsyncJob]) -> Iterator[J]:
         """Return a plain iterator over the blocking twins of jobs."""
         from grok_video._completion import Completion

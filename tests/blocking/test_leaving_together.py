@@ -5,7 +5,11 @@ from __future__ import annotations
 import concurrent.futures as cf
 import logging
 import signal
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import pytest
 
@@ -93,3 +97,53 @@ def test_a_signal_handler_may_close_the_client_in_the_middle_of_a_create_with_a_
         signal.signal(signal.SIGUSR1, before)
     assert told == ["heard", "closed"]
     assert errors(caplog) == []
+
+
+class SoftTimeLimit(Exception):
+    """What a worker's signal handler raises."""
+
+
+@contextmanager
+def a_signal_in(function: str, raised: type[BaseException]) -> Iterator[None]:
+    """A real signal where this thread next calls that function; its handler raises."""
+
+    def handler(*_: object) -> None:
+        raise raised
+
+    def come_between(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_qualname == function:
+            sys.setprofile(None)
+            signal.raise_signal(signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    sys.setprofile(come_between)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SoftTimeLimit])
+@pytest.mark.parametrize("function", ["Core.twin", "JobTwin.__init__", "Core.remember"])
+def test_a_signal_between_the_answer_and_the_return_of_submit_names_the_job(
+    slow_emulator: Emulator, waiting: Client, function: str, raised: type[BaseException]
+) -> None:
+    with pytest.raises(raised) as caught, a_signal_in(function, raised):
+        waiting.submit("drift", duration=1)
+    assert slow_emulator.creates[0].request_id in "".join(caught.value.__notes__)
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SoftTimeLimit])
+def test_an_outcome_that_was_taken_and_not_returned_is_logged(
+    grok_emulator: Emulator,
+    blocking: Client,
+    raised: type[BaseException],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    items = [VideoRequest("drift", duration=1)]
+    with blocking.batch(items) as batch, pytest.raises(raised), a_signal_in("_told", raised):
+        next(batch)
+    request_id = grok_emulator.creates[0].request_id
+    warned = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    assert any(request_id in message for message in warned)
