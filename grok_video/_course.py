@@ -21,14 +21,14 @@ from grok_video._gate import Gate
 from grok_video._ledger import Journal
 from grok_video._session import Session
 
-__all__ = ["Course", "Line"]
+__all__ = ["Course", "MoneyLine"]
 
 #: Seconds of a job's wait in which the server must let it be polled, for a create to be sent; of a
 #: short wait half. All that waited for that moment are polled then, at a slower pace.
 _LEAST_WAIT: Final = 60.0
 
 
-class Line:
+class MoneyLine:
     """Who takes money next: in the order of the manifest, as the one before them has done so.
 
     Else it would be chance which items are left out by a ceiling, and nobody could foretell it.
@@ -60,7 +60,7 @@ class Place:
 
     __slots__ = ("_called", "_line", "has_left")
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: MoneyLine) -> None:
         self._line = line
         self._called: anyio.Event | None = None
         self.has_left = False
@@ -102,7 +102,7 @@ class Course:
     #: Raised when every outcome was told: what ended the batch before its manifest.
     failure: Exception | None = None
     #: Who may ask for money next.
-    line: Line = field(factory=Line)
+    line: MoneyLine = field(factory=MoneyLine)
     #: Why an item was not sent that could lead beyond the ceiling; the first one's reason.
     left_for_money: str | None = None
     _news: anyio.Event = field(factory=anyio.Event)
