@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import queue
 import sys
 import threading
@@ -23,11 +22,11 @@ import anyio
 from grok_video._create import CANCEL_GRACE, log_unheard
 from grok_video._errors import (
     ConfigurationError,
-    GrokVideoError,
     add_note,
     name_job,
     resume_hint,
 )
+from grok_video._fresh import fresh
 from grok_video._log import logger
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 G = TypeVar("G")
-E = TypeVar("E", bound=BaseException)
 
 #: Seconds between two looks of a waiting thread: Windows cannot interrupt a wait without a limit.
 BEAT: Final = 0.5
@@ -79,35 +77,6 @@ async def accept(request_id: str, hook: Callable[[], object] | None) -> None:
     gone: then the log is told.
     """
     await _current.get().accept(request_id, hook)
-
-
-def fresh(error: E) -> E:
-    """Return an exception like this one that no thread has raised yet.
-
-    This package's own come without the frames of the loop; a stranger keeps its traceback, which
-    is all there is to find out where it came from. What cannot be copied is returned itself.
-    """
-    try:
-        return _copied(error)
-    except Exception:  # noqa: BLE001 - whatever a class does that cannot be copied
-        return error
-
-
-def _copied(error: E) -> E:
-    try:
-        twin = copy.copy(error)
-    except Exception:  # noqa: BLE001 - whatever a class does that cannot be copied
-        twin = error
-    if type(twin) is not type(error) or twin is error:
-        twin = type(error).__new__(type(error), *error.args)
-        twin.args = error.args
-        twin.__dict__.update(error.__dict__)
-    if notes := getattr(error, "__notes__", None):
-        twin.__notes__ = list(notes)
-    twin.__cause__ = error.__cause__
-    twin.__context__ = error.__context__
-    twin.__suppress_context__ = error.__suppress_context__
-    return twin.with_traceback(None if isinstance(error, GrokVideoError) else error.__traceback__)
 
 
 class Crossing(Generic[T]):

@@ -108,7 +108,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_client",
         ],
     ),
-    ("4 blocking", ["_fork", "_crossing", "_portal", "_twins", "_sync", "_codegen"]),
+    ("4 blocking", ["_fork", "_fresh", "_crossing", "_portal", "_twins", "_sync", "_codegen"]),
     ("5 doors", ["_report._reading", "_report.__init__", "_cli", "__main__"]),
 ]
 ORDER = {module: number for number, module in enumerate(m for _, ms in FLOORS for m in ms)}

@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 from grok_video import Client, ConfigurationError, GrokVideoError, JobTimeout
-from grok_video._crossing import fresh
+from grok_video._fresh import fresh
 from grok_video._portal import BlockingIterator, Portal
 from grok_video.emulator import Emulator
 from tests.blocking.children import until
@@ -83,6 +83,45 @@ def test_an_exception_that_cannot_be_copied_is_raised_fresh_all_the_same() -> No
     assert (twin.args, twin.second, twin.__notes__) == (("a b",), "b", ["a note"])
     twin.add_note("another")
     assert error.__notes__ == ["a note"]
+
+
+def test_a_strangers_exception_is_raised_fresh_with_its_words_and_is_not_made_again() -> None:
+    made: list[int] = []
+
+    class BadRow(Exception):
+        def __init__(self, row: int) -> None:
+            super().__init__(f"row {row} is bad")
+            self.row = row
+            made.append(row)
+
+    error = BadRow(7)
+    twin = fresh(error)
+    assert twin is not error
+    assert (str(twin), twin.row, made) == ("row 7 is bad", 7, [7])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(2, "there is none", "a.csv"),
+        OSError("plain"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+        ImportError("no module", name="rows", path="rows.py"),
+        SyntaxError("bad", ("rows.py", 1, 2, "x", 1, 3)),
+        SystemExit(3),
+        KeyError("key"),
+        ExceptionGroup("two", [ValueError("a"), KeyError("b")]),
+        ConfigurationError("closed", request_id="an-id"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_python_itself_raises_keeps_its_facts(error: BaseException) -> None:
+    facts = ("errno", "filename", "start", "name", "path", "lineno", "code", "exceptions")
+    twin = fresh(error)
+    assert twin is not error
+    assert (type(twin), str(twin), twin.args) == (type(error), str(error), error.args)
+    for fact in (*facts, "reason", "request_id"):
+        assert getattr(twin, fact, None) == getattr(error, fact, None)
 
 
 def test_an_exception_that_can_be_made_in_no_way_is_raised_itself() -> None:
