@@ -31,6 +31,7 @@ from grok_video._crossing import (
     Pump,
 )
 from grok_video._errors import ConfigurationError, add_note
+from grok_video._fresh import fresh
 from grok_video._log import logger
 
 if TYPE_CHECKING:
@@ -182,6 +183,8 @@ class Line:
         #: True at the end of the interpreter: who waits in a daemon thread hears nothing any more,
         #: and the log is told of the jobs whose ids nobody has heard.
         self.leaving: bool = False
+        #: What the farewell raised, until somebody who closes is told; at the end nobody is.
+        self._failure: BaseException | None = None
         self._hurried = False
         self._farewell = farewell
         self._stop = asyncio.Event()
@@ -211,7 +214,7 @@ class Line:
             self.loop.call_soon_threadsafe(self._stop.set)
 
     def stop(self) -> None:
-        """The loop has ended and its thread is gone, or it had its time.
+        """The loop has ended and its thread is gone, or it had its time. Raises what that raised.
 
         The first interrupt lets a create be answered and is raised then, the second at once. In
         the middle of a call of this thread, whatever that asks is answered here; where it waits for
@@ -233,6 +236,9 @@ class Line:
                 add_note(again, ABANDONED)
                 raise
             raise
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise fresh(failure)
 
     def _ends_until(self, until: float) -> bool:
         self.stop_soon()  # each time: an interrupt may have come before the first
@@ -301,7 +307,10 @@ class Line:
         tasks = [crossing.task for crossing in self.crossings if crossing.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=GRACE)
-        await self._farewell()
+        try:
+            await self._farewell()
+        except BaseException as error:  # noqa: BLE001 - raised by `stop`
+            self._failure = error
 
 
 class BlockingIterator(Generic[T]):

@@ -34,6 +34,7 @@ from grok_video import (
 )
 from grok_video.emulator import Emulator, faults
 from tests.blocking.children import crossings, until
+from tests.blocking.test_manifests import Instant
 from tests.conftest import PHOTO
 
 # --- the words -----------------------------------------------------------------------------------
@@ -356,6 +357,22 @@ def test_a_call_after_closing_is_refused_however_late_the_thread_of_its_loop_sta
             job.refresh()
     finally:
         threading.setprofile(None)
+
+
+@pytest.mark.parametrize("raised", [OSError, SystemExit])
+def test_what_closing_a_transport_raises_is_raised_once_and_tells_what_goes_on(
+    raised: type[BaseException],
+) -> None:
+    class Stuck(Instant):
+        async def aclose(self) -> None:
+            raise raised("cannot close")
+
+    client = Client("key", transport=Stuck())
+    job = client.submit("drift", duration=1)
+    with pytest.raises(raised, match="cannot close") as caught:
+        client.close()
+    assert job.request_id in "".join(caught.value.__notes__)
+    client.close()
 
 
 def test_closing_ends_the_waiting_of_other_threads_and_not_the_jobs(
