@@ -14,6 +14,7 @@ from types import FrameType
 import pytest
 
 from grok_video import Client, ConfigurationError, VideoRequest
+from grok_video._crossing import Pump
 from grok_video.emulator import Emulator, faults
 from tests.blocking.children import until
 
@@ -48,6 +49,10 @@ def test_a_batch_that_is_left_while_another_thread_draws_from_it_sends_no_more(
     with waiting.batch(requests, max_in_flight=5) as batch:
         thread.start()
         until(lambda: len(slow_emulator.creates) == 5)
+        # The creates do not wait for it: a thread that came later would find the batch ended.
+        line = waiting._core.line
+        assert line is not None
+        until(lambda: any(isinstance(crossing, Pump) for crossing in list(line.crossings)))
     accepted = slow_emulator.accepted
     thread.join(10)
     assert not thread.is_alive()
