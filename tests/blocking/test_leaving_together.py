@@ -52,7 +52,8 @@ def test_a_batch_that_is_left_while_another_thread_draws_from_it_sends_no_more(
         # The creates do not wait for it: a thread that came later would find the batch ended.
         line = waiting._core.line
         assert line is not None
-        until(lambda: any(isinstance(crossing, Pump) for crossing in list(line.crossings)))
+        (pump,) = [crossing for crossing in list(line.crossings) if isinstance(crossing, Pump)]
+        until(lambda: not pump._is_resting)
     accepted = slow_emulator.accepted
     thread.join(10)
     assert not thread.is_alive()
