@@ -511,6 +511,7 @@ def renewed(client: AsyncClient) -> AsyncClient:
 
 def end(client: AsyncClient) -> None:
     """The client is closed for good, from any thread; its connections are closed by `aclose`."""
+    # As in `renewed`: only the blocking twin closes from another thread.
     client._session.lifetime.end()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 

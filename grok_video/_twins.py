@@ -182,7 +182,7 @@ class Twin(Generic[H]):
         function: Callable[..., Awaitable[T]],
         /,
         *args: Any,  # noqa: ANN401 - whatever the function takes
-        **words: Any,  # noqa: ANN401
+        **words: Any,  # noqa: ANN401 - whatever the function takes
     ) -> T:
         """Return what the method of the handle returns; this thread waits for it."""
         try:
@@ -262,7 +262,7 @@ class ClientTwin(Twin[AsyncClient]):
         function: Callable[..., Awaitable[AsyncJob]],
         /,
         *args: Any,  # noqa: ANN401 - whatever the function takes
-        **words: Any,  # noqa: ANN401
+        **words: Any,  # noqa: ANN401 - whatever the function takes
     ) -> J:
         """Return the twin of the job that a method makes; what comes between is told of it."""
         try:

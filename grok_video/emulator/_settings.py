@@ -137,8 +137,9 @@ def _seconds(value: object) -> bool:
 
 
 def _whole(value: object, least: int | None) -> bool:
-    right = isinstance(value, int) and not isinstance(value, bool)
-    return right and (least is None or value >= least)  # type: ignore[operator]
+    if not isinstance(value, int) or isinstance(value, bool):
+        return False
+    return least is None or value >= least
 
 
 def _slashed(paths: Sequence[str]) -> list[str]:

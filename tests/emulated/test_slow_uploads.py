@@ -12,6 +12,7 @@ import pytest
 
 from grok_video import APITimeoutError, AsyncClient, CreateOutcomeUnknown, Retry, _create
 
+from .serving import serving
 from .test_uploads import ANSWER, LARGE, a_picture
 
 #: Seconds of silence that are borne.
@@ -91,13 +92,8 @@ class Server:
 @pytest.fixture
 async def server(anyio_backend: str) -> AsyncIterator[Server]:
     server = Server()
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    server.base_url = f"http://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}"
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(listener.serve, server.handle)
+    async with serving(server.handle) as server.base_url:
         yield server
-        tasks.cancel_scope.cancel()
-    await listener.aclose()
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from grok_video._body import create_body
 from grok_video._images import LARGE_PIECE
 
 from ..conftest import PHOTO
+from .serving import serving
 
 #: More than the buffers of two sockets hold, so that the sender has to wait for the reader.
 LARGE = 16 * 2**20
@@ -69,14 +70,8 @@ class Server:
 @pytest.fixture
 async def server(anyio_backend: str) -> AsyncIterator[Server]:
     server = Server()
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    port = listener.extra(anyio.abc.SocketAttribute.local_port)
-    server.base_url = f"http://127.0.0.1:{port}"
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(listener.serve, server.handle)
+    async with serving(server.handle) as server.base_url:
         yield server
-        tasks.cancel_scope.cancel()
-    await listener.aclose()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import http.client
-import os
 import sqlite3
 import subprocess
 import sys
@@ -133,7 +132,6 @@ def test_an_emulator_that_does_not_start_in_time_says_so(left, monkeypatch, tmp_
     assert not left()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_that_ends_leaves_the_folder_of_its_parent_alone():
     """Its exit removed it, and with it every picture and clip of the running emulator."""
     script = """
