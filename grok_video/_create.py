@@ -81,6 +81,10 @@ class Sending:
         """True once a server may have all of it."""
         return not self._is_watched or self.given >= self._body.length
 
+    def doubt(self) -> None:
+        """A server has said yes before the end of it: nobody can tell what it has."""
+        self._is_watched = False
+
     def withhold(self) -> bool:
         """Return whether no server can have all of it; then none ever will."""
         self.is_withheld = not self.is_whole

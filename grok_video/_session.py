@@ -277,13 +277,15 @@ class Session:
         try:
             answer = await transport.post(self.create_url, sending)
         except (APIConnectionError, UnexpectedResponse) as error:
-            if body.failure is not None and isinstance(error, APIConnectionError):
-                # The picture changed while it was sent: the body was cut short of its length, and
-                # no server can have accepted it.
-                raise body.failure from body.failure.__cause__
             received, error.received = error.received, None
             request_id = _wire.read_broken_create(*received) if received is not None else None
             if request_id is None:
+                if received is not None and 200 <= received[0] < 300:
+                    sending.doubt()
+                elif body.failure is not None and isinstance(error, APIConnectionError):
+                    # The picture changed while it was sent: the body was cut short of its length,
+                    # and no server can have accepted it.
+                    raise body.failure from body.failure.__cause__
                 raise
         else:
             request_id = _wire.read_create(
