@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import anyio
 import anyio.abc
@@ -58,6 +60,19 @@ async def breaks(stream: anyio.abc.SocketStream, _: int) -> None:
 async def fails_early(stream: anyio.abc.SocketStream, _: int) -> None:
     await read(stream, STEP)
     await stream.send(b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n")
+
+
+def says_half_a_yes(said: bytes, then: Callable[[], None] = lambda: None) -> Part:
+    """Say yes before the whole picture is there, and end that before it is whole."""
+
+    async def part(stream: anyio.abc.SocketStream, left: int) -> None:
+        await read(stream, STEP)
+        await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n" + said)
+        then()
+        await stream.send_eof()
+        await read(stream, left - STEP)
+
+    return part
 
 
 async def never_answers(stream: anyio.abc.SocketStream, left: int) -> None:
@@ -140,6 +155,36 @@ async def test_an_upload_that_was_sent_whole_and_has_no_answer_is_in_doubt(
     with pytest.raises(CreateOutcomeUnknown):
         await uploader.submit("drift", a_picture(LARGE))
     assert server.visits == 1
+
+
+async def test_half_a_yes_in_the_middle_of_an_upload_leaves_it_in_doubt(
+    uploader: AsyncClient, server: Server
+) -> None:
+    server.parts = [says_half_a_yes(b'{"reque'), accepts]
+    with pytest.raises(CreateOutcomeUnknown):
+        await uploader.submit("drift", a_picture(LARGE))
+    assert server.visits == 1
+
+
+async def test_the_id_in_half_a_yes_in_the_middle_of_an_upload_is_used(
+    uploader: AsyncClient, server: Server
+) -> None:
+    server.parts = [says_half_a_yes(b'{"request_id": "paid", "model": "gr')]
+    job = await uploader.submit("drift", a_picture(LARGE))
+    assert job.request_id == "paid"
+
+
+# httpx reads no answer before it has sent all there is.
+@pytest.mark.parametrize("lane", [("asyncio", "aiohttp")], indirect=True)
+async def test_the_id_in_half_a_yes_is_used_even_if_the_picture_changes_then(
+    uploader: AsyncClient, server: Server, tmp_path: Path
+) -> None:
+    picture = tmp_path / "cat.jpg"
+    picture.write_bytes(a_picture(LARGE))
+    said = b'{"request_id": "paid", "model": "gr'
+    server.parts = [says_half_a_yes(said, lambda: os.truncate(picture, LARGE // 2))]
+    job = await uploader.submit("drift", picture)
+    assert job.request_id == "paid"
 
 
 async def test_an_upload_that_is_cancelled_ends_at_once_and_was_not_paid_for(
