@@ -281,14 +281,14 @@ class Attempt:
     def _grace(self) -> float:
         """The seconds for which an answer is waited for by a caller that was cancelled just now.
 
-        None where there is nothing to answer yet; what is written down before is never broken off.
+        None where no server can have it; and for its beginning, where that is still being recorded.
         """
         self._is_unwanted = True
         # A transport may write in a task of its own, which this cancellation reaches too late.
         return 0.0 if self._sent_at and self._sending.withhold() else CANCEL_GRACE
 
     async def _exchange(self) -> None:
-        await self._note(Event.SENDING_BEGAN, None)
+        await self._begin()
         if self._is_unwanted:
             await self._note_unsent()
             return
@@ -349,9 +349,21 @@ class Attempt:
                 # After the record, as a program's handlers may take their time.
                 life.info("job %s was accepted (%s)", request_id, self._request.model)
 
+    async def _begin(self) -> None:
+        try:
+            await self._note(Event.SENDING_BEGAN, None)
+        except BaseException as error:
+            if is_cancellation(error):
+                # It may stand there by now, and would be told as a create without an answer.
+                with shield():
+                    await self._note_unsent()
+            raise
+
     async def _note_unsent(self) -> None:
         problem = f"no connection to the API came about within {self._within}; nothing was sent"
-        if self._sending.given:
+        if not self._sent_at:
+            problem = f"its beginning was not recorded within {self._within}; nothing was sent"
+        elif self._sending.given:
             problem = f"it could not be sent whole within {self._within}; nothing was created"
         failure = APITimeoutError(problem, may_have_been_sent=False)
         self._outcome = AttemptOutcome(Event.NOT_TAKEN, failure=failure)

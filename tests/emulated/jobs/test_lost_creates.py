@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import anyio
 import pytest
 
 from grok_video import (
+    APITimeoutError,
     AsyncClient,
     CreateOutcomeUnknown,
     Retry,
     VideoRequest,
+    _create,
 )
 from grok_video._lifecycle import Event
+from grok_video._policies import Deadline
+from grok_video._transports._loops import current_time
 from grok_video.emulator import Emulator, faults
 
 from ...transports.rawserver import Visit, raw_server
@@ -134,6 +139,55 @@ async def test_a_lost_create_stays_in_doubt_when_the_resend_cannot_be_recorded(
     assert "Nothing was sent again" in str(caught.value)
     assert "the disk is full" in "".join(caught.value.__notes__)
     assert grok_emulator.accepted == 1
+
+
+class SlowRecord:
+    """A record that takes longer over a beginning than anybody waits."""
+
+    def __init__(self) -> None:
+        self.heard: list[Event] = []
+        self.scope = anyio.CancelScope()
+
+    async def __call__(self, event: Event, _: str | None) -> None:
+        self.heard.append(event)
+        if event is Event.SENDING_BEGAN:
+            self.scope.cancel()
+            await anyio.sleep_forever()
+
+
+@pytest.fixture
+def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_create, "CANCEL_GRACE", 0.01)
+
+
+@pytest.mark.usefixtures("impatience")
+async def test_a_create_whose_beginning_is_not_recorded_in_time_was_not_sent(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    record = SlowRecord()
+    until = Deadline.after(current_time(), 0.1)
+    with pytest.raises(APITimeoutError, match=r"not recorded within .* nothing was sent") as caught:
+        await client._session.create(VideoRequest("drift"), deadline=until, record=record)
+    assert not caught.value.may_have_been_sent
+    assert record.heard == [Event.SENDING_BEGAN, Event.NOT_TAKEN]
+    assert not grok_emulator.requests
+
+
+@pytest.mark.usefixtures("impatience")
+async def test_a_create_that_is_cancelled_while_its_beginning_is_recorded_was_not_sent(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    record = SlowRecord()
+    notes: list[str] = []
+    with record.scope:
+        try:
+            await client._session.create(VideoRequest("drift"), record=record)
+        except anyio.get_cancelled_exc_class() as error:
+            notes += error.__notes__
+            raise
+    assert notes == [_create.NOTHING_SENT]
+    assert record.heard == [Event.SENDING_BEGAN, Event.NOT_TAKEN]
+    assert not grok_emulator.requests
 
 
 async def test_an_item_whose_create_was_lost_before_a_refused_resend_is_in_doubt(
