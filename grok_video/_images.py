@@ -52,18 +52,19 @@ T = TypeVar("T")
 #: Bytes of picture from which a create is logged as large: the provider's gRPC client stops at
 #: 20 MiB a message, and no page states a limit for this route (contract.md, section 5).
 LARGE_PICTURE: Final = 20 * 2**20
-#: Bytes of picture that are read and encoded in one visit to a worker thread; a multiple of 3. One
-#: visit costs 0.1 ms of CPU. A picture of 10 MiB alone took 9.1 ms of CPU in pieces of 384 KiB and
-#: 7.6 in pieces of 768 KiB; fifty at once took 10.6, 7.1 and, in pieces of 1536 KiB, 12 ms each,
-#: and 9, 12 and 24 MiB together (`benchmarks/upload.py`).
-LARGE_PIECE: Final = 768 * 2**10
+#: Bytes of picture that are read and encoded in one visit to a worker thread; a multiple of 3. What
+#: is sent at once costs the less the more it is: a picture of 10 MiB alone took 13.2 ms of CPU in
+#: pieces of 384 KiB, 10.7 in pieces of 768, 9.2 in these, 8.8 in twice as large ones; fifty at once
+#: 9.8, 9.7, 9.2 and 8.3 ms each, the longest stall of the loop 1.2, 1.8, 3 and 5 ms, and what they
+#: held together 1, 4, 9 and 14 MiB (`benchmarks/upload.py`; the last two with two pieces at once).
+LARGE_PIECE: Final = 1536 * 2**10
 #: The same for the standard library's encoder, which holds the GIL all the while: two threads in
 #: turn made the loop wait 10 ms with the larger pieces.
 SLOW_PIECE: Final = 384 * 2**10
-#: Large pieces that all uploads of an event loop hold together: with 4, a server that stops reading
-#: leaves 8 MiB in them (each is there twice, the second time in the socket's buffer). Two cost 20 %
-#: more CPU, eight save none. Fifty uploads that such a server stalls hold 21 MiB in all.
-LARGE_PIECES: Final = 4
+#: Large pieces that all uploads of an event loop hold together: a server that stops reading leaves
+#: 8 MiB in two (each is there twice, the second time in the socket's buffer). Four save 8 % of the
+#: CPU. Fifty uploads that such a server stalls hold 18 MiB in all, with four 25.
+LARGE_PIECES: Final = 2
 #: Seconds to wait for one of them before going on with a small piece: some visits to a thread.
 PATIENCE: Final = 0.02
 #: Bytes of a piece that needs no turn: over aiohttp's 64 KiB when encoded, so that it waits for
