@@ -1,7 +1,8 @@
 """Exceptions as several threads may raise them: each its own object.
 
-What is raised gathers a traceback and notes; one object in two threads would mix them. Nothing of a
-stranger's class is run here that could have an effect of its own.
+What is raised gathers a traceback and notes; one object in two threads would mix them. What must
+never happen here: a call of a stranger's `__init__`, which may take other words than `args`, or
+have an effect of its own.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ def _copied(error: E) -> E:
     if isinstance(error, GrokVideoError):
         twin = copy.copy(error)
     else:
-        # Not by its own constructor, which may take other words than `args`: by that of Python's
-        # own class under it, which knows what else there is to an OSError or an ImportError.
+        # By the `__init__` of Python's own class under it, which knows what else there is to an
+        # OSError or an ImportError.
         kind: Any = type(error)
         base: Any = next(each for each in kind.__mro__ if each.__module__ == "builtins")
         _, args, *state = base.__reduce__(error)

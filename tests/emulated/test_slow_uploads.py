@@ -148,19 +148,13 @@ async def test_an_upload_that_stands_still_says_that_nothing_was_created(
     assert not caught.value.may_have_been_sent
 
 
-async def test_an_upload_that_was_sent_whole_and_has_no_answer_is_in_doubt(
-    uploader: AsyncClient, server: Server
+@pytest.mark.parametrize(
+    "part", [never_answers, says_half_a_yes(b'{"reque')], ids=["never_answers", "says_half_a_yes"]
+)
+async def test_an_upload_that_may_have_been_taken_and_has_no_whole_answer_is_in_doubt(
+    uploader: AsyncClient, server: Server, part: Part
 ) -> None:
-    server.parts = [never_answers]
-    with pytest.raises(CreateOutcomeUnknown):
-        await uploader.submit("drift", a_picture(LARGE))
-    assert server.visits == 1
-
-
-async def test_half_a_yes_in_the_middle_of_an_upload_leaves_it_in_doubt(
-    uploader: AsyncClient, server: Server
-) -> None:
-    server.parts = [says_half_a_yes(b'{"reque'), accepts]
+    server.parts = [part, accepts]
     with pytest.raises(CreateOutcomeUnknown):
         await uploader.submit("drift", a_picture(LARGE))
     assert server.visits == 1
