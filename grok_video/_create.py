@@ -281,7 +281,7 @@ class Attempt:
     def _grace(self) -> float:
         """The seconds for which an answer is waited for by a caller that was cancelled just now.
 
-        None where no server can have it; and for its beginning, where that is still being recorded.
+        None where no server can have it. A beginning that is still being recorded has them, too.
         """
         self._is_unwanted = True
         # A transport may write in a task of its own, which this cancellation reaches too late.
@@ -354,9 +354,12 @@ class Attempt:
             await self._note(Event.SENDING_BEGAN, None)
         except BaseException as error:
             if is_cancellation(error):
-                # It may stand there by now, and would be told as a create without an answer.
+                # It may be recorded by now, and would be told as a create without an answer. What
+                # hung once may hang again, and is waited for no longer than an answer.
                 with shield():
-                    await self._note_unsent()
+                    await load_anyio()
+                    with ends_at(current_time() + CANCEL_GRACE):
+                        await self._note_unsent()
             raise
 
     async def _note_unsent(self) -> None:

@@ -142,15 +142,16 @@ async def test_a_lost_create_stays_in_doubt_when_the_resend_cannot_be_recorded(
 
 
 class SlowRecord:
-    """A record that takes longer over a beginning than anybody waits."""
+    """A record that takes longer over a beginning, or all it hears, than anybody waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, hangs_on: set[Event]) -> None:
+        self._hangs_on = hangs_on
         self.heard: list[Event] = []
         self.scope = anyio.CancelScope()
 
     async def __call__(self, event: Event, _: str | None) -> None:
         self.heard.append(event)
-        if event is Event.SENDING_BEGAN:
+        if event in self._hangs_on:
             self.scope.cancel()
             await anyio.sleep_forever()
 
@@ -160,11 +161,19 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_create, "CANCEL_GRACE", 0.01)
 
 
+HANGING = pytest.mark.parametrize(
+    "hangs_on",
+    [{Event.SENDING_BEGAN}, {Event.SENDING_BEGAN, Event.NOT_TAKEN}],
+    ids=["on the beginning", "on all"],
+)
+
+
+@HANGING
 @pytest.mark.usefixtures("impatience")
 async def test_a_create_whose_beginning_is_not_recorded_in_time_was_not_sent(
-    client: AsyncClient, grok_emulator: Emulator
+    client: AsyncClient, grok_emulator: Emulator, hangs_on: set[Event]
 ) -> None:
-    record = SlowRecord()
+    record = SlowRecord(hangs_on)
     until = Deadline.after(current_time(), 0.1)
     with pytest.raises(APITimeoutError, match=r"not recorded within .* nothing was sent") as caught:
         await client._session.create(VideoRequest("drift"), deadline=until, record=record)
@@ -173,11 +182,12 @@ async def test_a_create_whose_beginning_is_not_recorded_in_time_was_not_sent(
     assert not grok_emulator.requests
 
 
+@HANGING
 @pytest.mark.usefixtures("impatience")
 async def test_a_create_that_is_cancelled_while_its_beginning_is_recorded_was_not_sent(
-    client: AsyncClient, grok_emulator: Emulator
+    client: AsyncClient, grok_emulator: Emulator, hangs_on: set[Event]
 ) -> None:
-    record = SlowRecord()
+    record = SlowRecord(hangs_on)
     notes: list[str] = []
     with record.scope:
         try:
