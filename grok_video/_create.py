@@ -382,14 +382,18 @@ class Attempt:
         self._told = event is not Event.SENDING_BEGAN
 
     def _log_untold(self, failure: Exception | None) -> None:
-        """Log what came of a request that was sent, if `record` failed or was cut off with it."""
-        if self._told or not self._sent_at:
+        """Log what came of a create that was begun, if `record` failed or was cut off with it."""
+        if self._told or (self._outcome is None and not self._sent_at):
             return
-        accepted = self.request_id
+        end = "has no id"
+        if self.request_id is not None:
+            end = f"was accepted. {resume_hint(self.request_id)}"
+        elif self._outcome is not None and self._outcome.event is Event.NOT_TAKEN:
+            end = "was not taken: nothing was created"
         logger.error(
             "what came of a create could not be recorded%s: it %s",
             "" if failure is not None else f" within {CANCEL_GRACE:g} s",
-            f"was accepted. {resume_hint(accepted)}" if accepted is not None else "has no id",
+            end,
             exc_info=failure,
         )
 

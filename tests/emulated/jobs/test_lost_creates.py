@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,13 +145,16 @@ async def test_a_lost_create_stays_in_doubt_when_the_resend_cannot_be_recorded(
 class SlowRecord:
     """A record that takes longer over a beginning, or all it hears, than anybody waits."""
 
-    def __init__(self, hangs_on: set[Event]) -> None:
+    def __init__(self, hangs_on: set[Event], *, is_full: bool = False) -> None:
         self._hangs_on = hangs_on
+        self._is_full = is_full
         self.heard: list[Event] = []
         self.scope = anyio.CancelScope()
 
     async def __call__(self, event: Event, _: str | None) -> None:
         self.heard.append(event)
+        if self._is_full and event is not Event.SENDING_BEGAN:
+            raise OSError(errno.ENOSPC, "no space left on device")
         if event in self._hangs_on:
             self.scope.cancel()
             await anyio.sleep_forever()
@@ -198,6 +202,24 @@ async def test_a_create_that_is_cancelled_while_its_beginning_is_recorded_was_no
     assert notes == [_create.NOTHING_SENT]
     assert record.heard == [Event.SENDING_BEGAN, Event.NOT_TAKEN]
     assert not grok_emulator.requests
+
+
+@pytest.mark.parametrize(
+    ("hangs_on", "is_full"),
+    [({Event.SENDING_BEGAN}, True), ({Event.SENDING_BEGAN, Event.NOT_TAKEN}, False)],
+    ids=["fails", "hangs"],
+)
+@pytest.mark.usefixtures("impatience")
+async def test_the_log_tells_that_nothing_was_sent_if_no_record_of_it_could_be_made(
+    client: AsyncClient, caplog: pytest.LogCaptureFixture, hangs_on: set[Event], is_full: bool
+) -> None:
+    record = SlowRecord(hangs_on, is_full=is_full)
+    with record.scope:
+        await client._session.create(VideoRequest("drift"), record=record)
+    assert record.scope.cancelled_caught
+    (message,) = [line.getMessage() for line in caplog.records if line.levelname == "ERROR"]
+    assert "could not be recorded" in message
+    assert "nothing was created" in message
 
 
 async def test_an_item_whose_create_was_lost_before_a_refused_resend_is_in_doubt(
