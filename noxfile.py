@@ -79,7 +79,9 @@ def oldest(session: nox.Session) -> None:
     # Without anyio, which also brings the plugin that runs the tests: that has to be a newer one.
     oldest = [one.replace(">=", "==") for one in allowed if not one.startswith("anyio")]
     session.install(*oldest)
-    session.run("python", "-m", "pytest", "tests/transports", *session.posargs)
+    depending = ["tests/transports", "tests/emulated/test_loops.py"]
+    depending += [f"tests/emulated/test_{name}uploads.py" for name in ("", "slow_")]
+    session.run("python", "-m", "pytest", *depending, *session.posargs)
 
 
 @nox.session
