@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Self
 
 import aiohttp
 import aiohttp.abc
+from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -34,6 +35,7 @@ from grok_video._transports._base import (
     ANSWER_LIMIT,
     CONNECT_TIMEOUT,
     KEEPALIVE,
+    TLS_PIECE,
     USER_AGENT,
     Address,
     Answer,
@@ -79,7 +81,8 @@ class AiohttpTransport(Transport):
         sessions = self._sessions.held(asyncio.get_running_loop()) or await self._sessions.get()
         outer = sys.exception()
         exchange = sessions.timeouts.exchange()
-        payload, received = _Payload(body, exchange.get_on), Received()
+        payload = _Payload(body, exchange.get_on, over_tls=self._origin.scheme == "https")
+        received = Received()
         try:
             with exchange:
                 response = await sessions.creates.post(
@@ -162,10 +165,11 @@ class _Payload(aiohttp.Payload):
     for each chunk that the connection has taken: a large picture on a slow line is no silence.
     """
 
-    def __init__(self, body: Body, get_on: Callable[[], None]) -> None:
+    def __init__(self, body: Body, get_on: Callable[[], None], *, over_tls: bool) -> None:
         super().__init__(body)
         self._body = body
         self._get_on = get_on
+        self._over_tls = over_tls
         self.began = False
 
     @property
@@ -176,7 +180,19 @@ class _Payload(aiohttp.Payload):
     async def write(self, writer: aiohttp.abc.AbstractStreamWriter) -> None:
         self.began = True
         async for chunk in self._body.chunks():
-            await writer.write(chunk)
+            if self._over_tls and len(chunk) > TLS_PIECE:
+                await self._encrypt(chunk, writer)
+            else:
+                await writer.write(chunk)
+                self._get_on()
+
+    async def _encrypt(self, chunk: bytes, writer: aiohttp.abc.AbstractStreamWriter) -> None:
+        if isinstance(writer, StreamWriter) and writer.transport is not None:
+            # asyncio lets 512 KiB wait behind TLS, in each upload to a server that is slow.
+            writer.transport.set_write_buffer_limits(TLS_PIECE)
+        whole = memoryview(chunk)
+        for start in range(0, len(chunk), TLS_PIECE):
+            await writer.write(whole[start : start + TLS_PIECE])
             self._get_on()
 
     async def write_with_length(

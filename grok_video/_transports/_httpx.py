@@ -19,6 +19,7 @@ import anyio
 
 from grok_video._errors import GrokVideoError
 from grok_video._transports._base import (
+    TLS_PIECE,
     Answer,
     PrivateAddress,
     Received,
@@ -49,7 +50,7 @@ from grok_video._transports._loops import LoopLocal
 from grok_video._urls import Origin
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 
     from grok_video._errors import APIConnectionError
     from grok_video._transports._base import Body, StreamedAnswer
@@ -157,7 +158,8 @@ class HttpxTransport(Transport):
     ) -> Answer:
         while True:
             sent.start(fresh_only=body is not None and lines.ages_unknown)
-            async with _upload(self._family, body, sent.get_on) as (stream, headers):
+            most = TLS_PIECE if self._config.origin.scheme == "https" else sys.maxsize
+            async with _upload(self._family, body, sent.get_on, most) as (stream, headers):
                 request = self._family.Request(
                     method,
                     url,
@@ -381,10 +383,12 @@ async def _upload(
     family: Family,
     body: Body | None,
     get_on: Callable[[], None],
+    most: int,
 ) -> AsyncGenerator[tuple[Stream, dict[str, str]]]:
     """Give the body as the family's stream, with the headers that announce it.
 
-    `get_on` is called for each chunk that is asked for: those before it are taken.
+    In parts of so many bytes at `most`; `get_on` is called for each that is asked for: those before
+    it are taken.
     """
     if body is None:
         yield family.ByteStream(b""), {}
@@ -392,7 +396,7 @@ async def _upload(
     chunks = body.chunks()
     try:
         yield (
-            _stream_class(family.AsyncByteStream)(chunks, get_on),
+            _stream_class(family.AsyncByteStream)(chunks, get_on, most),
             {"Content-Type": "application/json", "Content-Length": str(body.length)},
         )
     finally:
@@ -408,16 +412,26 @@ def _stream_class(base: Stream) -> Stream:
     # The library's own stream of an iterator is a generator around it, which classic httpcore
     # leaves unfinished when a request breaks off.
     class Upload(base):  # type: ignore[misc]
-        def __init__(self, chunks: AsyncIterator[bytes], get_on: Callable[[], None]) -> None:
+        def __init__(
+            self, chunks: AsyncIterator[bytes], get_on: Callable[[], None], most: int
+        ) -> None:
             self._chunks = chunks
             self._get_on = get_on
+            self._most = most
+            #: What is left of a chunk that was too large, and where that begins.
+            self._chunk, self._start = b"", 0
 
         def __aiter__(self) -> AsyncIterator[bytes]:
             return self
 
-        def __anext__(self) -> Awaitable[bytes]:
+        async def __anext__(self) -> bytes:
             self._get_on()
-            return self._chunks.__anext__()
+            chunk, start = self._chunk, self._start
+            if not chunk:
+                chunk, start = await self._chunks.__anext__(), 0
+            beyond = start + self._most
+            self._chunk, self._start = (chunk, beyond) if beyond < len(chunk) else (b"", 0)
+            return chunk[start:beyond]
 
     return Upload
 

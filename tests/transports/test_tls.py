@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import socket
 import ssl
+import threading
 from typing import Any, NamedTuple
 
+import anyio
 import pytest
 import trustme
-from conftest import KEY, LANES, OWN, Bytes, Lane, lanes, make_config, make_transport
-from rawserver import Part, Visit, ok, raw_server
+from conftest import KEY, LANES, OWN, Bytes, Lane, lanes, make_client, make_config, make_transport
+from rawserver import PATIENCE, Part, Visit, ok, raw_server
 
 from grok_video import APIConnectionError
 
@@ -152,3 +156,71 @@ async def test_a_create_goes_over_tls(
             assert answer.status == 200
         await transport.aclose()
     assert all(KEY.encode() in request for request in server.requests)
+
+
+LARGE = Bytes(b'{"image":"', b"A" * 2**20, b"B" * (2**22 + 1), b'"}')
+
+
+@pytest.fixture
+def encrypted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the sizes of what TLS was given at once, as they come."""
+    sizes: list[int] = []
+    write = ssl.SSLObject.write
+
+    def watched(tls: ssl.SSLObject, data: Any) -> int:
+        sizes.append(len(data))
+        return write(tls, data)
+
+    monkeypatch.setattr(ssl.SSLObject, "write", watched)
+    return sizes
+
+
+@lanes(*LANES)
+async def test_a_large_piece_goes_through_tls_in_small_ones(
+    lane: Lane, certificate: Certificate, everything_is_here: None, encrypted: list[int]
+):
+    """TLS keeps a buffer of the most that it was ever given, in each connection that lives."""
+    with raw_server(over_tls(certificate.server, ok())) as server:
+        base = f"https://files.test:{server.port}/v1"
+        config = make_config(base, ssl_context=certificate.client)
+        client = make_client(lane, verify=certificate.client) if lane.given else None
+        transport = make_transport(lane, config, client)
+        answer = await transport.post(f"{base}/videos/generations", LARGE)
+        assert answer.status == 200
+        await transport.aclose()
+        if client is not None:
+            await client.aclose()
+    assert server.requests[0].endswith(b"\r\n\r\n" + LARGE.whole)
+    assert max(encrypted) <= 2**16
+
+
+@lanes(LANES[0])
+async def test_a_server_that_stops_reading_leaves_little_waiting_behind_tls(
+    certificate: Certificate, everything_is_here: None, encrypted: list[int]
+):
+    seen = threading.Event()
+
+    def stops_reading(visit: Visit) -> None:
+        visit.head()
+        assert seen.wait(PATIENCE)
+
+    with raw_server(over_tls(certificate.server, stops_reading)) as server:
+        base = f"https://files.test:{server.port}/v1"
+        transport = make_transport(LANES[0], make_config(base, ssl_context=certificate.client))
+        body = Bytes(*[b"A" * 2**22] * 8)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(transport.post, f"{base}/videos/generations", body)
+            sent = -1
+            while not encrypted or sent != len(encrypted):
+                sent = len(encrypted)
+                await anyio.wait_all_tasks_blocked()
+            waiting = sum(
+                one.get_write_buffer_size()
+                for one in gc.get_objects()
+                if issubclass(type(one), asyncio.Transport)
+            )
+            tasks.cancel_scope.cancel()
+        seen.set()
+        await transport.aclose()
+    assert sum(encrypted) < body.length
+    assert waiting < 3 * 2**17
