@@ -23,7 +23,7 @@ from benchmarks._worker import workers
 INTERVALS = {200: 0.1, 1: 0.001}
 #: Jobs of a round, by how many are at once: more where a job costs little.
 COUNTS = {200: 200, 1: 10}
-MORE = {200: 400, 1: 50}
+MORE = COUNTS | {1: 50}
 CHEAP = (_peers.RAW, _peers.OURS, _peers.XAI)
 #: Rounds: those three have a limit among them, and the others take most of the time.
 ROUNDS, FEWER_ROUNDS = 7, 3

@@ -2,7 +2,8 @@
 
 The server is a sink in a process of its own, pinned to another processor. CPU is that of the whole
 client process (event loop, worker threads, its share of the kernel), measured interleaved; memory
-is the peak of fresh processes that send many pictures at once, above the same creates by URL.
+is the peak of fresh processes that send many pictures at once, above the same creates by URL. As
+the API is, so many are sent at once over TLS as well, where encryption is most of the CPU.
 
     python -m benchmarks.upload [--tiny]
 """
@@ -15,6 +16,7 @@ import contextlib
 import gc
 import json
 import os
+import ssl
 import statistics
 import sys
 import tempfile
@@ -22,6 +24,7 @@ import time
 from pathlib import Path
 
 import aiohttp
+import trustme
 
 from benchmarks._bars import at_most
 from benchmarks._heart import Heart
@@ -35,15 +38,13 @@ from grok_video._transports._base import TransportConfig
 
 ANSWER = b'{"request_id":"4b2cd27e-0000-4000-8000-000000000000"}'
 PROMPT = "slow push-in"
+OVER_TLS = ", over TLS"
 
 
 def run(tiny: bool) -> dict:
     """Return the figures of one run; `ratios` are what must hold on any machine."""
     rounds, size, at_once = (1, MIB, 4) if tiny else (9, 10 * MIB, 50)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        serving("benchmarks.upload", "--serve") as (port,),
-    ):
+    with tempfile.TemporaryDirectory() as folder, servers(Path(folder)) as (port, tls_port):
         photograph = Path(folder, "photograph.jpg")
         photograph.write_bytes(b"\xff\xd8\xff\xe0" + os.urandom(size - 4))
         pin(0)
@@ -55,6 +56,12 @@ def run(tiny: bool) -> dict:
             ]
             for way in ("url", "path", "path-stdlib", "data", "usual")
         }
+        for way, times in {"url": 3, "path": 7}.items():
+            way += OVER_TLS
+            crowd[way] = [
+                measured_once("benchmarks.upload", "--crowd", way, tls_port, photograph, at_once)
+                for _ in range(1 if tiny else times)
+            ]
     usual = statistics.median(cpu["usual, not sent"])
     peak = {way: statistics.median(one["peak_mib"] for one in seen) for way, seen in crowd.items()}
     fast = pybase64_is_here()
@@ -62,7 +69,10 @@ def run(tiny: bool) -> dict:
         "question": f"CPU, memory and loop stall of a {size / MIB:g} MiB picture",
         "pybase64": fast,
         "cpu_ms": {way: spread(seen) for way, seen in cpu.items()},
-        "peak_mib_above_url": {way: round(peak[way] - peak["url"], 1) for way in peak},
+        "peak_mib_above_url": {
+            way: round(peak[way] - peak["url" + OVER_TLS * way.endswith(OVER_TLS)], 1)
+            for way in peak
+        },
         "at_once": at_once,
         "cpu_ms_each_at_once": {
             way: round(statistics.median(one["cpu_ms"] for one in seen), 2)
@@ -86,6 +96,10 @@ def run(tiny: bool) -> dict:
         },
     }
     goals = found.pop("goals")
+    each = found["cpu_ms_each_at_once"]["path"] / usual / 1e3
+    crowded = f"path, {at_once} at once / usual way, not sent"
+    found["ratios"][crowded] = round(each, 3)
+    goals[crowded] = goals["path / usual way, not sent"]
     found["bars"] = [
         *[
             at_most(f"CPU, {name}", found["ratios"][name], limit)
@@ -95,7 +109,7 @@ def run(tiny: bool) -> dict:
         *[
             at_most(f"{name}, {way}", found[name][way], goals[name])
             for name in ("peak_mib_above_url", "longest_stall_ms")
-            for way in ("path", "path-stdlib", "data")
+            for way in ("path", "path-stdlib", "data", f"path{OVER_TLS}")
         ],
     ]
     return found
@@ -125,7 +139,8 @@ async def compare(
         "data": VideoRequest(PROMPT, uri),
     }
     seen: dict[str, list[float]] = {}
-    transport = make_transport(port)
+    base = f"http://127.0.0.1:{port}"
+    transport = make_transport(base)
     async with aiohttp.ClientSession() as session:
 
         async def take(way: str, work) -> None:
@@ -139,19 +154,19 @@ async def compare(
 
         for _ in range(rounds + 1):
             await take("usual, not sent", usual_not_sent)
-            await take("usual, sent", lambda: send_usual(session, port, photograph))
+            await take("usual, sent", lambda: send_usual(session, base, photograph))
             for way, request in requests.items():
-                await take(way, lambda request=request: send(transport, port, request))
+                await take(way, lambda request=request: send(transport, base, request))
             with without_pybase64():
-                await take("path-stdlib", lambda: send(transport, port, requests["path"]))
-                await take("data-stdlib", lambda: send(transport, port, requests["data"]))
+                await take("path-stdlib", lambda: send(transport, base, requests["path"]))
+                await take("data-stdlib", lambda: send(transport, base, requests["data"]))
     await transport.aclose()
     return {way: times[1:] for way, times in seen.items()}  # the first round imports and connects
 
 
-async def send(transport: AiohttpTransport, port: int, request: VideoRequest) -> None:
+async def send(transport: AiohttpTransport, base: str, request: VideoRequest) -> None:
     async with _body.create_body(request) as body:
-        answer = await transport.post(f"http://127.0.0.1:{port}/videos/generations", body)
+        answer = await transport.post(f"{base}/videos/generations", body)
     assert answer.status == 200
 
 
@@ -161,20 +176,20 @@ def usual_body(photograph: Path) -> bytes:
     return json.dumps({"model": "m", "prompt": PROMPT, "image": {"url": uri}}).encode()
 
 
-async def send_usual(session: aiohttp.ClientSession, port: int, photograph: Path) -> None:
+async def send_usual(session: aiohttp.ClientSession, base: str, photograph: Path) -> None:
     body = usual_body(photograph)
-    async with session.post(f"http://127.0.0.1:{port}/videos/generations", data=body) as response:
+    async with session.post(f"{base}/videos/generations", data=body) as response:
         await response.read()
 
 
-def make_transport(port: int) -> AiohttpTransport:
+def make_transport(base: str, ssl_context: ssl.SSLContext | None = None) -> AiohttpTransport:
     return AiohttpTransport(
         TransportConfig(
-            base_url=f"http://127.0.0.1:{port}",
+            base_url=base,
             api_key=Secret("sk-benchmark"),
             timeout=120.0,
             proxy=None,
-            ssl_context=None,
+            ssl_context=ssl_context,
             headers={},
         )
     )
@@ -211,19 +226,23 @@ async def crowd(way: str, port: int, photograph: Path, at_once: int) -> dict:
     """Send the same picture `at_once` times together; return CPU, peak memory and stall."""
     # One string that all share: what is measured is what sending adds to it.
     data_uri = as_data_uri(await asyncio.to_thread(photograph.read_bytes)) if way == "data" else ""
-    transport = make_transport(port)
+    base, context = f"http://127.0.0.1:{port}", None
+    if way.endswith(OVER_TLS):
+        base, context = f"https://127.0.0.1:{port}", trusting(photograph.parent)
+    way = way.removesuffix(OVER_TLS)
+    transport = make_transport(base, context)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
         async def one() -> None:
             if way == "usual":
-                await send_usual(session, port, photograph)
+                await send_usual(session, base, photograph)
             elif way == "url":
-                await send(transport, port, VideoRequest(PROMPT, "https://example.com/cat.jpg"))
+                await send(transport, base, VideoRequest(PROMPT, "https://example.com/cat.jpg"))
             elif way == "data":
                 # Not `Image.from_url`: its copies belong to making the request.
-                await send(transport, port, VideoRequest(PROMPT, Image("data", data_uri)))
+                await send(transport, base, VideoRequest(PROMPT, Image("data", data_uri)))
             else:
-                await send(transport, port, VideoRequest(PROMPT, photograph))
+                await send(transport, base, VideoRequest(PROMPT, photograph))
 
         with without_pybase64() if way.endswith("-stdlib") else contextlib.nullcontext():
             await one()  # imports, the first connection, the first thread
@@ -245,7 +264,20 @@ def as_data_uri(content: bytes) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
 
 
-# --- the server ----------------------------------------------------------------------------------
+# --- the servers ---------------------------------------------------------------------------------
+
+
+def servers(folder: Path) -> contextlib.AbstractContextManager[list[int]]:
+    """Run one without TLS and one with it, its certificate in this folder; give both ports."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "authority.pem")
+    own = authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem
+    own.write_to_path(folder / "server.pem")
+    return serving("benchmarks.upload", "--serve", folder)
+
+
+def trusting(folder: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=folder / "authority.pem")
 
 
 class Sink(asyncio.BufferedProtocol):
@@ -273,16 +305,21 @@ class Sink(asyncio.BufferedProtocol):
             self.transport.write(head + b"Content-Length: %d\r\n\r\n" % len(ANSWER) + ANSWER)
 
 
-async def serve() -> None:
-    server = await asyncio.get_running_loop().create_server(Sink, "127.0.0.1", 0)
-    await served(server.sockets[0].getsockname()[1])
+async def serve(folder: Path) -> None:
+    certified = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certified.load_cert_chain(folder / "server.pem")
+    loop = asyncio.get_running_loop()
+    listening = [
+        await loop.create_server(Sink, "127.0.0.1", 0, ssl=context) for context in (None, certified)
+    ]
+    await served(*[server.sockets[0].getsockname()[1] for server in listening])
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["--serve"]:
+        case ["--serve", folder]:
             pin(1)
-            asyncio.run(serve())
+            asyncio.run(serve(Path(folder)))
         case ["--crowd", way, port, photograph, at_once]:
             answer(lambda: asyncio.run(crowd(way, int(port), Path(photograph), int(at_once))))
         case arguments:

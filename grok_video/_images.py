@@ -52,19 +52,19 @@ T = TypeVar("T")
 #: Bytes of picture from which a create is logged as large: the provider's gRPC client stops at
 #: 20 MiB a message, and no page states a limit for this route (contract.md, section 5).
 LARGE_PICTURE: Final = 20 * 2**20
-#: Bytes of picture that are read and encoded in one visit to a worker thread; a multiple of 3. What
-#: is sent at once costs the less the more it is: a picture of 10 MiB alone took 13.2 ms of CPU in
-#: pieces of 384 KiB, 10.7 in pieces of 768, 9.2 in these, 8.8 in twice as large ones; fifty at once
-#: 9.8, 9.7, 9.2 and 8.3 ms each, the longest stall of the loop 1.2, 1.8, 3 and 5 ms, and what they
-#: held together 1, 4, 9 and 14 MiB (`benchmarks/upload.py`; the last two with two pieces at once).
-LARGE_PIECE: Final = 1536 * 2**10
+#: Bytes of picture that are read and encoded in one visit to a worker thread; a multiple of 3. The
+#: fewer visits, the less CPU: fifty pictures of 10 MiB at once took 9.3 ms each in pieces of 1536
+#: KiB, 8.5 in these and 8.0 in pieces of 3072; the longest stall of the loop was 2.8, 4.2 and 5.2
+#: ms, and what they held together 10, 12 and 15 MiB (`benchmarks/upload.py`).
+LARGE_PIECE: Final = 2304 * 2**10
 #: The same for the standard library's encoder, which holds the GIL all the while: two threads in
 #: turn made the loop wait 10 ms with the larger pieces.
 SLOW_PIECE: Final = 384 * 2**10
-#: Large pieces that all uploads of an event loop hold together: a server that stops reading leaves
-#: 8 MiB in two (each is there twice, the second time in the socket's buffer). Four save 8 % of the
-#: CPU. Fifty uploads that such a server stalls hold 18 MiB in all, with four 25.
+#: Pieces of that size that all uploads of an event loop hold together: a server that stops reading
+#: leaves them there, without TLS twice (the second time in the buffer of the socket). The standard
+#: library's are a sixth as large; with two of them the encoder would wait for its turn.
 LARGE_PIECES: Final = 2
+SLOW_PIECES: Final = 4
 #: Seconds to wait for one of them before going on with a small piece: some visits to a thread.
 PATIENCE: Final = 0.02
 #: Bytes of a piece that needs no turn: over aiohttp's 64 KiB when encoded, so that it waits for
@@ -99,7 +99,7 @@ class PictureBody:
         self._before = before
         self._picture = picture
         self._after = after
-        self._held: Uploads | None = None
+        self._held: anyio.Semaphore | None = None
         self.failure: InvalidRequest | None = None
         self.length = len(before) + encoded_size(picture.size) + len(after)
 
@@ -111,12 +111,13 @@ class PictureBody:
 
     async def piece(self, picture: Picture, offset: int) -> tuple[bytes, bytes, int]:
         """Return the next encoded piece in two parts, and where the piece after it begins."""
-        uploads = Uploads.of_this_loop()
         left = picture.size - offset
         size = min(left, SMALL_PIECE)
-        if size < left and await uploads.large_piece():
-            self._held = uploads
-            size = min(left, LARGE_PIECE if codec_is_quick() else SLOW_PIECE)
+        if size < left:
+            is_quick = codec_is_quick()
+            self._held = await Uploads.of_this_loop().turn(is_quick=is_quick)
+            if self._held is not None:
+                size = min(left, LARGE_PIECE if is_quick else SLOW_PIECE)
         try:
             if picture.needs_thread or not codec_is_known():
                 parts = await _THREADS.run(_two_parts, picture, offset, size)
@@ -173,10 +174,11 @@ class _Chunks:
 class Uploads:
     """What all uploads of one event loop share: the memory for large pieces."""
 
-    __slots__ = ("_large",)
+    __slots__ = ("_large", "_slow")
 
     def __init__(self) -> None:
         self._large = anyio.Semaphore(LARGE_PIECES)
+        self._slow = anyio.Semaphore(SLOW_PIECES)
 
     @classmethod
     def of_this_loop(cls) -> Uploads:
@@ -187,24 +189,21 @@ class Uploads:
             _uploads().set(found)
         return found
 
-    async def large_piece(self) -> bool:
-        """Return whether a large piece may be made now; then it is to be released.
+    async def turn(self, *, is_quick: bool) -> anyio.Semaphore | None:
+        """Return what is to be released when a large piece is sent, or None: no such piece now.
 
-        The wait is short and ends with a no, so that uploads that stall cannot hold up the others:
+        The wait is short and ends with None, so that uploads that stall cannot hold up the others:
         those go on in small pieces, which cost more and hold little.
         """
+        turns = self._large if is_quick else self._slow
         try:
-            self._large.acquire_nowait()
+            turns.acquire_nowait()
         except anyio.WouldBlock:
             with anyio.move_on_after(PATIENCE):
-                await self._large.acquire()
-                return True
-            return False
-        return True
-
-    def release(self) -> None:
-        """Give a large piece to the next."""
-        self._large.release()
+                await turns.acquire()
+                return turns
+            return None
+        return turns
 
 
 @cache
