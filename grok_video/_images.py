@@ -61,8 +61,9 @@ LARGE_PIECE: Final = 2304 * 2**10
 #: turn made the loop wait 10 ms with the larger pieces.
 SLOW_PIECE: Final = 384 * 2**10
 #: Pieces of that size that all uploads of an event loop hold together: a server that stops reading
-#: leaves them there, without TLS twice (the second time in the buffer of the socket). The standard
-#: library's are a sixth as large; with two of them the encoder would wait for its turn.
+#: leaves them there, without TLS twice (the second time in the buffer of the socket): fifty uploads
+#: that it stalls hold 18 MiB in all, over TLS 20. The standard library's are a sixth as large; with
+#: two of them the encoder would wait for its turn.
 LARGE_PIECES: Final = 2
 SLOW_PIECES: Final = 4
 #: Seconds to wait for one of them before going on with a small piece: some visits to a thread.
