@@ -28,6 +28,8 @@ from grok_video._ledger import Entry, Ledger
 from grok_video._lifecycle import Event
 
 REQUEST = VideoRequest("slow push-in", "https://example.com/cat.jpg")
+#: Items in flight for which there is a bar; what has none is measured in fewer rounds.
+PROMISED, FEWER_ROUNDS = 200, 3
 
 
 def run(tiny: bool) -> dict:
@@ -38,11 +40,14 @@ def run(tiny: bool) -> dict:
         "question": "durable state changes a second, by items in flight",
     }
     rates: dict[str, list[float]] = {}
-    for _ in range(rounds):
-        rates.setdefault("one transaction each", []).append(one_by_one(20 if tiny else 300))
+    for number in range(rounds):
+        has_all = number < FEWER_ROUNDS
+        if has_all:
+            rates.setdefault("one transaction each", []).append(one_by_one(20 if tiny else 300))
         for width, count in items.items():
-            rate = asyncio.run(lives(width, count))
-            rates.setdefault(f"{width} at once", []).append(rate)
+            if has_all or width == PROMISED:
+                rate = asyncio.run(lives(width, count))
+                rates.setdefault(f"{width} at once", []).append(rate)
     for name, seen in rates.items():
         found[name] = {
             "median": round(statistics.median(seen)),
@@ -51,7 +56,8 @@ def run(tiny: bool) -> dict:
             "runs": len(seen),
         }
     if not tiny:
-        found["bars"] = [at_least("changes/s, 200 at once", found["200 at once"], 2000)]
+        name = f"{PROMISED} at once"
+        found["bars"] = [at_least(f"changes/s, {name}", found[name], 2000)]
     found["opening"] = asyncio.run(opening(100 if tiny else 100_000))
     return found
 
