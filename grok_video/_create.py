@@ -133,15 +133,6 @@ class _Watched:
             await close()
 
 
-def log_lost(request: VideoRequest) -> None:
-    """Tell the log of a create of unknown outcome whose caller hears of something else."""
-    logger.error(
-        "the call was broken off after a create whose answer was lost: it may have been accepted "
-        "and billed (request %s)",
-        request.fingerprint()[:12],
-    )
-
-
 class AttemptOutcome:
     """What one attempt at a create came to: an id, or a failure."""
 
@@ -216,18 +207,25 @@ class Attempt:
         sending: Sending,
         post: Callable[[Sending], Awaitable[str]],
         record: Record | None,
+        *,
+        is_in_doubt: bool,
     ) -> None:
-        """See the class; `post` sends the body once and returns the id."""
+        """See the class; `post` sends the body once and returns the id.
+
+        `is_in_doubt` if an attempt before it may have been accepted: then nothing that comes of
+        this one means that nothing was paid.
+        """
         self._request = request
         self._sending = sending
         self._post = post
         self._record = record
+        self._is_in_doubt = is_in_doubt
         self._outcome: AttemptOutcome | None = None
         self._sent_at = 0.0
         #: True once nobody waits for it any more.
         self._is_unwanted = False
         self._within = "the time of this call"
-        #: What `record` raised, and whether it has heard what came of a request that was sent.
+        #: What `record` raised, and whether it has heard what came of this attempt.
         self._unrecorded: Exception | None = None
         self._told = False
 
@@ -240,6 +238,10 @@ class Attempt:
     def request_id(self) -> str | None:
         """The id, once there is one."""
         return self._outcome.request_id if self._outcome is not None else None
+
+    @property
+    def _was_not_taken(self) -> bool:
+        return self._outcome is not None and self._outcome.event is Event.NOT_TAKEN
 
     async def run(self, until: Deadline, timeout: float) -> AttemptOutcome:
         """Return what came of it, at `until` and its grace at the latest.
@@ -261,7 +263,7 @@ class Attempt:
             failure, self._unrecorded = self._unrecorded, None
             if failure is not error and not isinstance(error, Exception):
                 self._log_untold(failure)
-                if self._outcome is not None and self._outcome.event is Event.NOT_TAKEN:
+                if self._was_not_taken and not self._is_in_doubt:
                     add_note(error, NOTHING_SENT)
             raise
         failure, self._unrecorded = self._unrecorded, None
@@ -388,8 +390,8 @@ class Attempt:
         end = "has no id"
         if self.request_id is not None:
             end = f"was accepted. {resume_hint(self.request_id)}"
-        elif self._outcome is not None and self._outcome.event is Event.NOT_TAKEN:
-            end = "was not taken: nothing was created"
+        elif self._was_not_taken:
+            end = "was not taken" + ("" if self._is_in_doubt else ", and nothing was created")
         logger.error(
             "what came of a create could not be recorded%s: it %s",
             "" if failure is not None else f" within {CANCEL_GRACE:g} s",

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import quote
 
 from grok_video import _wire
+from grok_video._attempts import Attempts
 from grok_video._body import TextBody, create_body
-from grok_video._create import CANCEL_GRACE, Attempt, Sending, log_lost
+from grok_video._create import CANCEL_GRACE, Attempt, Sending
 from grok_video._errors import (
     APIConnectionError,
     APITimeoutError,
@@ -28,7 +29,6 @@ from grok_video._errors import (
     UnexpectedResponse,
     reword,
 )
-from grok_video._lifecycle import Event, State, advance
 from grok_video._lifetime import Lifetime
 from grok_video._log import logger
 from grok_video._models import JobStatus, Snapshot
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from grok_video._body import CreateBody
-    from grok_video._create import AttemptOutcome, Record
+    from grok_video._create import Record
     from grok_video._policies import Deadline, Limits, Retry
     from grok_video._polling import Polling
     from grok_video._requests import VideoRequest
@@ -208,68 +208,41 @@ class Session:
         transport = await self.ready_transport()  # closed, it says so before a picture is opened
         until = deadline or NO_END
         async with create_body(request, until) as body:
-            state = State.PLANNED
-            attempts = 0
-            failure: GrokVideoError | None = None
-            #: The last attempt that may have been accepted: no later one takes that back.
-            lost: AttemptOutcome | None = None
-            doubtful: list[int] = []
-            while True:
-                try:
-                    slots = await self._turn_for_create(until, _so_far(attempts, lost))
-                except (APITimeoutError, ConfigurationError, RateLimited) as error:
-                    if lost is not None:
-                        raise lost.as_error(  # noqa: B904 - it has one
-                            request, attempts, None, doubtful=doubtful, then=error
-                        )
-                    raise error from failure
-                attempts += 1
-                slot = Taken(slots)
-                post = partial(self._post, transport, body, slot)
-                sending = Sending(body, is_watched=self._connects_itself)
-                attempt = Attempt(request, sending, post, record)
-                state = advance(state, Event.SENDING_BEGAN)
-                try:
-                    # How long a picture is on its way nobody knows.
-                    ends = self._exchange_ends if isinstance(body, TextBody) else math.inf
-                    outcome = await attempt.run(until, ends)
-                except Exception as error:
-                    if lost is None or attempt.request_id is not None:
-                        raise
-                    attempts -= not attempt.was_sent
-                    raise lost.as_error(  # noqa: B904 - as above
-                        request, attempts, None, doubtful=doubtful, then=error
-                    )
-                finally:
-                    slot.release()
-                state = advance(state, outcome.event)
-                if outcome.request_id is not None:
-                    return outcome.request_id
-                if outcome.event is Event.ANSWER_LOST:
-                    lost = outcome
-                    doubtful.append(attempts)
-                failure = outcome.failure
-                assert failure is not None  # noqa: S101 - for the type checker: one of the two
-                if isinstance(failure, RateLimited):
-                    self._creates.pacer.throttled(current_time(), failure.retry_after)
-                delay = self.retry.create_delay(failure, attempts, self.random)
-                if delay is None or delay > until.remaining(current_time()):
-                    raise (lost or outcome).as_error(
-                        request, attempts, delay, doubtful=doubtful, then=failure
-                    )
-                logger.info("create not taken (%s); sent again in %.1f s", failure, delay)
-                if state is State.IN_DOUBT:
-                    state = advance(state, Event.RELEASED)  # the caller said so in `Retry`
-                await self._sleep_before(delay, request if lost is not None else None)
-
-    async def _sleep_before(self, delay: float, lost: VideoRequest | None) -> None:
-        """Wait for the next attempt; a client that is closed meanwhile has no turn for it."""
-        try:
-            await self.lifetime.sleep(delay)
-        except BaseException:
-            if lost is not None:
-                log_lost(lost)
-            raise
+            with Attempts(request) as tried:
+                while True:
+                    try:
+                        slots = await self._turn_for_create(until, tried.so_far)
+                    except (APITimeoutError, ConfigurationError, RateLimited) as error:
+                        if tried.is_in_doubt:
+                            raise tried.unknown(error)  # noqa: B904 - it has a cause
+                        raise error from tried.failure
+                    slot = Taken(slots)
+                    post = partial(self._post, transport, body, slot)
+                    sending = Sending(body, is_watched=self._connects_itself)
+                    attempt = Attempt(request, sending, post, record, is_in_doubt=tried.is_in_doubt)
+                    tried.begin()
+                    try:
+                        # How long a picture is on its way nobody knows.
+                        ends = self._exchange_ends if isinstance(body, TextBody) else math.inf
+                        outcome = await attempt.run(until, ends)
+                    except Exception as error:
+                        if not tried.is_in_doubt or attempt.request_id is not None:
+                            raise
+                        raise tried.unknown(error, was_sent=attempt.was_sent)  # noqa: B904 - as above
+                    finally:
+                        slot.release()
+                    tried.end(outcome)
+                    if outcome.request_id is not None:
+                        return outcome.request_id
+                    failure = outcome.failure
+                    assert failure is not None  # noqa: S101 - for the type checker: one of the two
+                    if isinstance(failure, RateLimited):
+                        self._creates.pacer.throttled(current_time(), failure.retry_after)
+                    delay = self.retry.create_delay(failure, tried.sent, self.random)
+                    if delay is None or delay > until.remaining(current_time()):
+                        raise tried.error(delay)
+                    logger.info("create not taken (%s); sent again in %.1f s", failure, delay)
+                    await self.lifetime.sleep(delay)
 
     async def _post(
         self, transport: Transport, body: CreateBody, slot: Taken, sending: Sending
@@ -443,15 +416,6 @@ def _not_in_time(problem: str, until: Deadline, so_far: str) -> APITimeoutError:
         f"{problem} within the {until.timeout:g} s of this call; {so_far}",
         may_have_been_sent=False,
     )
-
-
-def _so_far(attempts: int, lost: AttemptOutcome | None) -> str:
-    if lost is not None:
-        return "it was not sent once more"  # the error that this stands on tells the rest
-    if not attempts:
-        return "nothing was sent"
-    times = "once" if attempts == 1 else f"{attempts} times"
-    return f"it was tried {times} and never taken, nothing was created"
 
 
 def _too_long(delay: float, so_far: str) -> RateLimited:

@@ -92,6 +92,7 @@ FLOORS: list[tuple[str, list[str]]] = [
         "3 clients",
         [
             "_create",
+            "_attempts",
             "_session",
             "_poller",
             "_job",

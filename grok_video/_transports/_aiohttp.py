@@ -193,6 +193,7 @@ class _Payload(aiohttp.Payload):
         whole = memoryview(chunk)
         for start in range(0, len(chunk), TLS_PIECE):
             await writer.write(whole[start : start + TLS_PIECE])
+            await writer.drain()  # aiohttp itself waits after every second one
             self._get_on()
 
     async def write_with_length(

@@ -158,6 +158,7 @@ class HttpxTransport(Transport):
     ) -> Answer:
         while True:
             sent.start(fresh_only=body is not None and lines.ages_unknown)
+            # (Without a limit each chunk goes as it is: all of some bytes are those bytes.)
             most = TLS_PIECE if self._config.origin.scheme == "https" else sys.maxsize
             async with _upload(self._family, body, sent.get_on, most) as (stream, headers):
                 request = self._family.Request(
@@ -387,8 +388,8 @@ async def _upload(
 ) -> AsyncGenerator[tuple[Stream, dict[str, str]]]:
     """Give the body as the family's stream, with the headers that announce it.
 
-    In parts of so many bytes at `most`; `get_on` is called for each that is asked for: those before
-    it are taken.
+    In parts of at most `most` bytes; `get_on` is called for each that is asked for: those before it
+    are taken.
     """
     if body is None:
         yield family.ByteStream(b""), {}

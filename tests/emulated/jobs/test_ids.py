@@ -235,7 +235,7 @@ async def test_a_record_that_refuses_before_anything_is_sent_is_no_news_for_the_
         raise AssertionError("it was sent")
 
     sending = _create.Sending(TextBody(b"{}"), is_watched=True)
-    attempt = _create.Attempt(VideoRequest("drift"), sending, post, refuse)
+    attempt = _create.Attempt(VideoRequest("drift"), sending, post, refuse, is_in_doubt=False)
     with anyio.move_on_after(0.05) as scope:
         await attempt.run(Deadline(math.inf, None), 60.0)
     assert scope.cancelled_caught

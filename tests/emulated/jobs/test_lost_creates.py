@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from grok_video import (
     APITimeoutError,
@@ -146,16 +147,16 @@ class SlowRecord:
     """A record that takes longer over a beginning, or all it hears, than anybody waits."""
 
     def __init__(self, hangs_on: set[Event], *, is_full: bool = False) -> None:
-        self._hangs_on = hangs_on
-        self._is_full = is_full
+        self.hangs_on = hangs_on
+        self.is_full = is_full
         self.heard: list[Event] = []
         self.scope = anyio.CancelScope()
 
     async def __call__(self, event: Event, _: str | None) -> None:
         self.heard.append(event)
-        if self._is_full and event is not Event.SENDING_BEGAN:
+        if self.is_full and event is not Event.SENDING_BEGAN:
             raise OSError(errno.ENOSPC, "no space left on device")
-        if event in self._hangs_on:
+        if event in self.hangs_on:
             self.scope.cancel()
             await anyio.sleep_forever()
 
@@ -220,6 +221,52 @@ async def test_the_log_tells_that_nothing_was_sent_if_no_record_of_it_could_be_m
     (message,) = [line.getMessage() for line in caplog.records if line.levelname == "ERROR"]
     assert "could not be recorded" in message
     assert "nothing was created" in message
+
+
+@pytest.mark.parametrize("is_full", [False, True], ids=["recorded", "not recorded"])
+@pytest.mark.parametrize("waits_for", ["its turn", "the record of its beginning"])
+@pytest.mark.usefixtures("impatience")
+async def test_a_resend_that_is_cancelled_is_not_told_as_if_nothing_was_paid(
+    new_client: Callable[..., AsyncClient],
+    grok_emulator: Emulator,
+    caplog: pytest.LogCaptureFixture,
+    is_full: bool,
+    waits_for: str,
+) -> None:
+    """The create before it was lost, and may have been accepted: here it was."""
+    grok_emulator.script("create", [faults.CutRequest(accepted=True)])
+    retry = Retry(base=1e-9, cap=1e-9, resend_unknown_creates=True)
+    notes: list[str] = []
+    record = SlowRecord(set())
+
+    async def recorded(event: Event, request_id: str | None) -> None:
+        await record(event, request_id)
+        if event is not Event.ANSWER_LOST:
+            return
+        if waits_for == "its turn":
+            client._session._creates.pacer.throttled(current_time(), 60.0)
+            tasks.start_soon(cancel_when_idle)
+        record.hangs_on, record.is_full = {Event.SENDING_BEGAN}, is_full
+
+    async def cancel_when_idle() -> None:
+        for _ in range(100):  # turns of the loop, in which the pause before it passes
+            await checkpoint()
+        await anyio.wait_all_tasks_blocked()
+        record.scope.cancel()
+
+    async with new_client(grok_emulator, retry=retry) as client, anyio.create_task_group() as tasks:
+        with record.scope:
+            try:
+                await client._session.create(VideoRequest("drift"), record=recorded)
+            except anyio.get_cancelled_exc_class() as error:
+                notes += getattr(error, "__notes__", ())
+                raise
+    assert record.scope.cancelled_caught
+    assert len(grok_emulator.requests) == 1
+    assert _create.NOTHING_SENT not in notes
+    said = [line.getMessage() for line in caplog.records if line.levelname == "ERROR"]
+    assert [line for line in said if "may have been accepted and billed" in line]
+    assert not [line for line in said if "nothing was" in line]
 
 
 async def test_an_item_whose_create_was_lost_before_a_refused_resend_is_in_doubt(

@@ -1,0 +1,107 @@
+"""The attempts at one create: how many were sent, and which of them may have been accepted.
+
+What this is for: once an answer was lost, nothing that comes after it may be told as if nothing was
+paid. One attempt is `_create`; whether there is another one, and when, is decided in `_session`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from grok_video._errors import CreateOutcomeUnknown
+from grok_video._lifecycle import Event, State, advance
+from grok_video._log import logger
+
+if TYPE_CHECKING:
+    from grok_video._create import AttemptOutcome
+    from grok_video._errors import GrokVideoError
+    from grok_video._requests import VideoRequest
+
+__all__ = ["Attempts"]
+
+
+class Attempts:
+    """What came of a create so far; a context that logs a lost answer if no error tells of it."""
+
+    __slots__ = ("_doubtful", "_last", "_lost", "_request", "_state", "sent")
+
+    def __init__(self, request: VideoRequest) -> None:
+        self._request = request
+        self._state = State.PLANNED
+        self._last: AttemptOutcome | None = None
+        #: The last attempt that may have been accepted: no later one takes that back.
+        self._lost: AttemptOutcome | None = None
+        #: The numbers of all that may have been, counted from 1.
+        self._doubtful: list[int] = []
+        #: How many have begun.
+        self.sent: int = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        # `CreateOutcomeUnknown` says it itself.
+        if error is None or self._lost is None or isinstance(error, CreateOutcomeUnknown):
+            return
+        logger.error(
+            "the call was broken off after a create whose answer was lost: it may have been "
+            "accepted and billed (request %s)",
+            self._request.fingerprint()[:12],
+        )
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """True once one of them may have been accepted without an id."""
+        return self._lost is not None
+
+    @property
+    def so_far(self) -> str:
+        """What an error says that ends them before the next one."""
+        if self._lost is not None:
+            return "it was not sent once more"  # the error that this stands on tells the rest
+        if not self.sent:
+            return "nothing was sent"
+        times = "once" if self.sent == 1 else f"{self.sent} times"
+        return f"it was tried {times} and never taken, nothing was created"
+
+    def begin(self) -> None:
+        """The next one begins."""
+        if self._state is State.IN_DOUBT:
+            self._state = advance(self._state, Event.RELEASED)  # the caller said so in `Retry`
+        self._state = advance(self._state, Event.SENDING_BEGAN)
+        self.sent += 1
+
+    def end(self, outcome: AttemptOutcome) -> None:
+        """The one that began last came to this."""
+        self._state = advance(self._state, outcome.event)
+        self._last = outcome
+        if outcome.event is Event.ANSWER_LOST:
+            self._lost = outcome
+            self._doubtful.append(self.sent)
+
+    @property
+    def failure(self) -> GrokVideoError | None:
+        """Why the last one failed, if one did."""
+        return self._last.failure if self._last is not None else None
+
+    def unknown(self, then: Exception, *, was_sent: bool = True) -> GrokVideoError:
+        """Return what the caller is told of those in doubt, where `then` has ended the attempts.
+
+        Not `was_sent` if the one that began last never went out.
+        """
+        assert self._lost is not None  # noqa: S101 - for the type checker
+        self.sent -= not was_sent
+        return self._lost.as_error(
+            self._request, self.sent, None, doubtful=self._doubtful, then=then
+        )
+
+    def error(self, delay: float | None) -> GrokVideoError:
+        """Return what the caller is told if there is no next one, as one after `delay` is too late.
+
+        None if there would be none at any time.
+        """
+        last = self._last
+        assert last is not None  # noqa: S101 - for the type checker
+        return (self._lost or last).as_error(
+            self._request, self.sent, delay, doubtful=self._doubtful, then=last.failure
+        )
