@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from grok_video._transports._base import Transport
     from grok_video._urls import Origin
 
-__all__ = ["check_destination", "close", "is_under_way", "no_turn", "save", "stream"]
+__all__ = ["check_destination", "close", "no_turn", "save", "stream"]
 
 #: Bytes handed to a worker thread at once: a hand-over costs about 0.1 ms, which 1 MiB hides.
 _BATCH: Final = 2**20
@@ -57,11 +57,6 @@ async def check_destination(
         return
     problem = f"it could not be looked at within the {until.timeout:g} s of this call"
     raise _place.refusal(destination, problem, request_id)
-
-
-async def is_under_way(destination: str | os.PathLike[str]) -> bool:
-    """Return whether a download to this place has begun and has not come to its end."""
-    return await CHECKS.run(_place.is_under_way, destination)
 
 
 async def save(

@@ -86,8 +86,8 @@ class Entry:
     sha256: str | None = None
     error_type: str | None = None
     error: str | None = None
-    #: True if an earlier run was torn out of a fetch: a file in its place may be its own, and is if
-    #: it has the same bytes.
+    #: True if an earlier run may have died right after a fetch: a file in its place may be its own,
+    #: and is if it has the same bytes.
     may_be_saved: bool = False
     #: The row of `request` that is to be written with the next event.
     request_row: tuple[Any, ...] | None = field(default=None, repr=False)

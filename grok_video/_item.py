@@ -228,15 +228,14 @@ class ItemRun:
                 self._journal.note(entry, Event.FETCHING_BEGAN)
             # A death between the file's name and its record leaves the whole video there. Nobody
             # knows but by comparing: a fetch that was torn out may have left nothing, and whatever
-            # came to its place since is somebody's. (As long as its part is there, it certainly is
-            # not this item's.)
-            adopt = self._may_be_saved and not await _download.is_under_way(self._place())
+            # came to its place since is somebody's. (A part beside it says nothing: it may be that
+            # of a run that died while it compared.)
             self._video = video = await save(
                 poller,
                 video,
                 self._place(),
                 overwrite=self._course.overwrite,
-                adopt=adopt,
+                adopt=self._may_be_saved,
                 sha256=self._course.sha256,
                 deadline=NO_END,
             )

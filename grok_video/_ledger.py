@@ -273,7 +273,7 @@ class Ledger(Journal):
             path=path,
             size=size,
             sha256=sha256,
-            may_be_saved=_was_torn_out(facts.events) and rest[0] is None,
+            may_be_saved=_may_be_saved(facts.events) and rest[0] is None,
             error_type=rest[0],
             error=rest[1],
             open_usd=Decimal(str(rest[2])),
@@ -414,14 +414,21 @@ def _was_found(events: Sequence[Event]) -> bool:
     return next(came, None) is Event.ID_FOUND
 
 
-def _was_torn_out(events: Sequence[Event]) -> bool:
-    """Return whether the last fetch had no end, but for that of its run."""
-    last = next((n for n, one in enumerate(reversed(events)) if one is Event.FETCHING_BEGAN), None)
-    return last is not None and set(events[len(events) - last :]) <= _ENDS_OF_RUNS
+def _may_be_saved(events: Sequence[Event]) -> bool:
+    """Return whether the last run may have given a file its name and died before its word for it.
+
+    So it may once the job was there: that a fetch begins is written with the next group, and nobody
+    waits for it.
+    """
+    last = next((one for one in reversed(events) if one not in _ENDS_OF_RUNS), None)
+    return last in _BEFORE_SAVED
 
 
-#: What is noted where a run ends in the middle of a fetch, or of anything after it.
+#: What is noted where a run ends in the middle of a fetch, or of anything else.
 _ENDS_OF_RUNS: Final = frozenset({Event.FETCHING_BROKE, Event.INTERRUPTED})
+_BEFORE_SAVED: Final = frozenset(
+    {Event.ACCEPTED, Event.ID_FOUND, Event.RENDERED, Event.FETCHING_BEGAN}
+)
 
 
 def _unix(moment: str | None) -> float | None:

@@ -16,7 +16,7 @@ from grok_video._destination import Destination
 from grok_video._errors import DestinationError, resume_hint
 from grok_video._partrecord import Record
 
-__all__ = ["TAKEN", "TAKEN_MEANWHILE", "Place", "check", "is_under_way", "refusal"]
+__all__ = ["TAKEN", "TAKEN_MEANWHILE", "Place", "check", "refusal"]
 
 #: Longest file name in bytes on every file system in use (ext4, xfs, apfs, ntfs).
 _LONGEST_NAME: Final = 255
@@ -93,19 +93,6 @@ def check(destination: str | os.PathLike[str], *, overwrite: bool, request_id: s
     problem = place.check(overwrite=overwrite)
     if problem is not None:
         raise refusal(destination, problem, request_id)
-
-
-def is_under_way(destination: str | os.PathLike[str]) -> bool:
-    """Return whether a download to this place has begun and not yet given its file the name."""
-    place = Place(destination)
-    try:
-        part = place.part.lstat()
-    except OSError:
-        return False
-    try:  # between its two names it has both
-        return not os.path.samestat(part, place.file.lstat())
-    except OSError:
-        return True
 
 
 def refusal(

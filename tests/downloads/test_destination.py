@@ -70,20 +70,6 @@ async def test_a_part_that_somebody_changes_is_not_called_the_video(
         assert not part.exists() or part.read_bytes() == b"theirs"
 
 
-async def test_a_download_is_under_way_from_its_part_to_its_name(tmp_path: Path) -> None:
-    file, part = tmp_path / "cat.mp4", tmp_path / "cat.mp4.part"
-    assert not await _download.is_under_way(file)
-    part.write_bytes(b"half")
-    assert await _download.is_under_way(file)
-    file.write_bytes(b"somebody's")
-    assert await _download.is_under_way(file)
-    file.unlink()
-    file.hardlink_to(part)  # in the middle of getting its name
-    assert not await _download.is_under_way(file)
-    part.unlink()
-    assert not await _download.is_under_way(file)
-
-
 FORKING = """
 import os, sys
 from grok_video._partfile import Batch, PartFile

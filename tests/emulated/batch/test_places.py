@@ -101,3 +101,35 @@ async def test_a_file_that_is_the_video_byte_for_byte_is_taken_for_it(
     assert found["key-000"].video.size == before.st_size
     assert file.stat().st_ino == before.st_ino, "it was not touched"
     assert list(words["out"].iterdir()) == [file]
+
+
+async def test_a_death_while_a_file_is_compared_does_not_make_it_somebody_elses(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    """One death left the video and no word for it, the next one the part it was compared with."""
+    words = await torn_out(client, grok_emulator, tmp_path)
+    file = words["out"] / "key-000.mp4"
+    await client.job(grok_emulator.creates[0].request_id).download(file)
+    file.with_name("key-000.mp4.part").touch()
+    found = await outcomes(client, requests(1), **words)
+    assert states(found) == {"key-000": "saved"}
+    assert list(words["out"].iterdir()) == [file]
+    assert grok_emulator.accepted == 1
+
+
+@pytest.mark.parametrize("theirs", [False, True], ids=["the video", "somebody's"])
+async def test_a_run_that_died_before_a_word_of_its_fetch_was_written_may_have_saved_the_video(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path, theirs: bool
+) -> None:
+    """That a fetch begins is written with the next group, and a quick one may be done by then."""
+    words = {"out": tmp_path / "videos", "ledger": tmp_path / "a.sqlite"}
+    async with client.batch(requests(1), **words):
+        await until(lambda: grok_emulator.accepted)
+    file, copy = words["out"] / "key-000.mp4", tmp_path / "a.mp4"
+    await client.job(grok_emulator.creates[0].request_id).download(copy)
+    whole = copy.read_bytes()
+    file.write_bytes(bytes(len(whole)) if theirs else whole)
+    found = await outcomes(client, requests(1), **words)
+    assert states(found) == {"key-000": "unfetched" if theirs else "saved"}
+    assert file.read_bytes() == (bytes(len(whole)) if theirs else whole)
+    assert grok_emulator.accepted == 1
