@@ -21,7 +21,11 @@ __all__ = ["Attempts"]
 
 
 class Attempts:
-    """What came of a create so far; a context that logs a lost answer if no error tells of it."""
+    """What came of a create so far.
+
+    A context: where an error leaves it that does not tell of the answers that were lost, the log
+    does.
+    """
 
     __slots__ = ("_doubtful", "_last", "_lost", "_request", "_state", "sent")
 
@@ -43,9 +47,12 @@ class Attempts:
         # `CreateOutcomeUnknown` says it itself.
         if error is None or self._lost is None or isinstance(error, CreateOutcomeUnknown):
             return
+        several = len(self._doubtful) > 1
         logger.error(
-            "the call was broken off after a create whose answer was lost: it may have been "
-            "accepted and billed (request %s)",
+            "the call was broken off after %s whose answer was lost: %s may have been accepted and "
+            "billed (request %s)",
+            f"{len(self._doubtful)} creates" if several else "a create",
+            "each" if several else "it",
             self._request.fingerprint()[:12],
         )
 

@@ -240,6 +240,13 @@ class Attempt:
         return self._outcome.request_id if self._outcome is not None else None
 
     @property
+    def lost(self) -> AttemptOutcome | None:
+        """What came of it if its answer was lost, whether `run` returned that or not."""
+        if self._outcome is not None and self._outcome.event is Event.ANSWER_LOST:
+            return self._outcome
+        return None
+
+    @property
     def _was_not_taken(self) -> bool:
         return self._outcome is not None and self._outcome.event is Event.NOT_TAKEN
 
@@ -390,6 +397,8 @@ class Attempt:
         end = "has no id"
         if self.request_id is not None:
             end = f"was accepted. {resume_hint(self.request_id)}"
+        elif self.lost is not None:
+            end = "may have been accepted and billed, and has no id"
         elif self._was_not_taken:
             end = "was not taken" + ("" if self._is_in_doubt else ", and nothing was created")
         logger.error(

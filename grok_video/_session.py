@@ -225,8 +225,14 @@ class Session:
                         # How long a picture is on its way nobody knows.
                         ends = self._exchange_ends if isinstance(body, TextBody) else math.inf
                         outcome = await attempt.run(until, ends)
-                    except Exception as error:
-                        if not tried.is_in_doubt or attempt.request_id is not None:
+                    except BaseException as error:
+                        if attempt.lost is not None:  # while it was cancelled, or not recorded
+                            tried.end(attempt.lost)
+                        if (
+                            not isinstance(error, Exception)
+                            or not tried.is_in_doubt
+                            or attempt.request_id is not None
+                        ):
                             raise
                         raise tried.unknown(error, was_sent=attempt.was_sent)  # noqa: B904 - as above
                     finally:
@@ -241,7 +247,15 @@ class Session:
                     delay = self.retry.create_delay(failure, tried.sent, self.random)
                     if delay is None or delay > until.remaining(current_time()):
                         raise tried.error(delay)
-                    logger.info("create not taken (%s); sent again in %.1f s", failure, delay)
+                    if attempt.lost is None:
+                        logger.info("create not taken (%s); sent again in %.1f s", failure, delay)
+                    else:
+                        logger.warning(
+                            "the answer to a create was lost, it may have been accepted and billed "
+                            "(%s); sent again in %.1f s",
+                            failure,
+                            delay,
+                        )
                     await self.lifetime.sleep(delay)
 
     async def _post(

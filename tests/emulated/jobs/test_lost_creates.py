@@ -269,6 +269,36 @@ async def test_a_resend_that_is_cancelled_is_not_told_as_if_nothing_was_paid(
     assert not [line for line in said if "nothing was" in line]
 
 
+@pytest.mark.parametrize("lost", [1, 2])
+async def test_a_create_that_is_lost_while_its_caller_is_cancelled_is_logged(
+    new_client: Callable[..., AsyncClient],
+    grok_emulator: Emulator,
+    caplog: pytest.LogCaptureFixture,
+    lost: int,
+) -> None:
+    grok_emulator.script("create", [faults.CutRequest(accepted=True)] * lost)
+    retry = Retry(base=1e-9, cap=1e-9, resend_unknown_creates=True)
+    heard: list[Event] = []
+
+    async def record(event: Event, _: str | None) -> None:
+        heard.append(event)
+        if heard.count(Event.ANSWER_LOST) == lost:
+            scope.cancel()
+            await checkpoint()
+
+    async with new_client(grok_emulator, retry=retry) as client:
+        with anyio.CancelScope() as scope:
+            await client._session.create(VideoRequest("drift"), record=record)
+    assert scope.cancelled_caught
+    assert grok_emulator.accepted == lost
+    (message,) = [line.getMessage() for line in caplog.records if line.levelname == "ERROR"]
+    assert "may have been accepted and billed" in message
+    assert ("2 creates" in message) == (lost == 2)
+    # An answer that was lost is not told as a create that was not taken.
+    resent = [line for line in caplog.records if "sent again" in line.getMessage()]
+    assert [line.levelname for line in resent] == ["WARNING"] * (lost - 1)
+
+
 async def test_an_item_whose_create_was_lost_before_a_refused_resend_is_in_doubt(
     new_client: Callable[..., AsyncClient], grok_emulator: Emulator, tmp_path: Path
 ) -> None:
