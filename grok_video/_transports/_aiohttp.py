@@ -181,12 +181,14 @@ class _Payload(aiohttp.Payload):
         self.began = True
         async for chunk in self._body.chunks():
             if self._over_tls and len(chunk) > TLS_PIECE:
-                await self._encrypt(chunk, writer)
+                await self._write_in_pieces(chunk, writer)
             else:
                 await writer.write(chunk)
                 self._get_on()
 
-    async def _encrypt(self, chunk: bytes, writer: aiohttp.abc.AbstractStreamWriter) -> None:
+    async def _write_in_pieces(
+        self, chunk: bytes, writer: aiohttp.abc.AbstractStreamWriter
+    ) -> None:
         if isinstance(writer, StreamWriter) and writer.transport is not None:
             # asyncio lets 512 KiB wait behind TLS, in each upload to a server that is slow.
             writer.transport.set_write_buffer_limits(TLS_PIECE)
