@@ -27,17 +27,17 @@ class Attempts:
     does.
     """
 
-    __slots__ = ("_doubtful", "_last", "_lost", "_request", "_state", "sent")
+    __slots__ = ("_doubtful", "_last", "_lost", "_state", "request", "sent")
 
     def __init__(self, request: VideoRequest) -> None:
-        self._request = request
+        self.request: VideoRequest = request
         self._state = State.PLANNED
         self._last: AttemptOutcome | None = None
         #: The last attempt that may have been accepted: no later one takes that back.
         self._lost: AttemptOutcome | None = None
         #: The numbers of all that may have been, counted from 1.
         self._doubtful: list[int] = []
-        #: How many have begun.
+        #: How many were given to the transport, and have ended.
         self.sent: int = 0
 
     def __enter__(self) -> Self:
@@ -53,7 +53,7 @@ class Attempts:
             "billed (request %s)",
             f"{len(self._doubtful)} creates" if several else "a create",
             "each" if several else "it",
-            self._request.fingerprint()[:12],
+            self.request.fingerprint()[:12],
         )
 
     @property
@@ -76,12 +76,12 @@ class Attempts:
         if self._state is State.IN_DOUBT:
             self._state = advance(self._state, Event.RELEASED)  # the caller said so in `Retry`
         self._state = advance(self._state, Event.SENDING_BEGAN)
-        self.sent += 1
 
     def end(self, outcome: AttemptOutcome) -> None:
         """The one that began last came to this."""
         self._state = advance(self._state, outcome.event)
         self._last = outcome
+        self.sent += outcome.was_sent
         if outcome.event is Event.ANSWER_LOST:
             self._lost = outcome
             self._doubtful.append(self.sent)
@@ -91,15 +91,11 @@ class Attempts:
         """Why the last one failed, if one did."""
         return self._last.failure if self._last is not None else None
 
-    def unknown(self, then: Exception, *, was_sent: bool = True) -> GrokVideoError:
-        """Return what the caller is told of those in doubt, where `then` has ended the attempts.
-
-        Not `was_sent` if the one that began last never went out.
-        """
+    def unknown(self, then: Exception) -> GrokVideoError:
+        """Return what the caller is told of those in doubt, where `then` has ended the attempts."""
         assert self._lost is not None  # noqa: S101 - for the type checker
-        self.sent -= not was_sent
         return self._lost.as_error(
-            self._request, self.sent, None, doubtful=self._doubtful, then=then
+            self.request, self.sent, None, doubtful=self._doubtful, then=then
         )
 
     def error(self, delay: float | None) -> GrokVideoError:
@@ -110,5 +106,5 @@ class Attempts:
         last = self._last
         assert last is not None  # noqa: S101 - for the type checker
         return (self._lost or last).as_error(
-            self._request, self.sent, delay, doubtful=self._doubtful, then=last.failure
+            self.request, self.sent, delay, doubtful=self._doubtful, then=last.failure
         )

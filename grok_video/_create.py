@@ -149,7 +149,13 @@ class AttemptOutcome:
         self.event = event
         self.request_id = request_id
         self.failure = failure
+        #: When it was given to the transport, in seconds of the clock; 0 if it was not.
         self.sent_at = sent_at
+
+    @property
+    def was_sent(self) -> bool:
+        """True if it was given to the transport."""
+        return self.sent_at > 0
 
     def as_error(
         self,
@@ -220,7 +226,8 @@ class Attempt:
         self._post = post
         self._record = record
         self._is_in_doubt = is_in_doubt
-        self._outcome: AttemptOutcome | None = None
+        #: What came of it as far as that is known, whether `run` returned it or not.
+        self.outcome: AttemptOutcome | None = None
         self._sent_at = 0.0
         #: True once nobody waits for it any more.
         self._is_unwanted = False
@@ -230,25 +237,8 @@ class Attempt:
         self._told = False
 
     @property
-    def was_sent(self) -> bool:
-        """True once it was given to the transport."""
-        return self._sent_at > 0
-
-    @property
-    def request_id(self) -> str | None:
-        """The id, once there is one."""
-        return self._outcome.request_id if self._outcome is not None else None
-
-    @property
-    def lost(self) -> AttemptOutcome | None:
-        """What came of it if its answer was lost, whether `run` returned that or not."""
-        if self._outcome is not None and self._outcome.event is Event.ANSWER_LOST:
-            return self._outcome
-        return None
-
-    @property
     def _was_not_taken(self) -> bool:
-        return self._outcome is not None and self._outcome.event is Event.NOT_TAKEN
+        return self.outcome is not None and self.outcome.event is Event.NOT_TAKEN
 
     async def run(self, until: Deadline, timeout: float) -> AttemptOutcome:
         """Return what came of it, at `until` and its grace at the latest.
@@ -277,15 +267,13 @@ class Attempt:
         if failure is not None:  # in the grace after the deadline
             raise failure
         self._log_untold(None)
-        if self._outcome is None:
+        if self.outcome is None:
             silence = APITimeoutError(
                 f"no answer within {self._within}, nor in the {CANCEL_GRACE:g} s after",
                 may_have_been_sent=True,
             )
-            self._outcome = AttemptOutcome(
-                Event.ANSWER_LOST, failure=silence, sent_at=self._sent_at
-            )
-        return self._outcome
+            self.outcome = AttemptOutcome(Event.ANSWER_LOST, failure=silence, sent_at=self._sent_at)
+        return self.outcome
 
     def _grace(self) -> float:
         """The seconds for which an answer is waited for by a caller that was cancelled just now.
@@ -315,7 +303,7 @@ class Attempt:
             event = meaning_of_failed_create(failure)
             # Without its frames, which hold what the server said before it was redacted.
             failure = failure.with_traceback(None)
-            self._outcome = AttemptOutcome(event, failure=failure, sent_at=self._sent_at)
+            self.outcome = AttemptOutcome(event, failure=failure, sent_at=self._sent_at)
             await self._note(event, None)
         except GrokVideoError:
             raise  # what stands in the way of sending
@@ -328,7 +316,7 @@ class Attempt:
                 f"the transport failed with {type(error).__name__}", may_have_been_sent=True
             )
             broken.__cause__ = error
-            self._outcome = AttemptOutcome(Event.ANSWER_LOST, failure=broken, sent_at=self._sent_at)
+            self.outcome = AttemptOutcome(Event.ANSWER_LOST, failure=broken, sent_at=self._sent_at)
             await self._note(Event.ANSWER_LOST, None)
         except BaseException as error:
             if not is_cancellation(error):
@@ -347,7 +335,9 @@ class Attempt:
                 await self._note(Event.ANSWER_LOST, None)
             raise
         else:
-            self._outcome = AttemptOutcome(Event.ACCEPTED, request_id=request_id)
+            self.outcome = AttemptOutcome(
+                Event.ACCEPTED, request_id=request_id, sent_at=self._sent_at
+            )
             try:
                 await self._note(Event.ACCEPTED, request_id)
             except BaseException as error:
@@ -378,7 +368,7 @@ class Attempt:
         elif self._sending.given:
             problem = f"it could not be sent whole within {self._within}; nothing was created"
         failure = APITimeoutError(problem, may_have_been_sent=False)
-        self._outcome = AttemptOutcome(Event.NOT_TAKEN, failure=failure)
+        self.outcome = AttemptOutcome(Event.NOT_TAKEN, failure=failure, sent_at=self._sent_at)
         await self._note(Event.NOT_TAKEN, None)
 
     async def _note(self, event: Event, request_id: str | None) -> None:
@@ -392,12 +382,13 @@ class Attempt:
 
     def _log_untold(self, failure: Exception | None) -> None:
         """Log what came of a create that was begun, if `record` failed or was cut off with it."""
-        if self._told or (self._outcome is None and not self._sent_at):
+        outcome = self.outcome
+        if self._told or (outcome is None and not self._sent_at):
             return
         end = "has no id"
-        if self.request_id is not None:
-            end = f"was accepted. {resume_hint(self.request_id)}"
-        elif self.lost is not None:
+        if outcome is not None and outcome.request_id is not None:
+            end = f"was accepted. {resume_hint(outcome.request_id)}"
+        elif outcome is not None and outcome.event is Event.ANSWER_LOST:
             end = "may have been accepted and billed, and has no id"
         elif self._was_not_taken:
             end = "was not taken" + ("" if self._is_in_doubt else ", and nothing was created")

@@ -29,6 +29,7 @@ from grok_video._errors import (
     UnexpectedResponse,
     reword,
 )
+from grok_video._lifecycle import Event
 from grok_video._lifetime import Lifetime
 from grok_video._log import logger
 from grok_video._models import JobStatus, Snapshot
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from grok_video._body import CreateBody
-    from grok_video._create import Record
+    from grok_video._create import AttemptOutcome, Record
     from grok_video._policies import Deadline, Limits, Retry
     from grok_video._polling import Polling
     from grok_video._requests import VideoRequest
@@ -210,53 +211,72 @@ class Session:
         async with create_body(request, until) as body:
             with Attempts(request) as tried:
                 while True:
-                    try:
-                        slots = await self._turn_for_create(until, tried.so_far)
-                    except (APITimeoutError, ConfigurationError, RateLimited) as error:
-                        if tried.is_in_doubt:
-                            raise tried.unknown(error)  # noqa: B904 - it has a cause
-                        raise error from tried.failure
-                    slot = Taken(slots)
-                    post = partial(self._post, transport, body, slot)
-                    sending = Sending(body, is_watched=self._connects_itself)
-                    attempt = Attempt(request, sending, post, record, is_in_doubt=tried.is_in_doubt)
-                    tried.begin()
-                    try:
-                        # How long a picture is on its way nobody knows.
-                        ends = self._exchange_ends if isinstance(body, TextBody) else math.inf
-                        outcome = await attempt.run(until, ends)
-                    except BaseException as error:
-                        if attempt.lost is not None:  # while it was cancelled, or not recorded
-                            tried.end(attempt.lost)
-                        if (
-                            not isinstance(error, Exception)
-                            or not tried.is_in_doubt
-                            or attempt.request_id is not None
-                        ):
-                            raise
-                        raise tried.unknown(error, was_sent=attempt.was_sent)  # noqa: B904 - as above
-                    finally:
-                        slot.release()
-                    tried.end(outcome)
+                    outcome = await self._try_once(transport, body, tried, until, record)
                     if outcome.request_id is not None:
                         return outcome.request_id
-                    failure = outcome.failure
-                    assert failure is not None  # noqa: S101 - for the type checker: one of the two
-                    if isinstance(failure, RateLimited):
-                        self._creates.pacer.throttled(current_time(), failure.retry_after)
-                    delay = self.retry.create_delay(failure, tried.sent, self.random)
-                    if delay is None or delay > until.remaining(current_time()):
-                        raise tried.error(delay)
-                    if attempt.lost is None:
-                        logger.info("create not taken (%s); sent again in %.1f s", failure, delay)
-                    else:
-                        logger.warning(
-                            "the answer to a create was lost, it may have been accepted and billed "
-                            "(%s); sent again in %.1f s",
-                            failure,
-                            delay,
-                        )
-                    await self.lifetime.sleep(delay)
+                    await self._sleep_before_next(tried, outcome, until)
+
+    async def _try_once(
+        self,
+        transport: Transport,
+        body: CreateBody,
+        tried: Attempts,
+        until: Deadline,
+        record: Record | None,
+    ) -> AttemptOutcome:
+        """Send the create once, when it has its turn, and return what came of it.
+
+        Raises what ends the call, worded for all that was tried before.
+        """
+        try:
+            slots = await self._turn_for_create(until, tried.so_far)
+        except (APITimeoutError, ConfigurationError, RateLimited) as error:
+            if tried.is_in_doubt:
+                raise tried.unknown(error)  # noqa: B904 - it has a cause
+            raise error from tried.failure
+        slot = Taken(slots)
+        post = partial(self._post, transport, body, slot)
+        sending = Sending(body, is_watched=self._connects_itself)
+        attempt = Attempt(tried.request, sending, post, record, is_in_doubt=tried.is_in_doubt)
+        tried.begin()
+        try:
+            # How long a picture is on its way nobody knows.
+            ends = self._exchange_ends if isinstance(body, TextBody) else math.inf
+            outcome = await attempt.run(until, ends)
+        except BaseException as error:
+            known = attempt.outcome
+            if known is not None:  # while it was cancelled, or not recorded
+                tried.end(known)
+            is_accepted = known is not None and known.request_id is not None
+            if isinstance(error, Exception) and tried.is_in_doubt and not is_accepted:
+                raise tried.unknown(error)  # noqa: B904 - as above
+            raise
+        finally:
+            slot.release()
+        tried.end(outcome)
+        return outcome
+
+    async def _sleep_before_next(
+        self, tried: Attempts, outcome: AttemptOutcome, until: Deadline
+    ) -> None:
+        """Return when the create may be sent again; raises what it failed with if it may not."""
+        failure = outcome.failure
+        assert failure is not None  # noqa: S101 - for the type checker: it has no id
+        if isinstance(failure, RateLimited):
+            self._creates.pacer.throttled(current_time(), failure.retry_after)
+        delay = self.retry.create_delay(failure, tried.sent, self.random)
+        if delay is None or delay > until.remaining(current_time()):
+            raise tried.error(delay)
+        if outcome.event is Event.ANSWER_LOST:
+            logger.warning(
+                "the answer to a create was lost, it may have been accepted and billed (%s); "
+                "sent again in %.1f s",
+                failure,
+                delay,
+            )
+        else:
+            logger.info("create not taken (%s); sent again in %.1f s", failure, delay)
+        await self.lifetime.sleep(delay)
 
     async def _post(
         self, transport: Transport, body: CreateBody, slot: Taken, sending: Sending

@@ -187,6 +187,27 @@ async def test_a_create_whose_beginning_is_not_recorded_in_time_was_not_sent(
     assert not grok_emulator.requests
 
 
+@pytest.mark.usefixtures("impatience")
+async def test_a_resend_whose_beginning_is_not_recorded_in_time_is_not_said_to_be_sent(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("create", [faults.CutRequest(accepted=True)])
+    retry = Retry(base=1e-9, cap=1e-9, resend_unknown_creates=True)
+    record = SlowRecord(set())
+
+    async def recorded(event: Event, request_id: str | None) -> None:
+        await record(event, request_id)
+        if event is Event.ANSWER_LOST:
+            record.hangs_on = {Event.SENDING_BEGAN}
+
+    until = Deadline.after(current_time(), 0.5)
+    async with new_client(grok_emulator, retry=retry) as client:
+        with pytest.raises(CreateOutcomeUnknown, match="Nothing was sent again") as caught:
+            await client._session.create(VideoRequest("drift"), deadline=until, record=recorded)
+    assert "its beginning was not recorded" in "".join(caught.value.__notes__)
+    assert len(grok_emulator.requests) == 1
+
+
 @HANGING
 @pytest.mark.usefixtures("impatience")
 async def test_a_create_that_is_cancelled_while_its_beginning_is_recorded_was_not_sent(
