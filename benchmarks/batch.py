@@ -39,7 +39,7 @@ def run(tiny: bool) -> dict:
     jobs_of = {False: 60, True: 30} if tiny else {False: 500, True: 500}
     #: Caches of a fixed size are still filling here: 3,000 lines took 8.5 MiB, 25,000 took 16.0 and
     #: 100,000 took 17.5, in nine minutes.
-    sizes = (50, 100) if tiny else (1500, 6000)
+    sizes = (50, 100) if tiny else (1000, 4000)
     found: dict = {
         "question": f"throughput of a batch, {width} in flight, with a ledger and without",
         "runs": rounds,

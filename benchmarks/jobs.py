@@ -36,17 +36,18 @@ POLLS = 5
 FILE = b"\0\0\0\x18ftypmp42" + bytes(2**16 - 12)
 #: Connections of either way.
 POOL = 200
-#: Seconds between polls: long enough that many jobs are in flight at once.
+#: Seconds between polls: long enough that many jobs are in flight at once, and where 200 are, not
+#: much longer than their work takes.
 INTERVAL = 0.1
+SHORT_INTERVAL = 0.05
 #: By how many jobs are at once: jobs of a round, rounds of a process, pairs of processes. One after
 #: the other is a short round, in which what else the machine does strikes one way alone: so many.
 CROWDS = {1: (80, 5, 9), 200: (600, 1, 7)}
 #: What the raw job takes on the machine for which the 40 us of a poll were asked, 200 at once.
 RAW_JOB_MS = 1.04
 #: Rounds of 10,000 jobs in flight. A slow machine, where one takes a minute and more, begins no
-#: more of them after these seconds and has these at least; `--patient` has them all anywhere. What
-#: has no bar has no more than the least either.
-FLIGHTS, FLIGHT_SECONDS, FEWEST_FLIGHTS = 7, 190, 3
+#: more of them after these seconds and has these at least; `--patient` has them all anywhere.
+FLIGHTS, FLIGHT_SECONDS, FEWEST_FLIGHTS = 7, 170, 3
 #: What a program that does nothing else may set (README, Settings): by default Python looks for
 #: garbage after 700 new objects, which are hardly ever any, and each look visits what waits.
 RARELY = (50_000, 20, 100)
@@ -61,7 +62,7 @@ def run(tiny: bool, *, patient: bool = False) -> dict:
     with serving() as port:
         pin(0)
         for at_once, (jobs, rounds, pairs) in crowds.items():
-            interval = 0.0 if at_once == 1 else INTERVAL / 10 if tiny else INTERVAL
+            interval = 0.0 if at_once == 1 else INTERVAL / 10 if tiny else SHORT_INTERVAL
             seen: dict[str, list[float]] = {"raw": [], "ours": []}
             for number in range(pairs):
                 ways = ("raw", "ours") if number % 2 else ("ours", "raw")
@@ -93,19 +94,18 @@ def run(tiny: bool, *, patient: bool = False) -> dict:
 def in_flight(port: int, seconds: float) -> tuple[dict, list[dict]]:
     """Return figures and bars of very many jobs at once, each round in processes of its own."""
     seen: dict[int, dict[str, list[dict]]] = {
-        count: {"raw": [], "ours": []} for count in (1000, 10_000)
+        1000: {"ours": []},
+        10_000: {"raw": [], "ours": []},
     }
     rarely: list[float] = []
     began = time.monotonic()
     for number in range(FLIGHTS):
         if number >= FEWEST_FLIGHTS and time.monotonic() - began > seconds:
             break
-        has_all = number < FEWEST_FLIGHTS
         for count, ways in seen.items():
-            for way in ("raw", "ours") if number % 2 else ("ours", "raw"):
-                if has_all or (count, way) != (1000, "raw"):
-                    ways[way].append(flight(way, port, count))
-        if has_all:
+            for way in ways if number % 2 else reversed(ways):
+                ways[way].append(flight(way, port, count))
+        if number < FEWEST_FLIGHTS:  # there is no bar for it
             rarely.append(flight("rarely", port, 1000)["ms"])
 
     def figures(count: int, way: str, figure: str) -> list[float]:
@@ -114,9 +114,9 @@ def in_flight(port: int, seconds: float) -> tuple[dict, list[dict]]:
     found: dict = {
         count: {
             way: {figure: spread(figures(count, way, figure)) for figure in ("ms", "peak_mib")}
-            for way in ("raw", "ours")
+            for way in ways
         }
-        for count in seen
+        for count, ways in seen.items()
     }
     usual = figures(1000, "ours", "ms")[: len(rarely)]
     found["1000 with rare garbage collection / as usual"] = paired(rarely, usual)
