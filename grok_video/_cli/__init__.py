@@ -1,11 +1,12 @@
 """The command line, from the outside: `main`, which both `grok-video` and `python -m` call.
 
 Only the standard library is imported here, so that a missing extra is one sentence and `--help`
-costs what typer costs. The modules of this package: `_app` (words and options), `_connect` (where
-requests go), `_jobs`, `_doctor` and `_serve` (what is done), `_arguments` (a request from words),
-`_endings` (exit codes, last words), `_interrupts` (signals), `_console` and `_bar` (what is shown,
-and where). For many jobs: `_rows` (the manifest), `_plan` (its options), `_batch` (what is done),
-`_words` (what is said of it), `_progress` (its bar) and `_show` (its report).
+costs what typer costs. The modules of this package: `_app` (commands) and `_options` (what several
+of them take), `_connect` (where requests go), `_jobs`, `_doctor` and `_serve` (what is done),
+`_arguments` (a request from words), `_endings` (exit codes, last words), `_interrupts` (signals),
+`_console` and `_bar` (what is shown, and where). For many jobs: `_rows` (the manifest), `_plan`
+(its options), `_batch` (what is done), `_words` (what is said of it), `_progress` (its bar) and
+`_show` (its report).
 """
 
 from __future__ import annotations

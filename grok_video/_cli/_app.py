@@ -1,4 +1,4 @@
-"""The words of the command line: commands, options and their help; usage errors in one line.
+"""The words of the command line: commands and their help; usage errors in one line.
 
 Everything a command does is imported when it runs, so that `--help` costs typer and nothing else.
 """
@@ -13,6 +13,30 @@ from typing import Annotated
 import typer
 
 from grok_video import __version__
+from grok_video._cli._options import (
+    ApiKeyFile,
+    AspectRatio,
+    BaseUrl,
+    Duration,
+    EmulatorFlag,
+    ImageOption,
+    Json,
+    Model,
+    NoEmulator,
+    Out,
+    Overwrite,
+    PollInterval,
+    Prompt,
+    RequestId,
+    RequiredOut,
+    Resolution,
+    Size,
+    Timeout,
+    UploadUrl,
+    User,
+    named_in,
+    named_out,
+)
 
 _EPILOG = (
     "Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 usage, "
@@ -32,108 +56,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings=_HELP,
 )
-
-
-def _named_out(value: str | None) -> str | None:
-    # Elsewhere - is stdin or stdout; a file of that name would be a surprise, and hard to remove.
-    if value == "-":
-        message = "- would be stdout, and this is saved whole or not at all: name a file (or ./-)"
-        raise typer.BadParameter(message)
-    return value
-
-
-def _named_in(value: str) -> str:
-    if value == "-":
-        raise typer.BadParameter(
-            "- would be stdin, and this is read more than once: name a file (or ./-)"
-        )
-    return value
-
-
-# --- options that several commands share ---------------------------------------------------------
-
-Prompt = Annotated[str, typer.Argument(help="What should happen in the video.", show_default=False)]
-RequestId = Annotated[str, typer.Argument(metavar="ID", help="The job's request_id.")]
-ImageOption = Annotated[
-    str | None,
-    typer.Option(
-        "--image",
-        "-i",
-        metavar="PATH|URL|DATA-URI|-",
-        help="The picture: JPEG, PNG or WebP. A URL must be public; - reads stdin.",
-    ),
-]
-Duration = Annotated[
-    str | None, typer.Option(metavar="SECONDS", help="1 to 15; the server's default is 8.")
-]
-Resolution = Annotated[str | None, typer.Option(metavar="480p|720p|1080p")]
-AspectRatio = Annotated[
-    str | None,
-    typer.Option(
-        metavar="W:H",
-        help="1:1, 16:9, 9:16, 4:3, 3:4, 3:2 or 2:3; left out, the picture's own ratio.",
-    ),
-]
-Model = Annotated[str | None, typer.Option(help="The default is grok-imagine-video-1.5.")]
-User = Annotated[str | None, typer.Option(help="An opaque id of your end user.")]
-UploadUrl = Annotated[
-    str | None,
-    typer.Option(metavar="URL", help="A signed URL to which the provider puts the MP4."),
-]
-Size = Annotated[str | None, typer.Option(hidden=True)]
-Out = Annotated[
-    str | None,
-    typer.Option(
-        "--out",
-        "-o",
-        metavar="FILE",
-        help="Save the video here; else print its link.",
-        callback=_named_out,
-    ),
-]
-RequiredOut = Annotated[
-    str,
-    typer.Option(
-        "--out",
-        "-o",
-        metavar="FILE",
-        help="Save the video here.",
-        show_default=False,
-        callback=_named_out,
-    ),
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")]
-Timeout = Annotated[
-    float, typer.Option(metavar="SECONDS", help="For everything; the job goes on after it.")
-]
-PollInterval = Annotated[
-    float | None,
-    typer.Option(metavar="SECONDS", help="Poll this often; left out, polling learns."),
-]
-BaseUrl = Annotated[
-    str | None,
-    typer.Option(
-        metavar="URL", help="Of the API; the default is https://api.cometapi.com/grok/v1."
-    ),
-]
-ApiKeyFile = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE",
-        help="Read the key from this file instead of COMETAPI_KEY. There is no option for the key "
-        "itself: everybody on this machine could read it in the process list.",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Results and errors as JSON lines on stdout.")]
-EmulatorFlag = Annotated[
-    bool,
-    typer.Option(
-        "--emulator",
-        help="Emulate the API inside this command: no key, no network, no cost.",
-    ),
-]
-# Accepted in order to be refused with a reason.
-NoEmulator = Annotated[bool, typer.Option("--emulator", hidden=True)]
 
 
 def _version(wanted: bool) -> None:
@@ -310,7 +232,7 @@ def batch(
             help="CSV or JSON Lines with key, prompt, image and any option; or a folder of "
             "pictures, with --prompt.",
             show_default=False,
-            callback=_named_in,
+            callback=named_in,
         ),
     ],
     out: Annotated[
@@ -320,7 +242,7 @@ def batch(
             "-o",
             metavar="DIR",
             help="Save the videos here, as KEY.mp4.",
-            callback=_named_out,
+            callback=named_out,
         ),
     ],
     prompt: Annotated[str | None, typer.Option(help="For lines without one.")] = None,
@@ -334,7 +256,7 @@ def batch(
         typer.Option(
             metavar="FILE",
             help="Where it stands; the default is DIR/grok-video.sqlite.",
-            callback=_named_out,
+            callback=named_out,
         ),
     ] = None,
     max_in_flight: Annotated[
@@ -406,9 +328,7 @@ def batch(
 def report(
     ledger: Annotated[
         str,
-        typer.Argument(
-            metavar="LEDGER", help="Of a batch, also a running one.", callback=_named_in
-        ),
+        typer.Argument(metavar="LEDGER", help="Of a batch, also a running one.", callback=named_in),
     ],
     out: Annotated[
         str,
@@ -418,7 +338,7 @@ def report(
             metavar="FILE",
             help="The page.",
             show_default=False,
-            callback=_named_out,
+            callback=named_out,
         ),
     ],
     overwrite: Annotated[
