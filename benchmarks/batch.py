@@ -34,9 +34,9 @@ CONNECTIONS = 100
 
 def run(tiny: bool) -> dict:
     """Return the figures of one run; `ratios` are what must hold on any machine."""
-    rounds, width = (1, 20) if tiny else (7, 500)
+    rounds, width = (1, 20) if tiny else (7, 400)
     #: Files take longer: each is synced to the disk, with a ledger and without.
-    jobs_of = {False: 60, True: 30} if tiny else {False: 500, True: 500}
+    jobs_of = {False: 60, True: 30} if tiny else {False: 400, True: 400}
     #: Caches of a fixed size are still filling here: 3,000 lines took 8.5 MiB, 25,000 took 16.0 and
     #: 100,000 took 17.5, in nine minutes.
     sizes = (50, 100) if tiny else (1000, 4000)
