@@ -42,12 +42,13 @@ INTERVAL = 0.1
 SHORT_INTERVAL = 0.05
 #: By how many jobs are at once: jobs of a round, rounds of a process, pairs of processes. One after
 #: the other is a short round, in which what else the machine does strikes one way alone: so many.
-CROWDS = {1: (80, 5, 9), 200: (600, 1, 7)}
+CROWDS = {1: (60, 5, 9), 200: (400, 1, 7)}
 #: What the raw job takes on the machine for which the 40 us of a poll were asked, 200 at once.
 RAW_JOB_MS = 1.04
-#: Rounds of 10,000 jobs in flight. A slow machine, where one takes a minute and more, begins no
-#: more of them after these seconds and has these at least; `--patient` has them all anywhere.
-FLIGHTS, FLIGHT_SECONDS, FEWEST_FLIGHTS = 7, 170, 3
+#: Rounds of 10,000 jobs in flight. A slow machine, where one takes half a minute and more, begins
+#: none that would not end within these seconds, and has these at least; `--patient` has them all
+#: anywhere.
+FLIGHTS, FLIGHT_SECONDS, FEWEST_FLIGHTS = 7, 180, 3
 #: What a program that does nothing else may set (README, Settings): by default Python looks for
 #: garbage after 700 new objects, which are hardly ever any, and each look visits what waits.
 RARELY = (50_000, 20, 100)
@@ -100,7 +101,8 @@ def in_flight(port: int, seconds: float) -> tuple[dict, list[dict]]:
     rarely: list[float] = []
     began = time.monotonic()
     for number in range(FLIGHTS):
-        if number >= FEWEST_FLIGHTS and time.monotonic() - began > seconds:
+        took = time.monotonic() - began
+        if number >= FEWEST_FLIGHTS and took + took / number > seconds:
             break
         for count, ways in seen.items():
             for way in ways if number % 2 else reversed(ways):

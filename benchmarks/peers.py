@@ -30,7 +30,7 @@ ROUNDS, FEWER_ROUNDS = 7, 3
 #: A job of theirs costs some ten of a loop by hand. They have so many at once where others have
 #: 200, or the run would take five minutes; that is kind to them, as their pools search all that
 #: wait in them.
-SLOW = ("replicate", "fal-client", "runwayml", "openai")
+SLOW = ("replicate", "fal-client", "runwayml", "openai", "google-genai")
 FEWER = 40
 MOST = 1.0
 
