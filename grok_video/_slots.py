@@ -19,6 +19,7 @@ from grok_video._transports._loops import (
     new_sleeper,
     running_loop,
     sleep_until,
+    soon_in,
     wake,
 )
 
@@ -35,7 +36,7 @@ _IN_A_TURN: Final = 8
 class Slots:
     """A number of slots in one event loop."""
 
-    __slots__ = ("_all_free", "_count", "_free", "_loop", "_taken_now", "_waiting")
+    __slots__ = ("_all_free", "_count", "_free", "_loop", "_soon", "_taken_now", "_waiting")
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -44,7 +45,9 @@ class Slots:
         self._free = count
         #: Taken in this turn of the loop.
         self._taken_now = 0
-        self._loop: Any = None  # known with the first that is taken
+        #: Known with the first that is taken: the loop, and what calls a function in its next turn.
+        self._loop: Any = None
+        self._soon: Any = None
         #: What wakes each who waits: whoever came first stands first.
         self._waiting: OrderedDict[Any, None] = OrderedDict()
 
@@ -53,15 +56,13 @@ class Slots:
         if not self._free or self._taken_now >= _IN_A_TURN:
             return False
         self._free -= 1
-        self._count_taken()
-        return True
-
-    def _count_taken(self) -> None:
         if not self._taken_now:
             if self._loop is None:
                 self._loop = running_loop()
-            call_in_next_turn(self._loop, self._begin_turn)
+                self._soon = soon_in(self._loop)
+            self._soon(self._begin_turn)
         self._taken_now += 1
+        return True
 
     def _begin_turn(self) -> None:
         self._taken_now = 0
@@ -71,7 +72,10 @@ class Slots:
 
     def _give(self) -> None:
         """Let whoever waits longest have a slot."""
-        self._count_taken()
+        if not self._taken_now:
+            # Whoever gives one back may do so outside of the loop, as a coroutine is collected.
+            call_in_next_turn(self._loop, self._begin_turn)
+        self._taken_now += 1
         sleeper, _ = self._waiting.popitem(last=False)
         wake(sleeper, self._loop)
 

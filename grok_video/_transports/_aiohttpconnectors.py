@@ -56,7 +56,8 @@ class CreateConnector(aiohttp.TCPConnector):
             protocol = connection.protocol
             assert protocol is not None  # noqa: S101 - for the type checker: it was just opened
             left_at = self._left_at.get(protocol)
-            if left_at is None or monotonic() - left_at <= CREATE_KEEPALIVE:
+            is_young = left_at is None or monotonic() - left_at <= CREATE_KEEPALIVE
+            if is_young and not protocol.should_close:
                 connection.add_callback(partial(self._leave, protocol))
                 return connection
             connection.close()
@@ -65,7 +66,11 @@ class CreateConnector(aiohttp.TCPConnector):
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> Connection:
         """Return a connection that creates have left, or a new one; no create gets it again."""
-        return await super().connect(req, traces, timeout)
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            if not connection.protocol.should_close:  # type: ignore[union-attr]  # it was just opened
+                return connection
+            connection.close()
 
     async def _create_connection(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
@@ -89,6 +94,15 @@ class PollConnector(aiohttp.TCPConnector):
         #: What the connector of creates thinks that somebody uses.
         self._leases: list[Connection] = []
         self._enough = 0
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            if not connection.protocol.should_close:  # type: ignore[union-attr]  # it was just opened
+                return connection
+            connection.close()
 
     async def _create_connection(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout

@@ -17,6 +17,7 @@ import math
 import sys
 import time
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -69,6 +70,13 @@ def call_in_next_turn(loop: Any, function: Callable[[], object]) -> None:  # noq
             loop.call_soon(function, context=_clock_for(loop).context)
         else:
             caller_of(loop)(function)
+
+
+def soon_in(loop: Any) -> Callable[[Callable[[], object]], object]:  # noqa: ANN401 - as above
+    """Return what does the same, for who calls it in that loop and nowhere else."""
+    if not _is_of_asyncio(loop):
+        return partial(call_in_next_turn, loop)
+    return partial(loop.call_soon, context=_clock_for(loop).context)
 
 
 class _Clock:

@@ -222,6 +222,40 @@ async def test_a_connection_closed_while_idle_fails_nothing(scene: SceneMaker, m
     assert len(play.server.requests) == 2
 
 
+@pytest.mark.parametrize("words", ["post post", "get get", "post get"])
+async def test_an_answer_that_nobody_asked_for_is_not_taken_for_that_of_the_next_request(
+    scene: SceneMaker, words: str
+):
+    """A proxy tells of an idle connection that it closes, or a server answers twice."""
+    is_idle, has_more = threading.Event(), threading.Event()
+
+    def says_more(visit: Visit) -> None:
+        visit.request()
+        visit.answer(b'{"of": "the first"}')
+        is_idle.wait()
+        visit.answer(b'{"of": "nobody"}', "429 Too Many Requests")
+        has_more.set()
+        visit.until_gone()
+
+    def answers(visit: Visit) -> None:
+        visit.request()
+        visit.answer(b'{"of": "the second"}')
+
+    async with scene(says_more, answers) as play:
+
+        async def send(word: str) -> bytes:
+            if word == "post":
+                return (await play.transport.post(play.create_url, Bytes())).body
+            return (await play.transport.get(play.poll_url)).body
+
+        first, second = words.split()
+        assert b"the first" in await send(first)
+        is_idle.set()
+        await anyio.to_thread.run_sync(has_more.wait)
+        await anyio.wait_all_tasks_blocked()  # the loop hears of it in its next turn
+        assert b"the second" in await send(second)
+
+
 @lanes(LANES[0])
 @pytest.mark.parametrize("method", ["post", "get"])
 async def test_an_answer_that_is_all_here_when_the_transport_is_closed_is_read(
