@@ -94,17 +94,19 @@ class Attempts:
     def unknown(self, then: Exception) -> GrokVideoError:
         """Return what the caller is told of those in doubt, where `then` has ended the attempts."""
         assert self._lost is not None  # noqa: S101 - for the type checker
-        return self._lost.as_error(
-            self.request, self.sent, None, doubtful=self._doubtful, then=then
-        )
+        return self._lost.as_error(self.request, self.sent, doubtful=self._doubtful, then=then)
 
-    def error(self, delay: float | None) -> GrokVideoError:
-        """Return what the caller is told if there is no next one, as one after `delay` is too late.
+    def error(self, too_long: float | None) -> GrokVideoError:
+        """Return what the caller is told if there is no next one.
 
-        None if there would be none at any time.
+        `too_long` are the seconds that the server asks to wait, if that is why.
         """
         last = self._last
         assert last is not None  # noqa: S101 - for the type checker
         return (self._lost or last).as_error(
-            self.request, self.sent, delay, doubtful=self._doubtful, then=last.failure
+            self.request,
+            self.sent,
+            too_long=too_long,
+            doubtful=self._doubtful,
+            then=last.failure,
         )

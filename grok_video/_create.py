@@ -48,6 +48,16 @@ NOTHING_SENT: Final = "the create was broken off before it was sent whole: nothi
 CANCEL_GRACE: Final = 5.0
 
 
+def transport_failed(error: Exception) -> APIConnectionError:
+    """Return what a transport of the caller's own, or a defect, leaves to be said of a create.
+
+    Nobody can tell what the server has.
+    """
+    return APIConnectionError(
+        f"the transport failed with {type(error).__name__}", may_have_been_sent=True
+    )
+
+
 def log_unheard(request_id: str, error: BaseException | None = None) -> None:
     """Tell the log of a job that was accepted, unless the error that the caller gets names it."""
     if error is None or not names_job(error, request_id):
@@ -161,14 +171,15 @@ class AttemptOutcome:
         self,
         request: VideoRequest,
         attempts: int,
-        delay: float | None,
         *,
+        too_long: float | None = None,
         doubtful: Sequence[int] = (),
         then: Exception | None = None,
     ) -> GrokVideoError:
         """Return what the caller is told after so many attempts; `then` is what ended them.
 
-        `doubtful` are the numbers of those that may have been accepted, counted from 1.
+        `too_long` is the server's wish in seconds, if it is that. `doubtful` are the numbers of
+        those that may have been accepted, counted from 1.
         """
         failure = self.failure
         assert failure is not None  # noqa: S101 - for the type checker
@@ -184,17 +195,13 @@ class AttemptOutcome:
             if then is not None and then is not failure:
                 error.add_note(f"What ended the attempts after it: {then}")
             return error
-        wish = failure.retry_after if isinstance(failure, APIError) else None
         more = ""
-        if wish is not None and (delay is not None or attempts == 1):
-            more = (
-                f" The server asks to wait {wish:g} s, longer than this call may: nothing was "
-                "created, and it was not sent again."
-            )
-        elif attempts > 1:
+        if attempts > 1:
             more = f" It was tried {attempts} times and never taken; nothing was created."
-        elif self.event is Event.REFUSED and isinstance(failure, APIError):
+        elif isinstance(failure, APIError):
             more = " Nothing was created."
+        if too_long is not None:
+            more += f" The server asks to wait {too_long:g} s, longer than this call may."
         if more:
             reword(failure, f"{failure.message.rstrip('.')}.{more}")
         return failure
@@ -268,12 +275,15 @@ class Attempt:
             raise failure
         self._log_untold(None)
         if self.outcome is None:
-            silence = APITimeoutError(
-                f"no answer within {self._within}, nor in the {CANCEL_GRACE:g} s after",
-                may_have_been_sent=True,
-            )
-            self.outcome = AttemptOutcome(Event.ANSWER_LOST, failure=silence, sent_at=self._sent_at)
+            self.outcome = self._silence()
         return self.outcome
+
+    def _silence(self) -> AttemptOutcome:
+        silence = APITimeoutError(
+            f"no answer within {self._within}, nor in the {CANCEL_GRACE:g} s after",
+            may_have_been_sent=True,
+        )
+        return AttemptOutcome(Event.ANSWER_LOST, failure=silence, sent_at=self._sent_at)
 
     def _grace(self) -> float:
         """The seconds for which an answer is waited for by a caller that was cancelled just now.
@@ -311,28 +321,14 @@ class Attempt:
             if self._sending.withhold():
                 await self._note_unsent()
                 raise
-            # A transport of the caller's own, or a defect: nobody can tell what the server has.
-            broken = APIConnectionError(
-                f"the transport failed with {type(error).__name__}", may_have_been_sent=True
-            )
+            broken = transport_failed(error)
             broken.__cause__ = error
             self.outcome = AttemptOutcome(Event.ANSWER_LOST, failure=broken, sent_at=self._sent_at)
             await self._note(Event.ANSWER_LOST, None)
         except BaseException as error:
-            if not is_cancellation(error):
-                raise
-            if self._sending.is_withheld:
+            if is_cancellation(error):
                 with shield():
-                    await self._note_unsent()
-                raise
-            logger.error(
-                "a create was cancelled and its answer did not come within %g s: it may have "
-                "been accepted and billed (request %s)",
-                CANCEL_GRACE,
-                self._request.fingerprint()[:12],
-            )
-            with shield():
-                await self._note(Event.ANSWER_LOST, None)
+                    await self._note_broken_off()
             raise
         else:
             self.outcome = AttemptOutcome(
@@ -360,6 +356,15 @@ class Attempt:
                     with ends_at(current_time() + CANCEL_GRACE):
                         await self._note_unsent()
             raise
+
+    async def _note_broken_off(self) -> None:
+        if self._sending.is_withheld:
+            await self._note_unsent()
+            return
+        self.outcome = self._silence()
+        await load_anyio()
+        with ends_at(current_time() + CANCEL_GRACE):  # nobody waits any longer for a record
+            await self._note(Event.ANSWER_LOST, None)
 
     async def _note_unsent(self) -> None:
         problem = f"no connection to the API came about within {self._within}; nothing was sent"

@@ -51,6 +51,8 @@ _OF_A_CREATE: Final = (
     "error",
 )
 _NOTHING: Final = Decimal(0)
+#: What leads back from sending to where an item was that was sent again; else it had failed.
+_AS_BEFORE: Final = {State.IN_DOUBT: Event.ANSWER_LOST, State.EXPIRED: Event.LAPSED}
 
 
 @define(eq=False)
@@ -147,14 +149,14 @@ class Entry:
     def take_back(self) -> Event:
         """Return the event of a create that was not taken; but for its number all is as before it.
 
-        An item that a person let be sent again is in doubt, or has failed, as it was then.
+        An item that a person let be sent again is in doubt, expired, or has failed, as it was then.
         """
         former, self._former = self._former, None
         if former is None:
             return Event.NOT_TAKEN
         for name in _OF_A_CREATE:
             setattr(self, name, getattr(former, name))
-        return Event.ANSWER_LOST if former.state is State.IN_DOUBT else Event.REFUSED
+        return _AS_BEFORE.get(former.state, Event.REFUSED)
 
     @property
     def was_in_doubt(self) -> bool:

@@ -96,6 +96,7 @@ _TABLE: Final[dict[tuple[State, Event], State]] = {
     (State.SUBMITTING, Event.ACCEPTED): State.PENDING,
     (State.SUBMITTING, Event.ANSWER_LOST): State.IN_DOUBT,
     (State.SUBMITTING, Event.INTERRUPTED): State.IN_DOUBT,
+    (State.SUBMITTING, Event.LAPSED): State.EXPIRED,  # sent again, not taken: as it was before
     # waiting
     (State.PENDING, Event.RENDERED): State.READY,
     (State.PENDING, Event.ENDED_WITHOUT_VIDEO): State.FAILED,

@@ -19,9 +19,10 @@ from urllib.parse import quote
 from grok_video import _wire
 from grok_video._attempts import Attempts
 from grok_video._body import TextBody, create_body
-from grok_video._create import CANCEL_GRACE, Attempt, Sending
+from grok_video._create import CANCEL_GRACE, Attempt, Sending, transport_failed
 from grok_video._errors import (
     APIConnectionError,
+    APIError,
     APITimeoutError,
     ConfigurationError,
     GrokVideoError,
@@ -38,7 +39,7 @@ from grok_video._polling import Experience
 from grok_video._refusals import read_retry_after
 from grok_video._slots import Taken, slots_of_each_loop
 from grok_video._threads import CHECKS, load_anyio
-from grok_video._transports._base import Address, Transport
+from grok_video._transports._base import Address, Transport, proves_refusal
 from grok_video._transports._loops import checkpoint, current_time, ends_at, running_library
 from grok_video._turns import NoTurn, Turns
 
@@ -265,8 +266,12 @@ class Session:
         if isinstance(failure, RateLimited):
             self._creates.pacer.throttled(current_time(), failure.retry_after)
         delay = self.retry.create_delay(failure, tried.sent, self.random)
-        if delay is None or delay > until.remaining(current_time()):
-            raise tried.error(delay)
+        remaining = until.remaining(current_time())
+        if delay is None or delay > remaining:
+            wish = failure.retry_after if isinstance(failure, APIError) else None
+            passes = outcome.event is Event.NOT_TAKEN
+            is_too_long = passes and (wish or 0.0) > min(self.retry.patience, remaining)
+            raise tried.error(wish if is_too_long else None)
         if outcome.event is Event.ANSWER_LOST:
             logger.warning(
                 "the answer to a create was lost, it may have been accepted and billed (%s); "
@@ -283,7 +288,7 @@ class Session:
     ) -> str:
         try:
             answer = await transport.post(self.create_url, sending)
-        except (APIConnectionError, UnexpectedResponse) as error:
+        except GrokVideoError as error:
             received, error.received = error.received, None
             request_id = _wire.read_broken_create(*received) if received is not None else None
             if request_id is None:
@@ -293,6 +298,8 @@ class Session:
                     # The picture changed while it was sent: the body was cut short of its length,
                     # and no server can have accepted it.
                     raise body.failure from body.failure.__cause__
+                if not self._is_of_transports(error, body):
+                    raise transport_failed(error) from error
                 raise
         else:
             request_id = _wire.read_create(
@@ -302,6 +309,21 @@ class Session:
         # is on its way. After a refusal the next in line has to hear of a Retry-After first.
         slot.release()
         return request_id
+
+    def _is_of_transports(self, error: GrokVideoError, body: CreateBody) -> bool:
+        """Return whether a transport may say this of a create.
+
+        All else comes from the caller's own code (its transport, a hook of its client), which may
+        raise whatever it likes of an answer that nobody here has seen.
+        """
+        if self._connects_itself or isinstance(error, APIConnectionError) or error is body.failure:
+            return True
+        # What the transport over the caller's client says of an answer that it could not read.
+        return (
+            self._given is None
+            and isinstance(error, UnexpectedResponse)
+            and error.refused <= proves_refusal(error.status)
+        )
 
     async def _turn_for_create(self, until: Deadline, so_far: str) -> Slots:
         """Return the slots of which one is taken for a create that may be sent now.

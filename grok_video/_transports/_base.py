@@ -196,14 +196,14 @@ def decode_body(status: int, headers: Mapping[str, str], body: bytes) -> bytes:
         return body
     if coding not in ("gzip", "x-gzip", "deflate"):
         message = f"the answer has the unknown content coding {coding[:40]!r}"
-        raise UnexpectedResponse(message, status=status, refused=_proves_refusal(status))
+        raise UnexpectedResponse(message, status=status, refused=proves_refusal(status))
     # 47 = 32 + 15: zlib finds out by itself whether it is gzip or zlib.
     unpacker = zlib.decompressobj(47)
     try:
         plain = unpacker.decompress(body, ANSWER_LIMIT + 1)
     except zlib.error:
         message = f"the answer says it is {coding} and is not"
-        refused = _proves_refusal(status)
+        refused = proves_refusal(status)
         raise UnexpectedResponse(message, status=status, refused=refused) from None
     if len(plain) > ANSWER_LIMIT:
         raise answer_too_long(status)
@@ -215,13 +215,14 @@ def answer_too_long(status: int) -> UnexpectedResponse:
     return UnexpectedResponse(
         f"the answer (HTTP {status}) is longer than {ANSWER_LIMIT // 2**20} MiB and was not read",
         status=status,
-        refused=_proves_refusal(status),
+        refused=proves_refusal(status),
     )
 
 
-def _proves_refusal(status: int) -> bool:
-    # An answer that could not be read leaves its status alone to tell whether a job was made.
-    return 300 <= status < 500
+def proves_refusal(status: int) -> bool:
+    """Return whether no job was made, if the status is all that could be read of an answer."""
+    # (After a 408 a server may still have all that it needs.)
+    return 300 <= status < 500 and status != 408
 
 
 class Received:

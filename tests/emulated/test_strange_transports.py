@@ -9,7 +9,18 @@ from typing import Any
 import httpx
 import pytest
 
-from grok_video import AsyncClient, CreateOutcomeUnknown, OutcomeState, VideoRequest
+from grok_video import (
+    AsyncClient,
+    ConfigurationError,
+    CreateOutcomeUnknown,
+    GrokVideoError,
+    InvalidRequest,
+    OutcomeState,
+    RateLimited,
+    ServerError,
+    UnexpectedResponse,
+    VideoRequest,
+)
 from grok_video._transports._base import Answer, Body, Transport, causes
 from grok_video.emulator import Emulator
 
@@ -83,6 +94,66 @@ async def test_an_item_whose_transport_broke_in_its_own_way_is_never_sent_again(
         assert isinstance(found["key-000"].error, CreateOutcomeUnknown)
         assert read(ledger, "SELECT state, request_id FROM item") == [("in_doubt", None)]
         assert (careless.posts, grok_emulator.accepted) == (1, 1)
+
+
+#: Errors of this package's own, which a caller may raise of an answer that nobody here has seen.
+BORROWED: list[Callable[[], GrokVideoError]] = [
+    lambda: ServerError("502", status=502),
+    lambda: RateLimited("429", status=429),
+    lambda: UnexpectedResponse("HTML", status=200),
+    lambda: InvalidRequest("not this one", field="image"),
+    lambda: ConfigurationError("out of order"),
+    lambda: GrokVideoError("lost"),
+]
+
+
+class Borrowing(Careless):
+    """It raises what only this package should."""
+
+    def __init__(self, emulator: Emulator, error: GrokVideoError) -> None:
+        super().__init__(emulator)
+        self._error = error
+
+    async def post(self, url: str, body: Body) -> Answer:
+        with pytest.raises(ZeroDivisionError):
+            await super().post(url, body)
+        raise self._error
+
+
+@EACH_LOOP
+@pytest.mark.parametrize("make", BORROWED, ids=lambda make: type(make()).__name__)
+async def test_no_error_of_a_transport_of_the_callers_own_proves_that_nothing_was_paid(
+    grok_emulator: Emulator, make: Callable[[], GrokVideoError], tmp_path: Path
+) -> None:
+    transport = Borrowing(grok_emulator, make())
+    async with AsyncClient("k", base_url=grok_emulator.base_url, transport=transport) as client:
+        with pytest.raises(CreateOutcomeUnknown) as caught:
+            await client.submit("drift")
+        assert any(one is transport._error for one in causes(caught.value))
+        assert (transport.posts, grok_emulator.accepted) == (1, 1)
+        found = await outcomes(client, requests(1), ledger=tmp_path / "a.sqlite")
+        assert states(found) == {"key-000": "in_doubt"}
+    assert (transport.posts, grok_emulator.accepted) == (2, 2)
+
+
+@EACH_LOOP
+@pytest.mark.parametrize("make", BORROWED, ids=lambda make: type(make()).__name__)
+async def test_no_error_of_a_hook_of_the_callers_client_proves_that_nothing_was_paid(
+    grok_emulator: Emulator, make: Callable[[], GrokVideoError]
+) -> None:
+    async def raises(_: httpx.Response) -> None:
+        raise make()
+
+    hooks = {"response": [raises]}
+    async with (
+        httpx.AsyncClient(event_hooks=hooks) as http_client,
+        AsyncClient(
+            grok_emulator.api_key, base_url=grok_emulator.base_url, http_client=http_client
+        ) as client,
+    ):
+        with pytest.raises(CreateOutcomeUnknown):
+            await client.submit("drift")
+    assert grok_emulator.accepted == 1
 
 
 class Secretive(Careless):

@@ -71,12 +71,19 @@ async def test_an_unreadable_answer_proves_no_refusal(scene: SceneMaker, name: s
     assert caught.value.status == 200
 
 
-async def test_an_unreadable_refusal_is_still_a_refusal(scene: SceneMaker):
-    data = head(2**30, status="400 Bad Request")
-    async with scene(says(data)) as play:
-        with pytest.raises(UnexpectedResponse) as caught:
+@pytest.mark.parametrize(
+    ("status", "refused"), [("400 Bad Request", True), ("408 Request Timeout", False)]
+)
+@pytest.mark.parametrize("name", UNREADABLE)
+async def test_an_unreadable_refusal_is_still_a_refusal(
+    scene: SceneMaker, name: str, status: str, refused: bool
+):
+    """A 408 is none: the server may have had all that it needs."""
+    data, words = UNREADABLE[name]
+    async with scene(says(data.replace(b"200 OK", status.encode()))) as play:
+        with pytest.raises(UnexpectedResponse, match=words) as caught:
             await play.transport.post(play.create_url, Bytes())
-    assert caught.value.refused
+    assert caught.value.refused is refused
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 Other", "307 Temp", "308 Perm"])

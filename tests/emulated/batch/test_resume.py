@@ -158,6 +158,33 @@ async def test_what_moderation_refused_is_not_paid_for_again(
     assert grok_emulator.accepted == 5
 
 
+@pytest.mark.parametrize("state", ["expired", "failed"])
+@pytest.mark.parametrize(
+    "refusals",
+    [[faults.invalid_token()], [faults.rate_limited(0.01), faults.invalid_token()]],
+    ids=["for good", "in passing first"],
+)
+async def test_what_a_person_let_be_sent_again_is_what_it_was_if_that_is_not_taken(
+    client: AsyncClient,
+    grok_emulator: Emulator,
+    tmp_path: Path,
+    state: str,
+    refusals: list[faults.Fault],
+) -> None:
+    ledger = tmp_path / "a.sqlite"
+    things = [("key", VideoRequest(f"[{state}] x", duration=1))]
+    await outcomes(client, things, ledger=ledger)
+    before = read(ledger, "SELECT state, request_id, open_usd, error FROM item")
+    assert before[0][0] == state
+    grok_emulator.script("create", refusals)
+    again = await outcomes(client, things, ledger=ledger, retry_failed=True)
+    grok_emulator.assert_faults_consumed()
+    assert states(again) == {"key": state}
+    assert read(ledger, "SELECT state, request_id, open_usd, error FROM item") == before
+    assert states(await outcomes(client, things, ledger=ledger)) == {"key": state}
+    assert grok_emulator.accepted == 1
+
+
 async def test_what_the_server_finds_wrong_is_not_sent_again(
     client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ from grok_video import (
     Limits,
     NotFound,
     RateLimited,
+    Retry,
     VideoRequest,
     _create,
 )
@@ -32,6 +33,7 @@ from grok_video._transports._base import Transport
 from grok_video.emulator import Emulator, faults
 
 from ...conftest import EAGER, PHOTO
+from ...transports.rawserver import Visit, raw_server
 
 
 async def test_only_what_was_set_is_sent(client: AsyncClient, grok_emulator: Emulator) -> None:
@@ -73,6 +75,54 @@ async def test_a_clear_and_passing_refusal_is_sent_again(
     assert (await client.generate("drift", timeout=20)).url
     grok_emulator.assert_faults_consumed()
     assert grok_emulator.accepted == 1
+
+
+@pytest.mark.parametrize(
+    ("waits", "retry", "timeout", "said", "not_said"),
+    [
+        ([1], Retry(attempts=1), None, "Nothing was created.", "asks to wait"),
+        ([0.01, 1], Retry(attempts=2), None, "tried 2 times and never taken", "asks to wait"),
+        ([3600], Retry(), None, "Nothing was created. The server asks to wait 3600 s, longer", "!"),
+        ([20], Retry(), 5, "Nothing was created. The server asks to wait 20 s, longer", "!"),
+        (
+            [0.01, 3600],
+            Retry(),
+            None,
+            "tried 2 times .* asks to wait 3600 s",
+            "Nothing was created",
+        ),
+    ],
+    ids=["one attempt", "two attempts", "for an hour", "in a short call", "at last"],
+)
+async def test_a_wait_that_the_server_asks_for_is_blamed_only_where_it_ends_the_call(
+    new_client: Callable[..., AsyncClient],
+    grok_emulator: Emulator,
+    waits: list[float],
+    retry: Retry,
+    timeout: float | None,
+    said: str,
+    not_said: str,
+) -> None:
+    grok_emulator.script("create", [faults.rate_limited(seconds) for seconds in waits])
+    async with new_client(grok_emulator, retry=retry) as client:
+        with pytest.raises(RateLimited, match=said) as caught:
+            await client.submit("drift", timeout=timeout)
+    assert not_said not in str(caught.value)
+    grok_emulator.assert_faults_consumed()
+
+
+async def test_a_refusal_for_good_is_not_blamed_on_a_wait(
+    new_client: Callable[..., AsyncClient],
+) -> None:
+    def refuses(visit: Visit) -> None:
+        visit.request()
+        visit.answer(b'{"error": {"message": "no"}}', "401 Unauthorized", "Retry-After: 3600")
+
+    with raw_server(refuses) as server:
+        async with new_client(api_key="k", base_url=server.base) as client:
+            with pytest.raises(AuthenticationError, match="Nothing was created") as caught:
+                await client.submit("drift")
+    assert "asks to wait" not in str(caught.value)
 
 
 async def test_a_server_that_is_not_there_is_told_in_whole_sentences(

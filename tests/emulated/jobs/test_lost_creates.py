@@ -290,6 +290,37 @@ async def test_a_resend_that_is_cancelled_is_not_told_as_if_nothing_was_paid(
     assert not [line for line in said if "nothing was" in line]
 
 
+@pytest.mark.parametrize("hangs", [False, True], ids=["fails", "hangs"])
+@pytest.mark.usefixtures("impatience")
+async def test_a_create_without_an_answer_in_time_is_in_doubt_also_where_no_record_can_be_made(
+    client: AsyncClient, grok_emulator: Emulator, hangs: bool
+) -> None:
+    grok_emulator.script("create", [faults.Stall(60)])
+    record = SlowRecord({Event.ANSWER_LOST} if hangs else set(), is_full=not hangs)
+    until = Deadline.after(current_time(), 0.2)
+    with pytest.raises(CreateOutcomeUnknown, match=r"no answer within the 0\.2 s") as caught:
+        await client._session.create(VideoRequest("drift"), deadline=until, record=record)
+    assert record.heard == [Event.SENDING_BEGAN, Event.ANSWER_LOST]
+    assert "Nothing was sent again" in str(caught.value)
+    if not hangs:
+        assert "no space left on device" in "".join(caught.value.__notes__)
+
+
+@pytest.mark.usefixtures("impatience")
+async def test_a_create_whose_answer_does_not_come_before_its_cancelled_caller_goes_is_logged_once(
+    client: AsyncClient, grok_emulator: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    grok_emulator.script("create", [faults.Stall(60)])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(client.submit, "drift")
+        while not grok_emulator.requests:
+            await checkpoint()
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+    (message,) = [line.getMessage() for line in caplog.records if line.levelname == "ERROR"]
+    assert "may have been accepted and billed" in message
+
+
 @pytest.mark.parametrize("lost", [1, 2])
 async def test_a_create_that_is_lost_while_its_caller_is_cancelled_is_logged(
     new_client: Callable[..., AsyncClient],

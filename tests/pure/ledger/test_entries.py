@@ -96,8 +96,7 @@ def test_an_item_that_is_released_has_nothing_of_its_last_job() -> None:
     [
         ((Event.SENDING_BEGAN, Event.ANSWER_LOST), State.IN_DOUBT),
         ((Event.SENDING_BEGAN, Event.ACCEPTED, Event.ENDED_WITHOUT_VIDEO), State.FAILED),
-        # It ends as failed, with all that made it expired.
-        ((Event.SENDING_BEGAN, Event.ACCEPTED, Event.LAPSED), State.FAILED),
+        ((Event.SENDING_BEGAN, Event.ACCEPTED, Event.LAPSED), State.EXPIRED),
     ],
 )
 def test_a_create_that_was_not_taken_leaves_its_item_as_a_person_released_it(
