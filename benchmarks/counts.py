@@ -15,6 +15,7 @@ import asyncio
 import collections
 import contextlib
 import gc
+import inspect
 import json
 import resource
 import selectors
@@ -77,6 +78,8 @@ def bytecodes(way: str, port: int, tiny: bool) -> collections.Counter[CodeType]:
     async def work() -> None:
         async with jobs.opened(way, port, 0.0) as one:
             await jobs.run_jobs(one, warm, 1)
+            # Python 3.12 looks at the beginning of a trace whether any frame wants its opcodes.
+            inspect.currentframe().f_trace_opcodes = True
             sys.settrace(begin)
             try:
                 # A task of its own: the frames that are running already are not traced.
