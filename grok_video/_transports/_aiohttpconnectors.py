@@ -5,6 +5,9 @@ less: nothing tells a connection that its server is about to close from one whos
 poll may go over any, as it may be sent again. So one that creates have left goes on to the polls,
 which saves each job of a crowd a handshake, and none comes back.
 
+Nothing goes over a connection in which something has come while it was idle: aiohttp would take
+that for the next answer. What comes first in a new one is its server's word, and is told.
+
 The methods that are overridden here are the ones that aiohttp documents for its connectors.
 """
 
@@ -56,8 +59,9 @@ class CreateConnector(aiohttp.TCPConnector):
             protocol = connection.protocol
             assert protocol is not None  # noqa: S101 - for the type checker: it was just opened
             left_at = self._left_at.get(protocol)
-            is_young = left_at is None or monotonic() - left_at <= CREATE_KEEPALIVE
-            if is_young and not protocol.should_close:
+            if left_at is None or (
+                monotonic() - left_at <= CREATE_KEEPALIVE and not protocol.should_close
+            ):
                 connection.add_callback(partial(self._leave, protocol))
                 return connection
             connection.close()
@@ -68,7 +72,9 @@ class CreateConnector(aiohttp.TCPConnector):
         """Return a connection that creates have left, or a new one; no create gets it again."""
         while True:
             connection = await super().connect(req, traces, timeout)
-            if not connection.protocol.should_close:  # type: ignore[union-attr]  # it was just opened
+            protocol = connection.protocol
+            assert protocol is not None  # noqa: S101 - for the type checker: it was just opened
+            if protocol not in self._left_at or not protocol.should_close:
                 return connection
             connection.close()
 
@@ -94,13 +100,19 @@ class PollConnector(aiohttp.TCPConnector):
         #: What the connector of creates thinks that somebody uses.
         self._leases: list[Connection] = []
         self._enough = 0
+        #: New ones in which a server has spoken before it was asked: that is its answer.
+        self._spoken_first: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
 
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> Connection:
         while True:
             connection = await super().connect(req, traces, timeout)
-            if not connection.protocol.should_close:  # type: ignore[union-attr]  # it was just opened
+            protocol: Any = connection.protocol  # (not None: it was just opened)
+            if not protocol.should_close:
+                return connection
+            if protocol in self._spoken_first:
+                self._spoken_first.discard(protocol)
                 return connection
             connection.close()
 
@@ -115,8 +127,11 @@ class PollConnector(aiohttp.TCPConnector):
             self.end_leases()
             self._enough = 2 * len(self._leases) + 16
         self._leases.append(lease)
-        assert lease.protocol is not None  # noqa: S101 - for the type checker: it was just opened
-        return lease.protocol
+        protocol = lease.protocol
+        assert protocol is not None  # noqa: S101 - for the type checker: it was just opened
+        if protocol.should_close:
+            self._spoken_first.add(protocol)
+        return protocol
 
     def end_leases(self) -> None:
         """Give back what is closed: nobody else tells the connector that it came from."""

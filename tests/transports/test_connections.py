@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _socket
 import asyncio
+import contextlib
 import gc
 import socket
 import threading
@@ -11,7 +12,9 @@ import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import anyio
+import anyio.lowlevel
 import pytest
 import trio
 from conftest import (
@@ -254,6 +257,35 @@ async def test_an_answer_that_nobody_asked_for_is_not_taken_for_that_of_the_next
         await anyio.to_thread.run_sync(has_more.wait)
         await anyio.wait_all_tasks_blocked()  # the loop hears of it in its next turn
         assert b"the second" in await send(second)
+
+
+@lanes(LANES[0])
+@pytest.mark.parametrize("method", ["post", "get"])
+async def test_a_server_that_speaks_first_is_heard_and_asked_no_second_time(
+    scene: SceneMaker, method: str, monkeypatch: pytest.MonkeyPatch
+):
+    """TLS 1.2 may bring a refusal along with the handshake: then it is here with the connection."""
+    connect = aiohttp.TCPConnector._create_connection
+
+    async def connect_and_hear(self: aiohttp.TCPConnector, *words: Any) -> Any:
+        protocol = await connect(self, *words)
+        while not protocol.should_close:
+            await anyio.lowlevel.checkpoint()
+        return protocol
+
+    monkeypatch.setattr(aiohttp.TCPConnector, "_create_connection", connect_and_hear)
+
+    def refuses(visit: Visit) -> None:
+        visit.answer(b'{"message": "busy"}', "503 Service Unavailable")
+        visit.until_gone()
+
+    async with scene(refuses) as play:
+        if method == "get":
+            assert (await play.transport.get(play.poll_url)).status == 503
+        else:
+            with contextlib.suppress(APIConnectionError):  # before Python 3.12: not even sent
+                assert (await play.transport.post(play.create_url, Bytes())).status == 503
+    assert len(play.server.visits) == 1
 
 
 @lanes(LANES[0])
