@@ -304,7 +304,7 @@ class Line:
         self.stopping = True
         for crossing in list(self.crossings):
             crossing.cancel()
-        tasks = [crossing.task for crossing in self.crossings if crossing.task is not None]
+        tasks = [crossing.task for crossing in list(self.crossings) if crossing.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=GRACE)
         try:
