@@ -188,14 +188,15 @@ class PartFile:
     def finish(self, batch: Batch) -> None:
         """The whole file is under its final name, synced, and the part is gone.
 
-        Raises `DestinationError` if it cannot be put there; the part is kept then.
+        Raises `DestinationError` if it cannot be put there; the part is kept then, unless it could
+        not be synced.
         """
         with self._mutex:
             if self._closed:
                 return
             self._store(batch)
             try:
-                os.fsync(self._descriptor)
+                self._sync()
                 if os.name == "nt":  # an open file cannot be renamed there
                     self._release()
                 self._rename()
@@ -381,6 +382,15 @@ class PartFile:
         if self._hash is not None:
             self._hash.update(data)
             self._hashed += len(data)
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self._descriptor)
+        except OSError:
+            # What could not be written is told of once, and may be gone from memory as well: the
+            # next sync would say that all is well. So nothing of this part is believed any more.
+            self.version = Version()
+            raise
 
     def _rename(self) -> None:
         part, file = self._place.part, self._place.file

@@ -147,6 +147,27 @@ async def test_a_file_is_synced_before_it_has_its_name_and_its_folder_after(
     assert seen == [(False, False), (True, True)]
 
 
+async def test_what_a_sync_could_not_put_on_the_disk_is_fetched_again(
+    downloads: Downloads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lost write is told once, and its page may be gone: the next sync says that all is well."""
+    failures: list[int] = []
+    sync = os.fsync
+
+    def lose(descriptor: int) -> None:
+        if not failures:
+            failures.append(os.pwrite(descriptor, bytes(4096), 100_000))
+            raise OSError(errno.EIO, "Input/output error")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", lose)
+    error = await downloads.refused(DestinationError, tmp_path / "cat.mp4")
+    assert (error.bytes_kept, error.part) == (0, None)
+    assert names(tmp_path) == set()
+    assert is_whole(await downloads.save(tmp_path / "cat.mp4"), tmp_path / "cat.mp4", SMALL)
+    assert downloads.server.ranges == [None, None]
+
+
 async def test_no_hard_links_is_no_obstacle(
     downloads: Downloads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
