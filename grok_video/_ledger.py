@@ -273,7 +273,7 @@ class Ledger(Journal):
             path=path,
             size=size,
             sha256=sha256,
-            may_be_saved=_may_be_saved(facts.events) and rest[0] is None,
+            may_be_saved=_may_be_saved(facts.events),
             error_type=rest[0],
             error=rest[1],
             open_usd=Decimal(str(rest[2])),
@@ -415,10 +415,11 @@ def _was_found(events: Sequence[Event]) -> bool:
 
 
 def _may_be_saved(events: Sequence[Event]) -> bool:
-    """Return whether the last run may have given a file its name and died before its word for it.
+    """Return whether a run may have given a file its name and died before its word for it.
 
     So it may once the job was there: that a fetch begins is written with the next group, and nobody
-    waits for it.
+    waits for it. What a later run failed with says nothing of that, and an error may even tell of a
+    file that is there.
     """
     last = next((one for one in reversed(events) if one not in _ENDS_OF_RUNS), None)
     return last in _BEFORE_SAVED

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,53 @@ async def test_a_file_that_is_the_video_byte_for_byte_is_taken_for_it(
     assert found["key-000"].video.size == before.st_size
     assert file.stat().st_ino == before.st_ino, "it was not touched"
     assert list(words["out"].iterdir()) == [file]
+    assert grok_emulator.accepted == 1
+
+
+@pytest.mark.parametrize("theirs", [False, True], ids=["the video", "somebody's"])
+async def test_a_run_that_failed_does_not_hide_what_the_one_before_may_have_saved(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path, theirs: bool
+) -> None:
+    """An error that was written down says nothing of the file of an earlier death."""
+    words = await torn_out(client, grok_emulator, tmp_path)
+    file, copy = words["out"] / "key-000.mp4", tmp_path / "a.mp4"
+    await client.job(grok_emulator.creates[0].request_id).download(copy)
+    whole = copy.read_bytes()
+    there = bytes(len(whole)) if theirs else whole
+    file.write_bytes(there)
+    grok_emulator.script("download", [faults.Answer(503, b"x")] * 8)
+    found = await outcomes(client, requests(1), **words)
+    grok_emulator.assert_faults_consumed()
+    assert states(found) == {"key-000": "unfetched"}
+    assert not isinstance(found["key-000"].error, DestinationError)
+    for state in ("unfetched", "unfetched") if theirs else ("saved", "skipped"):
+        assert states(await outcomes(client, requests(1), **words)) == {"key-000": state}
+        assert file.read_bytes() == there
+    assert grok_emulator.accepted == 1
+
+
+async def test_a_video_whose_folder_could_not_be_synced_is_known_again(
+    client: AsyncClient,
+    grok_emulator: Emulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is there, and whole: only that it outlasts a power cut was not certain."""
+    words = {"out": tmp_path / "videos", "ledger": tmp_path / "a.sqlite"}
+    sync = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if os.path.samestat(os.fstat(descriptor), words["out"].stat()):
+            raise OSError(errno.EIO, "Input/output error")
+        sync(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", refuse)
+        found = await outcomes(client, requests(1), **words)
+    assert states(found) == {"key-000": "unfetched"}
+    assert "it is there and whole" in str(found["key-000"].error)
+    assert states(await outcomes(client, requests(1), **words)) == {"key-000": "saved"}
+    assert {path.name for path in words["out"].iterdir()} == {"key-000.mp4"}
     assert grok_emulator.accepted == 1
 
 
