@@ -7,6 +7,7 @@ creates a job.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final, Protocol, assert_never
 
 import anyio
@@ -19,13 +20,14 @@ from grok_video._errors import (
     DownloadError,
     DownloadTimeout,
     GrokVideoError,
+    JobError,
     LinkExpired,
     NotAVideo,
-    RateLimited,
     ServerError,
     Truncated,
     reword,
 )
+from grok_video._lifecycle import passes_until
 from grok_video._ranges import (
     Boxes,
     Complete,
@@ -303,11 +305,12 @@ class Transfer:
         failure: GrokVideoError = ServerError(words, status=status)
         try:
             fresh = await self._source.fresh_video()
-        except (APIConnectionError, RateLimited, ServerError) as error:
-            failure = error
         except GrokVideoError as error:
-            why = f"{words}, and the job gives no other: {error.message.rstrip('.')}"
-            raise self.error(LinkExpired, why, is_over=not error.resume) from error
+            # A job that was done and says for once that it is not (a plain `JobError`) passes, too.
+            if passes_until(error) < math.inf and type(error) is not JobError:
+                why = f"{words}, and the job gives no other: {error.message.rstrip('.')}"
+                raise self.error(LinkExpired, why, is_over=not error.resume) from error
+            failure = error
         else:
             if not fresh.url:
                 raise self.error(LinkExpired, f"{words}, and the job gives no other")

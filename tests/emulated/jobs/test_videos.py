@@ -65,6 +65,31 @@ async def test_a_file_is_hashed_where_that_is_asked_for(
     assert (tmp_path / "d.mp4").read_bytes() == whole
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        faults.bad_upstream(),
+        faults.no_channel(),
+        faults.html_page(200),
+        faults.Answer(200, b'{"status": "do'),
+        faults.Answer(200, {"status": "pending", "progress": 99}),
+    ],
+    ids=["bad upstream", "no channel", "a page", "half a document", "not done"],
+)
+async def test_a_dead_link_outlives_a_poll_that_fails_in_passing(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path, answer: faults.Fault
+) -> None:
+    """What a wait for the video bears, its download bears too."""
+    job = await client.submit("drift", duration=1)
+    await job
+    grok_emulator.script("download", [faults.LinkDied()])
+    grok_emulator.script("poll", [answer])
+    video = await job.download(tmp_path / "cat.mp4")
+    grok_emulator.assert_faults_consumed()
+    assert video.size == (tmp_path / "cat.mp4").stat().st_size > 1000
+    assert grok_emulator.accepted == 1
+
+
 async def test_ids_and_signed_links_that_look_like_pictures_stay_as_they_are(
     new_client: Callable[..., AsyncClient],
 ) -> None:
