@@ -47,6 +47,8 @@ def presentable(error: BaseException, outer: BaseException | None) -> BaseExcept
             link.request_info = aiohttp.RequestInfo(url, info.method, bare, url)
             link.history = ()
             link.args = (link.request_info, ())
+        elif isinstance(link, aiohttp.ConnectionTimeoutError):
+            link.args = ()  # they are a sentence with the whole URL
         elif isinstance(link, aiohttp.ClientConnectorError):
             link.args = (str(link),)
     return without_frames(error, outer)

@@ -201,3 +201,18 @@ def leave(visit: Visit, then: str) -> None:
         visit.until_gone()
     elif then == "reset":
         visit.reset()
+
+
+@contextlib.contextmanager
+def full_queue() -> Iterator[str]:
+    """Give the origin of a server that no connection is ever made to.
+
+    Its queue of length 0 is full: Linux drops further attempts.
+    """
+    with contextlib.ExitStack() as open_sockets:
+        listener = open_sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            filler = open_sockets.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"

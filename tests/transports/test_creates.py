@@ -16,7 +16,7 @@ from conftest import (
     make_config,
     make_transport,
 )
-from rawserver import Part, Visit, dead_port, leaves_after, ok, says
+from rawserver import Part, Visit, dead_port, full_queue, leaves_after, ok, says
 
 from grok_video import APIConnectionError, APITimeoutError, AsyncClient, CreateOutcomeUnknown
 from grok_video._transports._base import causes
@@ -119,17 +119,8 @@ async def test_a_name_that_nobody_knows_sent_nothing(lane: Lane, unknown_names: 
 
 
 async def test_a_connection_that_is_never_made_sent_nothing(lane: Lane):
-    # A queue of length 0 that is full: Linux drops further connection attempts.
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
-        port = listener.getsockname()[1]
-        fillers = [socket.socket() for _ in range(4)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(("127.0.0.1", port))
-        with pytest.raises(APITimeoutError) as caught:
-            await post_without_server(lane, f"http://127.0.0.1:{port}/v1", timeout=0.1)
-        for filler in fillers:
-            filler.close()
+    with full_queue() as origin, pytest.raises(APITimeoutError) as caught:
+        await post_without_server(lane, f"{origin}/v1", timeout=0.1)
     assert not caught.value.may_have_been_sent
 
 

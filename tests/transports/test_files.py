@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import traceback
 from typing import Any
 
 import anyio
@@ -19,10 +20,11 @@ from conftest import (
     Lane,
     SceneMaker,
     lanes,
+    make_client,
     make_config,
     make_transport,
 )
-from rawserver import Visit, leaves_after, ok, raw_server, says
+from rawserver import Visit, full_queue, leaves_after, ok, raw_server, says
 
 from grok_video import APIConnectionError, APITimeoutError
 from grok_video._transports._aiohttp import AiohttpTransport
@@ -240,6 +242,26 @@ async def test_no_log_and_no_error_shows_the_signature_of_a_link(
         else:
             await read(play.transport, url)
     assert "canary" not in caplog.text
+
+
+async def test_no_traceback_shows_the_signature_of_a_link_to_a_host_that_cannot_be_reached(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch
+):
+    # It has 15 s in life; an exchange that is over before says it in other words.
+    for module in ("_aiohttp", "_httpxlines"):
+        monkeypatch.setattr(f"grok_video._transports.{module}.CONNECT_TIMEOUT", 0.1)
+    client = make_client(lane, timeout=0.1) if lane.given else None
+    with full_queue() as origin:
+        transport = make_transport(lane, make_config("http://api.test/v1"), client)
+        link = f"{origin}/clip.mp4?X-Signature=canary"
+        with pytest.raises(APIConnectionError) as caught:
+            await read(transport, link)
+        await transport.aclose()
+        if client is not None:
+            await client.aclose()
+    printed = "".join(traceback.format_exception(caught.value))
+    assert "Timeout" in printed
+    assert "canary" not in printed
 
 
 # --- private addresses ---------------------------------------------------------------------------
