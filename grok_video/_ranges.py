@@ -204,17 +204,19 @@ def _failure(kind: type[APIError], status: int, headers: Mapping[str, str]) -> A
 class Boxes:
     """Follows the top-level boxes of an MP4 file (ISO/IEC 14496-12, section 4.2).
 
-    Tells whether a file that came without any length can be whole: it ends where a box does.
+    Tells whether a file that came without any length can be whole: it ends where a box does, and
+    has its index (`moov`). Without that nothing can be played, and what writes one puts it last.
     """
 
     def __init__(self) -> None:
         self._head = b""
         self._skip = 0.0
+        self._has_index = False
 
     @property
     def is_between(self) -> bool:
         """True where a file may end."""
-        return not self._head and self._skip in (0, math.inf)
+        return self._has_index and not self._head and self._skip in (0, math.inf)
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the file."""
@@ -237,6 +239,7 @@ class Boxes:
         return (16 if self._head[:4] == b"\0\0\0\1" else 8) - len(self._head)
 
     def _enter(self) -> None:
+        self._has_index = self._has_index or self._head[4:8] == b"moov"
         size = int.from_bytes(self._head[8:] or self._head[:4], "big")
         # Zero means: to the end of the file. A length below that of the head itself is broken.
         self._skip = max(0, size - len(self._head)) if size else math.inf

@@ -23,6 +23,9 @@ def clip(size: int, seed: int = 1) -> bytes:
     return b"\0\0\0\x18ftypmp42" + random.Random(seed).randbytes(size - 12)
 
 
+FTYP = b"\0\0\0\x10ftypmp42" + bytes(4)
+#: The index, without which nothing can be played: an empty one.
+MOOV = b"\0\0\0\x08moov"
 SMALL = clip(300_000)
 MEDIUM = clip(3 * MIB)
 
@@ -30,7 +33,7 @@ MEDIUM = clip(3 * MIB)
 def boxed(*sizes: int) -> bytes:
     """Return a file of whole boxes, as an MP4 file is: its head has 24 bytes, then come these."""
     boxes = (size.to_bytes(4, "big") + b"mdat" + clip(size - 8, size) for size in sizes)
-    return clip(12) + bytes(12) + b"".join(boxes)
+    return FTYP + MOOV + b"".join(boxes)
 
 
 @frozen

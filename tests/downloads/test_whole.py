@@ -12,7 +12,20 @@ from blockbuster import blockbuster_ctx
 from grok_video import LinkExpired, Retry, Truncated, _disk
 from grok_video._transfer import Transfer
 
-from .fileserver import MEDIUM, MIB, SMALL, Chunked, Cut, Say, Slice, Unframed, boxed, clip
+from .fileserver import (
+    FTYP,
+    MEDIUM,
+    MIB,
+    MOOV,
+    SMALL,
+    Chunked,
+    Cut,
+    Say,
+    Slice,
+    Unframed,
+    boxed,
+    clip,
+)
 from .harness import Downloads, is_whole, names
 
 
@@ -89,6 +102,23 @@ async def test_a_file_without_a_length_that_ends_inside_a_box_is_asked_for_its_r
     video = await downloads.save(tmp_path / "cat.mp4")
     assert is_whole(video, tmp_path / "cat.mp4", data)
     assert downloads.server.ranges == [None, "bytes=65536-"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Unframed(16), Unframed(3 * 2**16), Chunked(3 * 2**16, pretends=True)],
+    ids=["behind the head", "behind the pictures", "ended by a proxy"],
+)
+async def test_a_file_without_a_length_that_ends_before_its_index_is_asked_for_its_rest(
+    downloads: Downloads, tmp_path: Path, fault: Unframed | Chunked
+) -> None:
+    """A box ends there, but no film: what writes one mostly puts the index last."""
+    pictures = 3 * 2**16 - len(FTYP)
+    data = FTYP + pictures.to_bytes(4, "big") + b"mdat" + bytes(pictures - 8) + MOOV
+    downloads.server.data = data
+    downloads.server.script.append(fault)
+    assert is_whole(await downloads.save(tmp_path / "cat.mp4"), tmp_path / "cat.mp4", data)
+    assert downloads.server.ranges == [None, f"bytes={fault.at}-"]
 
 
 async def test_a_file_that_ends_inside_a_box_is_whole_if_its_server_says_so(

@@ -212,12 +212,18 @@ def box(kind: bytes, content: bytes, *, long: bool = False) -> bytes:
     return (len(content) + 8).to_bytes(4, "big") + kind + content
 
 
-FILE = box(b"ftyp", b"mp42....") + box(b"free", b"") + box(b"mdat", b"x" * 50, long=True)
+FILE = (
+    box(b"ftyp", b"mp42....")
+    + box(b"mdat", b"x" * 50, long=True)
+    + box(b"moov", b"index...")
+    + box(b"free", b"")
+)
 
 
 @pytest.mark.parametrize("step", [1, 3, 8, 16, 1000])
-def test_a_file_may_end_only_where_a_box_does(step: int) -> None:
-    ends = {0, 16, 24, 24 + 66}
+def test_a_file_may_end_only_where_a_box_does_and_not_before_its_index(step: int) -> None:
+    """Without `moov` nothing can be played, and it may stand last."""
+    ends = {16 + 66 + 16, 16 + 66 + 16 + 8}
     assert len(FILE) == max(ends)
     for length in range(len(FILE) + 1):
         boxes = Boxes()
@@ -226,15 +232,16 @@ def test_a_file_may_end_only_where_a_box_does(step: int) -> None:
         assert boxes.is_between == (length in ends)
 
 
-def test_a_last_box_without_a_length_may_end_anywhere() -> None:
+@pytest.mark.parametrize("has_index", [True, False])
+def test_a_last_box_without_a_length_may_end_anywhere_behind_the_index(has_index: bool) -> None:
     boxes = Boxes()
-    boxes.feed(FILE + b"\0\0\0\0mdat")
-    assert boxes.is_between
-    boxes.feed(b"whatever")
-    assert boxes.is_between
+    boxes.feed((FILE if has_index else FILE[:16]) + b"\0\0\0\0mdat")
+    assert boxes.is_between == has_index
+    boxes.feed(b"whatever, " + box(b"moov", b""))
+    assert boxes.is_between == has_index
 
 
 def test_a_box_that_is_shorter_than_its_head_ends_nothing_for_ever() -> None:
     boxes = Boxes()
-    boxes.feed(b"\0\0\0\5junk" * 1000)
+    boxes.feed(FILE + b"\0\0\0\5junk" * 1000)
     assert boxes.is_between
