@@ -11,12 +11,16 @@ import re
 import socket
 import unicodedata
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-__all__ = ["Origin", "is_public_address", "names_a_user"]
+__all__ = ["Origin", "is_public_address", "names_a_user", "sendable"]
 
 #: What stands before the path: the same for all the links of a host, so that it is read once.
 _PLACE: Final = re.compile(r"[A-Za-z]+://[^/?#]+")
+
+#: What a request line can never have: spaces, control characters, what is no ASCII (RFC 9112,
+#: section 3.2). Without tabs and line ends, which yarl leaves out, as browsers do.
+_UNSENDABLE: Final = re.compile(r"[^!-~\t\n\r]+")
 
 _NO_ORIGIN: Final = "not an absolute http(s) URL"
 #: Characters of a host name at most (RFC 1035, section 2.3.4, as text).
@@ -53,6 +57,22 @@ def names_a_user(url: str) -> bool:
     """Return whether an absolute URL has a user name, or a password, before its host."""
     place = _PLACE.match(url)
     return "@" in (place[0] if place is not None else url)
+
+
+def sendable(url: str) -> str:
+    """Return an absolute URL with what no request line can have encoded, behind its host only.
+
+    All else stays byte for byte: a signature may be that of just this spelling.
+    """
+    place = _PLACE.match(url)
+    if place is None or _UNSENDABLE.search(url, place.end()) is None:
+        return url
+    return place[0] + _UNSENDABLE.sub(_encoded, url[place.end() :])
+
+
+def _encoded(found: re.Match[str]) -> str:
+    # A header's bytes that are no UTF-8 come as surrogates, and are sent as those bytes.
+    return quote(found[0], errors="surrogateescape")
 
 
 @functools.lru_cache(maxsize=1024)

@@ -52,7 +52,7 @@ from grok_video._transports._base import (
 )
 from grok_video._transports._debuglog import hide_written_bytes
 from grok_video._transports._loops import LoopLocal
-from grok_video._urls import Origin
+from grok_video._urls import Origin, sendable
 
 if TYPE_CHECKING:
     import ssl
@@ -266,7 +266,7 @@ class _Sessions:
                     await public_addresses(origin.host, origin.port)
         session = self._for_file(origin, guarded=public_only and proxy is None)
         response = await session.get(
-            URL(url, encoded=True),
+            URL(sendable(url), encoded=True),
             headers=self._file_headers(origin, headers),
             allow_redirects=False,
             proxy=proxy,

@@ -7,6 +7,7 @@ import json
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 from attrs import field, frozen
@@ -94,6 +95,15 @@ async def test_a_redirect_is_followed_without_the_key(downloads: Downloads, tmp_
         for request in downloads.server.requests + other.requests:
             assert KEY not in json.dumps(request)
             assert "authorization" not in request
+
+
+@pytest.mark.parametrize("name", ["my video.mp4", "b\u00e4r.mp4"])
+async def test_a_redirect_to_a_name_that_nobody_encoded_is_followed(
+    downloads: Downloads, tmp_path: Path, name: str
+) -> None:
+    downloads.server.script.append(Say(302, headers={"Location": f"/{name}?sig=a%2Fb+c"}))
+    assert is_whole(await downloads.save(tmp_path / "cat.mp4"), tmp_path / "cat.mp4", SMALL)
+    assert downloads.server.requests[-1]["path"] == f"/{quote(name)}?sig=a%2Fb+c"
 
 
 async def test_redirects_in_a_circle_end(downloads: Downloads, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from grok_video._ranges import (
     request_headers,
     version_of,
 )
+from grok_video._urls import sendable
 
 TAG = '"v1"'
 KNOWN = Version(etag=TAG, total=1000)
@@ -204,6 +205,26 @@ def test_a_failure_that_passes_can_be_pickled() -> None:
     assert isinstance(verdict, Passing)
     assert pickle.loads(pickle.dumps(verdict.failure)).status == 503
     assert verdict.failure.retry_after is None or math.isfinite(verdict.failure.retry_after)
+
+
+@pytest.mark.parametrize(
+    ("link", "sent"),
+    [
+        ("https://f.test/a b?c d#e f", "https://f.test/a%20b?c%20d#e%20f"),
+        ("https://f.test/b\u00e4r\x7f", "https://f.test/b%C3%A4r%7F"),
+        # As aiohttp gives a header in ISO 8859-1.
+        ("https://f.test/b\udce4r", "https://f.test/b%E4r"),
+        # A name has an encoding of its own.
+        ("https://b\u00e4r.test/", "https://b\u00e4r.test/"),
+    ],
+)
+def test_what_no_request_line_can_have_is_encoded_behind_the_host(link: str, sent: str) -> None:
+    assert sendable(link) == sent
+
+
+def test_what_a_request_line_can_have_stays_as_it_was_signed() -> None:
+    link = "https://f.test/a%2fb%2Fc+d?" + "".join(map(chr, range(0x21, 0x7F)))
+    assert sendable(link) is link
 
 
 def box(kind: bytes, content: bytes, *, long: bool = False) -> bytes:

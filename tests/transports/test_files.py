@@ -69,6 +69,23 @@ async def test_a_file_streams_with_the_headers_of_the_caller(scene: SceneMaker):
     assert b"\r\naccept-encoding: identity\r\n" in request.lower()
 
 
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("/my clip.mp4?name=my clip&sig=a%2Fb+c=", "/my%20clip.mp4?name=my%20clip&sig=a%2Fb+c="),
+        ("/b\u00e4r.mp4?sig=a%2fb~!$'()*,;:@", "/b%C3%A4r.mp4?sig=a%2fb~!$'()*,;:@"),
+        ("?name=my clip", "/?name=my%20clip"),
+    ],
+)
+async def test_a_link_is_sent_as_it_is_but_for_what_no_request_line_can_have(
+    scene: SceneMaker, given: str, sent: str
+):
+    """A signature is that of these very bytes."""
+    async with scene(says(HEAD % 4 + b"clip")) as play:
+        assert await read(play.transport, play.base.removesuffix("/v1") + given) == (206, b"clip")
+    assert play.server.requests[0].startswith(f"GET {sent} HTTP/1.1\r\n".encode())
+
+
 @lanes(LANES[0])
 @pytest.mark.parametrize("verb", ["get", "post", "stream"])
 async def test_a_closed_transport_cancels_nobody_who_waits_for_the_address_of_a_host(
