@@ -72,11 +72,18 @@ class Slots:
 
     def _give(self) -> None:
         """Let whoever waits longest have a slot."""
-        if not self._taken_now:
-            # Whoever gives one back may do so outside of the loop, as a coroutine is collected.
-            call_in_next_turn(self._loop, self._begin_turn)
+        # Whoever gives one back may do so outside of the loop, as a coroutine is collected: it goes
+        # on meanwhile, may have served whom this was for, and begin its turn at once.
+        try:
+            sleeper, _ = self._waiting.popitem(last=False)
+        except KeyError:
+            self.release()
+            return
+        is_first = not self._taken_now
         self._taken_now += 1
-        sleeper, _ = self._waiting.popitem(last=False)
+        if is_first:
+            # Counted before: what is counted after the loop has begun its turn is never forgotten.
+            call_in_next_turn(self._loop, self._begin_turn)
         wake(sleeper, self._loop)
 
     async def take(self, until: float) -> bool:

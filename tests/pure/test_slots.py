@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
@@ -12,7 +13,7 @@ import pytest
 from anyio.abc import TaskStatus
 
 from grok_video._slots import Slots
-from grok_video._transports._loops import current_time
+from grok_video._transports._loops import caller_of, current_time, running_loop
 
 pytestmark = pytest.mark.parametrize("library", ["asyncio", "trio"])
 
@@ -40,6 +41,23 @@ def is_free(slots: Slots, count: int) -> bool:
     for _ in range(taken):
         slots.release()
     return taken == count
+
+
+class Prompt:
+    """The running event loop, as a thread sees it that is held up: it has done what it was told.
+
+    It stands where the token of a run of trio does, which is told in the same way.
+    """
+
+    def __init__(self) -> None:
+        self._tell = caller_of(running_loop())
+        self._home = threading.get_ident()
+
+    def run_sync_soon(self, function: Callable[..., object], *args: object) -> None:
+        done = threading.Event()
+        self._tell(function, *args)
+        self._tell(done.set)
+        assert threading.get_ident() == self._home or done.wait(10)
 
 
 def test_they_are_given_in_the_order_in_which_they_were_asked_for(library: str) -> None:
@@ -160,6 +178,46 @@ def test_a_slot_given_to_one_who_is_cancelled_in_the_same_turn_goes_to_the_next(
             slots.release()
             scope.cancel()
         assert served == ["the next"]
+        assert is_free(slots, 1)
+
+    run(library, work)
+
+
+def test_a_slot_given_back_in_another_thread_counts_in_the_turn_that_it_begins(
+    library: str,
+) -> None:
+    """A coroutine that nobody holds is collected anywhere; the loop goes on while that happens."""
+
+    async def work() -> None:
+        slots, served = Slots(1), list[str]()
+        assert slots.take_at_once()
+        await turns()
+        slots._loop = Prompt()
+
+        async def waiting() -> None:
+            assert await slots.take(FOREVER)
+            served.append("who waits")
+            slots.release()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(waiting)
+            await turns()
+            await anyio.to_thread.run_sync(slots.release)
+        assert served == ["who waits"]
+        # One that is counted after the turn in which it was given is counted in all later ones.
+        for _ in range(20):
+            await turns()
+            assert slots.take_at_once()
+            slots.release()
+
+    run(library, work)
+
+
+def test_a_slot_is_free_if_the_loop_has_served_whom_another_thread_gives_it(library: str) -> None:
+    async def work() -> None:
+        slots = Slots(1)
+        assert slots.take_at_once()
+        slots._give()  # as `release` does that saw somebody wait a moment ago
         assert is_free(slots, 1)
 
     run(library, work)
