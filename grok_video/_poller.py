@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from os import getpid
 from typing import TYPE_CHECKING, Final
 from weakref import WeakMethod
 
@@ -31,9 +32,10 @@ from grok_video._policies import NO_END
 from grok_video._polling import Watch
 from grok_video._session import TooLate
 from grok_video._tracing import span
-from grok_video._transports._loops import Bell, current_time
+from grok_video._transports._loops import Bell, current_time, goes_on, loop_of_asyncio
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import Callable
 
     from grok_video._policies import Deadline
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
 
 #: Bytes of an answer that are kept to compare the next one with; recorded ones have up to 600.
 _WORTH_KEEPING: Final = 4096
+#: Seconds after which those who wait for another's poll look whether its loop still runs: one that
+#: was stopped tells nobody. Most polls are answered in half a second.
+_LOOK_AGAIN: Final = 5.0
 
 
 class Poller:
@@ -91,8 +96,8 @@ class Poller:
         self._passing_error: GrokVideoError | None = None
         #: When a poll last told something new: another status, another progress.
         self._changed_at = -math.inf
-        #: True while someone polls; the others wait for the news.
-        self._asking = False
+        #: While someone polls: in which loop (None on trio) of which process; others wait.
+        self._asker: tuple[AbstractEventLoop | None, int] | None = None
         #: True while that poll has its turn: before, nothing is lost with it.
         self.is_on_its_way = False
         #: Who is told of the end, as long as they are there.
@@ -144,8 +149,8 @@ class Poller:
         Raises `JobTimeout` if it has not said it until then.
         """
         now = current_time()
-        while self._asking and now < deadline.at:
-            await self._news.wait_until(deadline.at, self._is_answered)
+        while self._asker is not None and self._is_asked() and now < deadline.at:
+            await self._news.wait_until(min(deadline.at, now + _LOOK_AGAIN), self._is_answered)
             now = current_time()
         if now >= deadline.at:
             raise self._timeout(deadline)
@@ -199,8 +204,8 @@ class Poller:
                 raise self._timeout(deadline, wish=blocked_until - now)
             if now >= deadline.at:
                 raise self._timeout(deadline)
-            if self._asking:
-                await self._news.wait_until(deadline.at, self._is_answered)
+            if self._asker is not None and self._is_asked():
+                await self._news.wait_until(min(deadline.at, now + _LOOK_AGAIN), self._is_answered)
                 now = current_time()
                 continue
             stalled_at = self._stalled_at()
@@ -215,7 +220,8 @@ class Poller:
                 asked_at = self._polled_at
                 await session.lifetime.sleep_until(due, self._news)
                 now = current_time()
-                woken = self._asking or self._polls != seen or self._polled_at != asked_at
+                asked = self._asker is not None
+                woken = asked or self._polls != seen or self._polled_at != asked_at
                 if woken or now < due or now < self.blocked_until or now >= deadline.at:
                     continue
             self._believed = believed
@@ -255,7 +261,7 @@ class Poller:
 
         Raises `TooLate` as `Session.poll` does.
         """
-        self._asking = True
+        self._asker = asker = loop_of_asyncio(), getpid()
         before, self._polled_at = self._polled_at, now
         try:
             heard, ended, hint = await self.session.poll(
@@ -274,11 +280,15 @@ class Poller:
                 self._not_before = current_time() + error.retry_after
             raise
         except BaseException:
-            self._polled_at = before  # broken off, or too late: nothing was heard
+            if self._asker is asker:
+                self._polled_at = before  # broken off, or too late: nothing was heard
             raise
         finally:
             # However it ended: the others go on, and if this task was cancelled, one takes over.
-            self._asking = self.is_on_its_way = False
+            # Unless one has: this one's loop was stopped meanwhile.
+            if self._asker is asker:
+                self._asker = None
+                self.is_on_its_way = False
             self._news.ring()
             if self._followers and self.is_finished:
                 self._tell_followers()
@@ -343,7 +353,12 @@ class Poller:
         return max(0.0, now - self._since) if self._since is not None else 0.0
 
     def _is_answered(self) -> bool:
-        return not self._asking
+        return not self._is_asked()
+
+    def _is_asked(self) -> bool:
+        """Return whether someone polls whose poll will come to an end, here in this process."""
+        asker = self._asker  # once: other threads go on meanwhile
+        return asker is not None and asker[1] == getpid() and goes_on(asker[0])
 
     @property
     def blocked_until(self) -> float:

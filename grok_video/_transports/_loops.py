@@ -49,6 +49,15 @@ def _is_of_asyncio(loop: Any) -> bool:  # noqa: ANN401 - as `running_loop` retur
     return isinstance(loop, asyncio.AbstractEventLoop)
 
 
+#: The running loop of asyncio, or None on trio; asked for each poll, where `running_loop` is slow.
+loop_of_asyncio: Final = asyncio._get_running_loop  # noqa: SLF001 - public in all but its name
+
+
+def goes_on(loop: asyncio.AbstractEventLoop | None) -> bool:
+    """Return whether what was begun there will end: trio sees to that, Ctrl-C may stop asyncio."""
+    return loop is None or loop.is_running()
+
+
 def caller_of(loop: Any) -> Callable[..., object]:  # noqa: ANN401 - as `running_loop` returns it
     """Return what runs a function in an event loop, called from another thread.
 

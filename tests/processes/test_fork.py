@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from grok_video.emulator import Emulator
+from grok_video.emulator import Emulator, faults
 from grok_video.emulator.pytest_plugin import EmulatorFactory
-from tests.blocking.children import CLIP, PREFACE, environment, running, until
+from tests.blocking.children import CLIP, PATIENCE, PREFACE, environment, running, until
 
 #: In a child: says what it has to say and leaves as forked children do.
 FORK = """
@@ -104,6 +104,35 @@ client.close()
         emulator.finish(first)
         lines = sorted(child.ends_well().splitlines())
     assert lines == ["child 1 and the parent's 1", "child ended 0", "parent 1"]
+
+
+def test_an_asynchronous_job_that_the_parent_is_polling_is_polled_in_the_child_too(
+    grok_emulator: Emulator,
+) -> None:
+    grok_emulator.script("poll", [faults.Stall(PATIENCE)])
+    script = """
+import asyncio, contextlib, threading
+client = AsyncClient(**QUICK)
+jobs, stops = [], []
+async def wait():
+    job = await client.submit("parent", duration=1)
+    jobs.append(job)
+    stops.append(asyncio.get_running_loop().call_soon_threadsafe)
+    stops.append(asyncio.current_task().cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await job
+waiter = threading.Thread(target=lambda: asyncio.run(wait()))
+waiter.start()
+sys.stdin.readline()
+in_child(lambda: say("child", asyncio.run(jobs[0].result(timeout=5)).duration))
+stops[0](stops[1])
+waiter.join()
+"""
+    with running(FORK + script, grok_emulator) as child:
+        until(lambda: grok_emulator.polls > 0)
+        child.types_enter()
+        lines = child.ends_well().splitlines()
+    assert lines == ["child 1", "child ended 0"]
 
 
 def test_the_child_shares_no_connection_with_its_parent(grok_emulator: Emulator) -> None:
