@@ -144,13 +144,18 @@ class Poller:
             return self.video()
 
     async def refresh(self, deadline: Deadline = NO_END) -> Snapshot:
-        """Return what the API says now, from exactly one GET.
+        """Return what the API says now, from exactly one GET, sent once the server wants one.
 
         Raises `JobTimeout` if it has not said it until then.
         """
         now = current_time()
-        while self._asker is not None and self._is_asked() and now < deadline.at:
-            await self._news.wait_until(min(deadline.at, now + _LOOK_AGAIN), self._is_answered)
+        while (self._asker is not None or now < self._not_before) and now < deadline.at:
+            if self._is_asked():
+                await self._news.wait_until(min(deadline.at, now + _LOOK_AGAIN), self._is_answered)
+            elif now < self._not_before and not self.session.lifetime.is_over:
+                await self.session.lifetime.sleep_until(min(deadline.at, self._not_before))
+            else:
+                break
             now = current_time()
         if now >= deadline.at:
             raise self._timeout(deadline)
@@ -165,7 +170,11 @@ class Poller:
         return self.snapshot
 
     async def fresh_video(self) -> Video:
-        """Return the video with a fresh link, from exactly one GET; for links that died."""
+        """Return the video with a fresh link, from exactly one GET; for links that died.
+
+        That is a poll as any other, sent no earlier than the server asked: the deadline of the
+        download ends its wait.
+        """
         await self.refresh()
         if not self.is_finished:
             message = f"job {self.request_id} was done and now says that it is not"

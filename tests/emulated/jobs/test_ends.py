@@ -14,12 +14,14 @@ from grok_video import (
     AsyncClient,
     AuthenticationError,
     ConfigurationError,
+    DownloadTimeout,
     InvalidRequest,
     JobExpired,
     JobFailed,
     JobTimeout,
     ModerationRefused,
     RateLimited,
+    ServerError,
 )
 from grok_video.emulator import Emulator, faults
 
@@ -36,6 +38,23 @@ async def test_a_look_at_a_job_ends_at_its_timeout_however_long_the_server_wants
         await job.refresh(timeout=0.2)
     assert 0.1 < anyio.current_time() - began < 2
     assert grok_emulator.polls == 1
+
+
+async def test_a_download_whose_link_died_ends_at_its_timeout_where_no_poll_is_wanted_before(
+    grok_emulator: Emulator, client: AsyncClient, tmp_path: Path
+) -> None:
+    job = await client.submit("drift", duration=1, resolution="480p")
+    await job.result(timeout=20)
+    busy = faults.Answer(503, {"error": "busy"}, {"Retry-After": "3600"})
+    grok_emulator.script("poll", [busy])
+    with pytest.raises(ServerError):
+        await job.refresh()
+    grok_emulator.script("download", [faults.LinkDied()])
+    polls = grok_emulator.polls
+    with pytest.raises(DownloadTimeout):
+        await job.download(tmp_path / "a.mp4", timeout=1)
+    grok_emulator.assert_faults_consumed()
+    assert grok_emulator.polls == polls
 
 
 async def test_a_look_that_waits_for_another_poll_ends_at_its_timeout(
