@@ -30,6 +30,7 @@ import trio
 from anyio import create_task_group
 
 from grok_video import AsyncClient, CreateOutcomeUnknown, GrokVideoError, JobFailed, Retry
+from grok_video._transports._base import KEEPALIVE
 from grok_video.emulator import Emulator
 from grok_video.emulator._clips import altered
 from grok_video.emulator.faults import EndlessHeaders, Fault, GzipBomb, HugeJSON, Refuse, Stall
@@ -286,7 +287,9 @@ class Run:
 
         Both are means over several samples: how many jobs are in which phase differs each time.
         Open files swing by as many as there are jobs in flight, and a mean over a few samples with
-        them: there, what each quarter has at the least is compared, which a leak raises as well.
+        them: there, what each quarter has at the least is compared, which a leak raises as well. A
+        quarter that is shorter than an idle connection lives may never see the end of such a swing:
+        then it is as long, or half of all.
         """
         warm = [one for one in self.samples if one.jobs >= min(WARM, self.jobs // 4)]
         size = max(1, len(warm) // 4)
@@ -295,7 +298,9 @@ class Run:
         def mean(rows: list[Sample], name: str) -> float:
             return sum(getattr(row, name) for row in rows) / len(rows)
 
-        files = min(one.files for one in last) - min(one.files for one in first)
+        since = last[-1].seconds - 1.5 * KEEPALIVE
+        quiet = [one for one in warm[-max(size, len(warm) // 2) :] if one.seconds >= since]
+        files = min(one.files for one in quiet + last) - min(one.files for one in first)
         names = ("tasks", "blocks", "rss_kib")
         return {"files": files} | {name: mean(last, name) - mean(first, name) for name in names}
 
