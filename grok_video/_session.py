@@ -322,7 +322,7 @@ class Session:
         return (
             self._given is None
             and isinstance(error, UnexpectedResponse)
-            and error.refused <= proves_refusal(error.status)
+            and (proves_refusal(error.status) or not error.refused)
         )
 
     async def _turn_for_create(self, until: Deadline, so_far: str) -> Slots:

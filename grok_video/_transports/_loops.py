@@ -82,7 +82,7 @@ def call_in_next_turn(loop: Any, function: Callable[[], object]) -> None:  # noq
 
 
 def soon_in(loop: Any) -> Callable[[Callable[[], object]], object]:  # noqa: ANN401 - as above
-    """Return what does the same, for who calls it in that loop and nowhere else."""
+    """Return a quicker `call_in_next_turn`, for who calls it in that loop and nowhere else."""
     if not _is_of_asyncio(loop):
         return partial(call_in_next_turn, loop)
     return partial(loop.call_soon, context=_clock_for(loop).context)
