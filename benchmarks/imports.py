@@ -2,8 +2,9 @@
 
 Fresh interpreters in turns; user and system CPU seconds of each, which a busy machine stretches
 less than wall time; compiled files are there from the first round on, which does not count.
-"Ready" is a client that was made: what it needs for a request is imported then, so that no event
-loop is held later. The first answer is one more step, from a little server, for both.
+"Ready" is a client that was made: what it needs to send is imported then, so that no event loop is
+held later. What reads the answers is imported in a thread with the first request, and counts in
+the first answer: one more step, from a little server, for both.
 
     python -m benchmarks.imports [--tiny]
 """

@@ -3,22 +3,23 @@
 Reading is tolerant (unknown keys are accepted, numbers may come as text) and never guesses: what
 cannot be read is an `UnexpectedResponse` with its JSON path. What must never happen here: an
 opinion about what a document means for a job (that is `_wire`) or for a caller (`_refusals`).
+
+Imported with the first request, in a thread: cattrs and the readers that it writes and compiles are
+a tenth of all that a client would be waited for, and nothing before an answer needs them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import re
-from functools import cache
-from typing import TYPE_CHECKING, Any, Final, NewType, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Final, NewType, cast
 
 import cattrs
 from attrs import define
 
 from grok_video._errors import UnexpectedResponse
-from grok_video._redaction import hide_pictures_within, may_hold_pictures, redact
+from grok_video._rawanswer import DECODER, SCANNED, excerpt, is_object, looks_like_html
+from grok_video._redaction import hide_pictures_within, may_hold_pictures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,11 +109,6 @@ def _flag(value: Any, _: Any) -> bool | None:  # noqa: ANN401
     return value if isinstance(value, bool) else None
 
 
-def is_object(value: Any) -> TypeGuard[dict[str, Any]]:  # noqa: ANN401
-    """Return whether raw JSON is an object."""
-    return isinstance(value, dict)
-
-
 def _kind(value: Any) -> str:  # noqa: ANN401
     names: dict[type, str] = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
     return names.get(cast("type[object]", type(value)), "null" if value is None else "a number")
@@ -166,20 +162,13 @@ def _an_object(value: Any) -> dict[str, Any]:  # noqa: ANN401
     return value
 
 
-@cache
-def _reader() -> Callable[[Any, Any], Any]:
-    # Made for the first answer, not with the import, of which it would be a tenth: cattrs writes
-    # and compiles a reader for each class.
-    return _make_converter().get_structure_hook(Document)
-
-
-_JSON: Final = json.JSONDecoder()
+_read: Final = _make_converter().get_structure_hook(Document)
 
 
 def _parse(body: bytes) -> Any:  # noqa: ANN401 - raw JSON
     try:
         # What `json.loads` does with bytes, without first looking for UTF-16.
-        return _JSON.decode(body.decode())
+        return DECODER.decode(body.decode())
     except ValueError:
         return json.loads(body)
 
@@ -206,7 +195,7 @@ def read_document(status: int, body: bytes, *, refused: bool) -> tuple[Document,
     else:
         if is_object(raw):
             try:
-                document = _reader()(raw, Document)
+                document = _read(raw, Document)
             except (cattrs.BaseValidationError, RecursionError) as error:
                 path, why = _explain(error)
                 problem = f"the API's answer (HTTP {status}) cannot be read at {path}: {why}"
@@ -222,57 +211,8 @@ def read_document(status: int, body: bytes, *, refused: bool) -> tuple[Document,
         )
     # After reading: the signature of a link and an opaque id may look like a picture.
     if may_hold_pictures(body):
-        hide_pictures_within(raw, in_haste=len(body) > _SCANNED)
+        hide_pictures_within(raw, in_haste=len(body) > SCANNED)
     return document, raw
-
-
-#: What a job's id is called, the surest names first: an "id" may be anything's.
-_NAMES: Final = ("request_id", "task_id", "taskId")
-_NAMED: Final = r'"(?:request_id|task_id|taskId)"\s*:\s*("(?:[^"\\]|\\.)*")'
-#: Characters of an answer that is no JSON in which an id is looked for.
-_SCANNED: Final = 2**16
-
-
-def read_identity(body: bytes) -> str | None:
-    """Return the id of a job that an answer names, whatever else stands there; None if none does.
-
-    The id may be paid for, so nothing beside it that cannot be read may cost it: not a field of
-    another type, not something after the document, nor that its end is missing.
-    """
-    levels = _levels(body)
-    for names in (_NAMES, ("id",)):
-        for level in levels:
-            for name in names:
-                value = level.get(name)
-                if isinstance(value, int) and not isinstance(value, bool):
-                    value = str(value)
-                if isinstance(value, str) and value.strip():
-                    return value
-    if levels:
-        return None
-    text = body[:_SCANNED].decode("utf-8", "replace")
-    for found in re.finditer(_NAMED, text):
-        with contextlib.suppress(ValueError):
-            name = str(json.loads(found[1]))
-            if name.strip() and "\ufffd" not in name:  # not what the server wrote
-                return name
-    return None
-
-
-def _levels(body: bytes) -> list[dict[str, Any]]:
-    """Return the objects of an answer, outermost first; none where it is no JSON object."""
-    levels: list[dict[str, Any]] = []
-    try:
-        # The first of several documents, too: the id comes first.
-        raw, _ = _JSON.raw_decode(body.decode("utf-8-sig").lstrip())
-        while is_object(raw):
-            levels.append(raw)
-            raw = raw.get("data")
-            if isinstance(raw, str):
-                raw, _ = _JSON.raw_decode(raw.lstrip())
-    except (ValueError, RecursionError):
-        pass
-    return levels
 
 
 def _explain(error: Exception) -> tuple[str, str]:
@@ -281,14 +221,3 @@ def _explain(error: Exception) -> tuple[str, str]:
     found = cattrs.transform_error(error, format_exception=lambda inner, _: str(inner))
     why, _, path = found[0].rpartition(" @ ")
     return path, why
-
-
-def looks_like_html(body: bytes) -> bool:
-    """Return whether an answer begins as a page for people does."""
-    start = body[:500].lstrip().lower()
-    return start.startswith((b"<!doctype", b"<html", b"<head", b"<body", b"<center", b"<!--"))
-
-
-def excerpt(body: bytes) -> str:
-    """Return the beginning of an answer as it may be shown: redacted."""
-    return redact(body[:8192].decode("utf-8", "replace"))

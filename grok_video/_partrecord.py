@@ -15,8 +15,8 @@ import stat
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from grok_video import _disk
-from grok_video._documents import is_object
 from grok_video._ranges import Version, strong
+from grok_video._rawanswer import is_object
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -13,7 +13,6 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from grok_video._documents import excerpt, is_object, looks_like_html
 from grok_video._errors import (
     APIError,
     AuthenticationError,
@@ -25,6 +24,7 @@ from grok_video._errors import (
     ServerError,
     UnexpectedResponse,
 )
+from grok_video._rawanswer import excerpt, is_object, looks_like_html
 from grok_video._redaction import hide_pictures, redact
 
 if TYPE_CHECKING:

@@ -38,7 +38,7 @@ from grok_video._policies import NO_END
 from grok_video._polling import Experience
 from grok_video._refusals import read_retry_after
 from grok_video._slots import Taken, slots_of_each_loop
-from grok_video._threads import CHECKS, load_anyio
+from grok_video._threads import CHECKS, load, load_anyio
 from grok_video._transports._base import Address, Transport, proves_refusal
 from grok_video._transports._loops import checkpoint, current_time, ends_at, running_library
 from grok_video._turns import NoTurn, Turns
@@ -143,17 +143,20 @@ class Session:
         return self._transports.get(library) or self._make_transport(library)
 
     async def ready_transport(self) -> Transport:
-        """Return the transport, made with its first use; the event loop is not held for that."""
+        """Return the transport, made with its first use; the event loop is not held for that.
+
+        Nor for what reads the answers: it is here as well.
+        """
         self.lifetime.require()
-        if self._given is not None:
-            return self._given
         library = running_library()
         made = self._transports.get(library)
-        if made is None and self._is_of_httpx(library):
-            # Its libraries on trio, where nobody knew before that they are needed, and its TLS.
-            made = await CHECKS.run(self._make_transport, library)
+        if made is None:
+            await load("grok_video._documents")
+            if self._given is None and self._is_of_httpx(library):
+                # Its libraries on trio, where nobody knew before that they are needed, and its TLS.
+                made = await CHECKS.run(self._make_transport, library)
             self.lifetime.require()
-        return made or self._make_transport(library)
+        return self._given or made or self._make_transport(library)
 
     def _is_of_httpx(self, library: str) -> bool:
         return library == "trio" or self._wanted == "httpx" or self._http_client is not None

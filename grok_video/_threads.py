@@ -12,8 +12,9 @@ import math
 import os
 import sys
 import threading
+from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple, Unpack
 
 from grok_video._transports._loops import (
     new_sleeper,
@@ -108,29 +109,49 @@ async def load(*names: str) -> None:
         return
     loop = running_loop()
     sleeper = new_sleeper(loop)
-
-    def work() -> None:
-        for name in names:
-            with _imports.lock, contextlib.suppress(BaseException):
-                import_module(name)
-        wake(sleeper, loop)
-
     try:
-        threading.Thread(target=work, name="grok_video import", daemon=True).start()
+        _imports.begin(names, sleeper, loop)
     except RuntimeError:
         return  # no thread can be had: then it holds the loop
     await sleep_until(math.inf, sleeper, loop)
 
 
 class _Imports:
-    """A lock that is held while something is imported in such a thread, and across each fork.
+    """What is imported in such threads: one thread for all who wait for the same.
 
-    In a child that is forked in the middle of an import, Python's own lock of that module belongs
-    for ever to a thread that is not there.
+    A lock is held while something is imported there, and across each fork: in a child that is
+    forked in the middle of an import, Python's own lock of that module belongs for ever to a thread
+    that is not there.
     """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()  # a module that forks while it is imported has it already
+        #: The sleepers of those who wait, with their loops, by what they wait for.
+        self._waiting: dict[tuple[str, ...], list[tuple[Any, Any]]] = {}
+        self._turn = threading.Lock()
+
+    def begin(self, names: tuple[str, ...], sleeper: object, loop: object) -> None:
+        """Wake the sleeper when these were imported, in a thread that is begun if none is.
+
+        Raises `RuntimeError` if none can be.
+        """
+        with self._turn:
+            waiting = self._waiting.get(names)
+            if waiting is None:
+                # Begun before it is noted: an interrupt in between leaves nobody waiting for none.
+                run = partial(self._run, names)
+                threading.Thread(target=run, name="grok_video import", daemon=True).start()
+                waiting = self._waiting[names] = []
+            waiting.append((sleeper, loop))
+
+    def _run(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            with self.lock, contextlib.suppress(BaseException):
+                import_module(name)
+        with self._turn:
+            waiting = self._waiting.pop(names, [])
+        for sleeper, loop in waiting:
+            wake(sleeper, loop)
 
     def before_fork(self) -> None:
         self.lock.acquire(timeout=_LONGEST_IMPORT)
@@ -140,7 +161,10 @@ class _Imports:
             self.lock.release()
 
     def after_in_child(self) -> None:
+        # Neither the threads of the parent are here nor those who wait for them.
         self.lock = threading.RLock()
+        self._waiting = {}
+        self._turn = threading.Lock()
 
 
 #: Seconds a fork waits for an import: dozens of times what any of these takes. A thread that forks

@@ -11,22 +11,16 @@ import json
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
-from grok_video._documents import (
-    Document,
-    VideoDocument,
-    excerpt,
-    is_object,
-    read_document,
-    read_identity,
-)
 from grok_video._errors import BadRequest, UnexpectedResponse
 from grok_video._models import JobFailure, JobStatus, Snapshot, Video
+from grok_video._rawanswer import excerpt, is_object, read_identity
 from grok_video._redaction import redact
 from grok_video._refusals import TEXT_LIMIT, read_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from grok_video._documents import Document
     from grok_video._requests import VideoRequest
 
 CREATE_PATH: Final = "/videos/generations"
@@ -73,7 +67,7 @@ def read_create(status: int, headers: Mapping[str, str], body: bytes, *, now: fl
     request_id = read_identity(body)
     if request_id is not None:
         return request_id
-    document, _ = read_document(status, body, refused=False)
+    document, _ = _read_document(status, body, refused=False)
     if document.error is not None or (document.code and not _is_success(document.code)):
         raise read_error(status, headers, body, now=now)
     raise UnexpectedResponse(
@@ -125,7 +119,7 @@ def read_poll(
         if not body.strip():
             return Snapshot(request_id, JobStatus.QUEUED)
         try:
-            document, raw = read_document(status, body, refused=True)
+            document, raw = _read_document(status, body, refused=True)
         except UnexpectedResponse:
             if status == 202:  # "accepted, not ready", whatever it carries
                 return Snapshot(request_id, JobStatus.QUEUED)
@@ -140,6 +134,12 @@ def read_poll(
             document, raw = verdict
             return Snapshot(request_id, JobStatus.FAILED, error=_failure([document]), raw=raw)
     raise error
+
+
+def _read_document(status: int, body: bytes, *, refused: bool) -> tuple[Document, dict[str, Any]]:
+    from grok_video._documents import read_document  # see there
+
+    return read_document(status, body, refused=refused)
 
 
 def _is_success(code: str) -> bool:
@@ -165,7 +165,7 @@ def _provider_verdict(body: bytes) -> tuple[Document, dict[str, Any]] | None:
     try:
         raw = json.loads(body)
         if is_object(raw) and isinstance(raw.get("error"), str):
-            return read_document(400, body, refused=True)
+            return _read_document(400, body, refused=True)
     except (ValueError, RecursionError, UnexpectedResponse):
         pass
     return None
@@ -310,15 +310,14 @@ def _is_link(text: str) -> bool:
 
 
 def _video(levels: list[Document], request_id: str, url: str | None) -> Video:
-    documents = [level.video for level in levels if level.video is not None]
-    found = documents[-1] if documents else VideoDocument()
+    found = next((level.video for level in reversed(levels) if level.video is not None), None)
     model = next((level.model for level in reversed(levels) if level.model), None)
     return Video(
         request_id=request_id,
         url=url,
-        duration=found.duration,
+        duration=found.duration if found is not None else None,
         model=model,
-        respect_moderation=found.respect_moderation,
+        respect_moderation=found.respect_moderation if found is not None else None,
         cost_usd=_cost(levels),
     )
 

@@ -29,6 +29,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_requests",
             "_settings",
             "_outcomes",
+            "_rawanswer",
             "_documents",
             "_refusals",
             "_wire",

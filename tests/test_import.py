@@ -44,11 +44,12 @@ def test_whoever_catches_an_error_waits_for_no_library() -> None:
 
 def test_a_client_loads_nothing_that_only_some_of_its_calls_need() -> None:
     some = ["_images", "_pictures", "_base64", "_completion", "_download", "_batch", "_sync"]
+    some += ["_documents"]  # all of them need it, with their first answer
     code = "import sys, grok_video; grok_video.AsyncClient('key'); print(*sys.modules)"
     loaded = run(code).split()
     assert "grok_video._session" in loaded
     assert not {f"grok_video.{name}" for name in some} & set(loaded)
-    assert not {"anyio", "sqlite3", "PIL", "pybase64", "httpx2"} & set(loaded)
+    assert not {"anyio", "cattrs", "sqlite3", "PIL", "pybase64", "httpx2"} & set(loaded)
 
 
 LATE = """
@@ -93,6 +94,37 @@ def test_no_call_of_a_client_imports_a_library_in_its_event_loop(
         assert run(LATE, library, transport, api.base_url, api.api_key, str(tmp_path)).strip() == ""
     assert (tmp_path / "b.mp4").stat().st_size
     assert [one.stat().st_size > 0 for one in (tmp_path / "videos").iterdir()] == [True]
+
+
+BURST = """
+import asyncio, sys, threading
+from grok_video import AsyncClient
+url, key = sys.argv[1:]
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "grok_video._documents":
+            print(threading.current_thread().name)
+            begun.set()
+            let_go.wait()
+async def main():
+    async with AsyncClient(key, base_url=url) as client:
+        jobs = [client.submit("drift", duration=1) for _ in range(50)]
+        calls = [asyncio.ensure_future(job) for job in jobs]
+        await asyncio.to_thread(begun.wait)
+        threads = [one.name for one in threading.enumerate()]
+        print(threads.count("grok_video import"))
+        let_go.set()
+        print(len({(await call).request_id for call in calls}))
+begun, let_go = threading.Event(), threading.Event()
+sys.meta_path.insert(0, Finder())
+asyncio.run(main())
+"""
+
+
+def test_one_thread_imports_for_all_who_wait_for_the_same() -> None:
+    with Emulator(time_scale=0.01, clip=b"\0\0\0\x18ftypmp42" + bytes(1000)) as api:
+        lines = run(BURST, api.base_url, api.api_key).splitlines()
+    assert lines == ["grok_video import", "1", "50"]
 
 
 def test_a_batch_that_was_not_entered_has_loaded_nothing_heavy() -> None:
