@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
-import sys
 import threading
 import time
 from concurrent.futures import Future
@@ -28,6 +27,7 @@ from grok_video._errors import (
 )
 from grok_video._fresh import fresh
 from grok_video._log import logger
+from grok_video._transports._loops import variable_of_sniffio
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -163,10 +163,9 @@ class Crossing(Generic[T]):
         self.task = self.line.loop.create_task(self._run(), context=context)
 
     async def _run(self) -> None:
-        sniffio = sys.modules.get("sniffio")
-        if sniffio is not None:
-            # The context is the caller's, who may live in a loop of another kind.
-            sniffio.current_async_library_cvar.set("asyncio")
+        library = variable_of_sniffio()
+        if library is not None:
+            library.set("asyncio")  # the context is the caller's, who may live in another loop
         _current.set(self)
         work, self._work = self._work, None
         assert work is not None  # noqa: S101 - for the type checker: run once

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -23,7 +22,7 @@ import anyio
 from attrs import frozen
 
 from grok_video._arguments import refuse
-from grok_video._transports._loops import Bell, caller_of, running_loop
+from grok_video._transports._loops import Bell, caller_of, running_loop, variable_of_sniffio
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -221,9 +220,9 @@ class _InThread(Source):
         self._call_soon = caller_of(running_loop())
         # A generator sees the caller's context, as it would in the loop, but no loop.
         context = copy_context()
-        sniffio = sys.modules.get("sniffio")
-        if sniffio is not None:
-            context.run(sniffio.current_async_library_cvar.set, None)
+        library = variable_of_sniffio()
+        if library is not None:
+            context.run(library.set, None)
         threading.Thread(
             target=context.run,
             args=(self._run, self._requests.pop()),

@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import sys
 import threading
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple, Unpack
 
 from grok_video._transports._loops import (
+    is_imported,
     new_sleeper,
     running_library,
     running_loop,
@@ -105,15 +105,16 @@ async def load(*names: str) -> None:
 
     One that cannot be imported is left to who needs it.
     """
-    if all(map(_is_loaded, names)):
+    if all(map(is_imported, names)):
         return
     loop = running_loop()
     sleeper = new_sleeper(loop)
     try:
-        _imports.begin(names, sleeper, loop)
+        is_awaited = _imports.begin(names, sleeper, loop)
     except RuntimeError:
         return  # no thread can be had: then it holds the loop
-    await sleep_until(math.inf, sleeper, loop)
+    if is_awaited:
+        await sleep_until(math.inf, sleeper, loop)
 
 
 class _Imports:
@@ -128,30 +129,37 @@ class _Imports:
         self.lock = threading.RLock()  # a module that forks while it is imported has it already
         #: The sleepers of those who wait, with their loops, by what they wait for.
         self._waiting: dict[tuple[str, ...], list[tuple[Any, Any]]] = {}
-        self._turn = threading.Lock()
 
-    def begin(self, names: tuple[str, ...], sleeper: object, loop: object) -> None:
-        """Wake the sleeper when these were imported, in a thread that is begun if none is.
+    def begin(self, names: tuple[str, ...], sleeper: object, loop: object) -> bool:
+        """Have these imported in a thread; return whether the sleeper is woken when they are.
 
-        Raises `RuntimeError` if none can be.
+        Raises `RuntimeError` if no thread can be had.
         """
-        with self._turn:
-            waiting = self._waiting.get(names)
-            if waiting is None:
-                # Begun before it is noted: an interrupt in between leaves nobody waiting for none.
+        # Without a lock: a signal handler may come in between, and wait for a call that loads the
+        # same. Each step is one that no other thread comes into.
+        mine: list[tuple[Any, Any]] = []
+        try:
+            waiting = self._waiting.setdefault(names, mine)
+            waiting.append((sleeper, loop))
+            if waiting is mine:
                 run = partial(self._run, names)
                 threading.Thread(target=run, name="grok_video import", daemon=True).start()
-                waiting = self._waiting[names] = []
-            waiting.append((sleeper, loop))
+        except BaseException:
+            self._tell(names)  # who waits for this thread as well
+            raise
+        # If not, the import ended meanwhile, and may have told those before this one.
+        return self._waiting.get(names) is waiting
 
     def _run(self, names: tuple[str, ...]) -> None:
         for name in names:
             with self.lock, contextlib.suppress(BaseException):
                 import_module(name)
-        with self._turn:
-            waiting = self._waiting.pop(names, [])
-        for sleeper, loop in waiting:
-            wake(sleeper, loop)
+        self._tell(names)
+
+    def _tell(self, names: tuple[str, ...]) -> None:
+        for sleeper, loop in self._waiting.pop(names, ()):
+            with contextlib.suppress(Exception):  # whatever a loop of others raises: the next hears
+                wake(sleeper, loop)
 
     def before_fork(self) -> None:
         self.lock.acquire(timeout=_LONGEST_IMPORT)
@@ -164,7 +172,6 @@ class _Imports:
         # Neither the threads of the parent are here nor those who wait for them.
         self.lock = threading.RLock()
         self._waiting = {}
-        self._turn = threading.Lock()
 
 
 #: Seconds a fork waits for an import: dozens of times what any of these takes. A thread that forks
@@ -179,9 +186,3 @@ if hasattr(os, "register_at_fork"):
         after_in_parent=_imports.after_in_parent,
         after_in_child=_imports.after_in_child,
     )
-
-
-def _is_loaded(name: str) -> bool:
-    parent, _, child = name.rpartition(".")
-    # Not whether it is in `sys.modules`, where it is while another thread still imports it.
-    return parent in sys.modules and child in vars(sys.modules[parent])

@@ -33,14 +33,35 @@ T = TypeVar("T")
 def running_library() -> str:
     """Return "asyncio" or "trio": what runs the current coroutine."""
     trio = sys.modules.get("trio")
-    return "trio" if trio is not None and trio.lowlevel.in_trio_task() else "asyncio"
+    return "trio" if trio is not None and _runs_here(trio) else "asyncio"
+
+
+def _runs_here(trio: Any) -> bool:  # noqa: ANN401 - a module
+    # Another thread may be in the middle of importing it (httpx does, with its first client): then
+    # nothing runs on it yet, and it lacks what it is asked for.
+    in_trio_task = getattr(getattr(trio, "lowlevel", None), "in_trio_task", None)
+    return in_trio_task is not None and in_trio_task()
+
+
+def is_imported(name: str) -> bool:
+    """Return whether a part of a package is here as a whole.
+
+    In `sys.modules` it is while another thread still imports it, in its package once that is done.
+    """
+    parent, _, child = name.rpartition(".")
+    return parent in sys.modules and child in vars(sys.modules[parent])
+
+
+def variable_of_sniffio() -> contextvars.ContextVar[str | None] | None:
+    """Return where sniffio is told what runs a context; None where nobody has imported it."""
+    return getattr(sys.modules.get("sniffio"), "current_async_library_cvar", None)
 
 
 def running_loop() -> Any:  # noqa: ANN401 - an asyncio loop or a trio token
     """Return what identifies the running event loop. Raises `RuntimeError` outside one."""
     # Asked three times for each poll: not by way of `running_library`.
     trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_task():
+    if trio is not None and _runs_here(trio):
         return trio.lowlevel.current_trio_token()
     return asyncio.get_running_loop()
 
@@ -126,7 +147,7 @@ def current_time() -> float:
     """
     # Asked several times for each poll: everything is spelled out here.
     trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_task():
+    if trio is not None and _runs_here(trio):
         loop, own = trio.lowlevel.current_trio_token(), trio.current_time()
     else:
         loop = asyncio.get_running_loop()
@@ -196,9 +217,11 @@ def shield() -> AbstractContextManager[object]:
     if running_library() == "trio":
         scope: AbstractContextManager[object] = sys.modules["trio"].CancelScope(shield=True)
         return scope
-    # Where nobody has imported anyio there is no scope around.
-    anyio = sys.modules.get("anyio")
-    return contextlib.nullcontext() if anyio is None else anyio.CancelScope(shield=True)
+    if not is_imported("anyio._backends._asyncio"):
+        return contextlib.nullcontext()  # then there is no scope around
+    from anyio import CancelScope
+
+    return CancelScope(shield=True)
 
 
 def new_sleeper(loop: Any) -> Any:  # noqa: ANN401 - as `running_loop` returns it
