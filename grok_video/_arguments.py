@@ -117,4 +117,8 @@ def _show(value: object) -> str:
         return f"{len(cast('bytes', value))} bytes"
     if isinstance(value, int) and value.bit_length() > _SHOWN_BITS:
         return f"an int of {value.bit_length()} bits"  # Python may refuse to spell it
-    return redact(repr(value), limit=120)
+    try:
+        shown = repr(value)
+    except Exception:  # noqa: BLE001 - of the value's own class: what is refused is still refused
+        return f"a {type(value).__name__} that cannot be shown"
+    return redact(shown, limit=120)

@@ -136,8 +136,15 @@ class Manifest:
             fingerprint = await _fingerprint(request)
             item = BatchItem(fingerprint if request is one else key, request)
         except InvalidRequest as error:
-            return Unusable(str(key), error)
+            return Unusable(self._shown(key), error)
         return Line(item, fingerprint)
+
+    def _shown(self, key: object) -> str:
+        """Return what the last item is called, whose key may be no text: that, or its place."""
+        try:
+            return str(key)
+        except Exception:  # noqa: BLE001 - a long int, or an object of the caller's own class
+            return f"item {self._count}"
 
 
 async def _fingerprint(request: VideoRequest) -> str:

@@ -32,6 +32,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "seconds": ({"seconds": 8}, "seconds", "use duration"),
     "blank model": ({"model": ""}, "model", "not blank"),
     "user of another type": ({"user": 7}, "user", "a str"),
+    "a user that cannot be shown": ({"user": [10**5000]}, "user", "a str"),
     "output of another type": ({"output": "https://x"}, "output", "a mapping"),
     "output with a local target": ({"output": {"upload_url": "/tmp/x"}}, "output", "http(s) URL"),
     "output with a space before it": (

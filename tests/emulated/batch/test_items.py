@@ -140,6 +140,46 @@ async def test_a_key_that_cannot_be_one_is_an_outcome(
     assert grok_emulator.accepted == 0
 
 
+class Unspeakable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        (None, "None"),
+        (float("nan"), "nan"),
+        (b"x", "b'x'"),
+        (10**5000, "item 2"),
+        ([10**5000], "item 2"),
+        (Unspeakable(), "item 2"),
+    ],
+    ids=["none", "nan", "bytes", "a long int", "a long int within", "no words"],
+)
+async def test_a_key_is_told_as_it_is_shown_or_by_its_place_and_never_ends_the_rest(
+    client: AsyncClient, grok_emulator: Emulator, key: Any, shown: str
+) -> None:
+    first, last = requests(2)
+    found = await outcomes(client, [first, (key, VideoRequest("drift")), last])
+    assert states(found) == {"key-000": "done", shown: "failed", "key-001": "done"}
+    assert isinstance(found[shown].error, InvalidRequest)
+    assert "key must be a printable str" in str(found[shown].error)
+    assert grok_emulator.accepted == 2
+
+
+@pytest.mark.parametrize(
+    "thing", [Unspeakable(), [10**5000], (1, Unspeakable())], ids=["alone", "a list", "a pair"]
+)
+async def test_what_is_no_request_and_cannot_be_shown_never_ends_the_rest(
+    client: AsyncClient, grok_emulator: Emulator, thing: Any
+) -> None:
+    first, last = requests(2)
+    found = await outcomes(client, [first, thing, last])
+    assert sorted(states(found).values()) == ["done", "done", "failed"]
+    assert grok_emulator.accepted == 2
+
+
 async def test_keys_never_lead_out_of_the_folder(client: AsyncClient, tmp_path: Path) -> None:
     out = tmp_path / "a" / "b"
     keys = ["../../evil", "/etc/passwd", "..", "a/b", "a_b", "CON", ".hidden", "ä", "x" * 900]
