@@ -2,7 +2,7 @@
 
 It takes items from the manifest as places come free and owns the tasks that run them; what happens
 to one item is in `_item`. Memory must never grow with the manifest, and there is no `yield` in a
-task group: the tasks live from `begin` to `leave`, and outcomes come over a stream.
+task group: the tasks live from `begin` to `leave`, and each waits until its outcome was taken.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from grok_video._errors import (
     resume_hint,
 )
 from grok_video._gate import Gate
+from grok_video._handover import Handover, Over
 from grok_video._item import ItemRun
 from grok_video._ledger import Journal, Ledger
 from grok_video._lifecycle import State
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from anyio.abc import TaskGroup
-    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
     from grok_video._batchsettings import Settings
     from grok_video._manifest import BatchSource
@@ -69,11 +69,10 @@ class BatchRun:
         self.course: Course
         self._tasks: TaskGroup
         #: Outcomes, each with its item if that was begun in this run.
-        self._send: MemoryObjectSendStream[tuple[Outcome, Entry | None]]
-        self._receive: MemoryObjectReceiveStream[tuple[Outcome, Entry | None]]
+        self._ends: Handover[tuple[Outcome, Entry | None]] = Handover()
         #: The keys in flight: the window. Which keys came before it the journal knows.
         self._keys: set[str] = set()
-        #: The items of which nobody was told yet: those in flight, and one that is handed over.
+        #: The items of which nobody was told yet: those in flight.
         self.untold: set[Entry] = set()
         self._all_taken = False
         #: True once that was the whole manifest, and not what came before a stop.
@@ -123,8 +122,6 @@ class BatchRun:
             await journal.close()
             raise
         self._tasks = tasks
-        ends = anyio.create_memory_object_stream[tuple[Outcome, Entry | None]](0)
-        self._send, self._receive = ends
         try:
             self._manifest.start(tasks)
         except BaseException as error:
@@ -161,8 +158,7 @@ class BatchRun:
                 raise
             raise _sole(group) from None  # a manifest's sys.exit(), say, is raised as it is
         finally:
-            self._send.close()
-            self._receive.close()
+            self._ends.close()
             try:
                 await course.journal.close()
             finally:
@@ -228,12 +224,11 @@ class BatchRun:
     async def receive(self) -> Outcome:
         """Return the next outcome. Raises `StopAsyncIteration` at the end, or what ended it."""
         try:
-            outcome, entry = await self._receive.receive()
-        except (anyio.EndOfStream, anyio.ClosedResourceError):
+            outcome, entry = await self._ends.take()
+        except Over:
             if self.course.failure is not None:
                 raise self.course.failure from None
             raise StopAsyncIteration from None
-        # Only here: a cancelled caller may have lost what was handed over.
         if entry is not None:
             self.untold.discard(entry)
         return outcome
@@ -357,11 +352,11 @@ class BatchRun:
 
     async def _tell(self, outcome: Outcome, entry: Entry | None = None) -> None:
         self._tally.add(outcome)
-        await self._send.send((outcome, entry))
+        await self._ends.give((outcome, entry))
 
     def _end_if_over(self) -> None:
         if self._all_taken and not self._keys:
-            self._send.close()
+            self._ends.close()
 
 
 #: Outcomes of jobs that were accepted, of which more is to come.

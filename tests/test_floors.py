@@ -59,6 +59,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_tracing",
             "_threads",
             "_lifetime",
+            "_handover",
             "_sources",
             "_manifest",
             "_slots",

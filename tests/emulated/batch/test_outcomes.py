@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from decimal import Decimal
 from pathlib import Path
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 from grok_video import (
@@ -96,6 +99,45 @@ async def test_outcomes_come_in_the_order_in_which_items_end(
             assert outcome.key == f"key-{number:03}"
         with pytest.raises(StopAsyncIteration):
             await anext(batch)
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_an_outcome_that_comes_while_its_wait_is_cancelled_is_told_to_who_asks_next(
+    grok_emulator_factory: NewEmulator, new_client: NewClient, lane: tuple[str, str], turns: int
+) -> None:
+    """As by `asyncio.timeout`, so many turns of the loop after it came: one of them lost it."""
+    emulator = grok_emulator_factory(time_scale=1.0)
+    told: list[str] = []
+    async with (
+        new_client(emulator) as client,
+        client.batch(requests(6), max_in_flight=6) as batch,
+    ):
+
+        async def ask() -> None:
+            told.append((await anext(batch)).key)
+
+        async def ask_and_give_up(ended: int) -> None:
+            async with anyio.create_task_group() as tasks:
+                task = None
+                if lane[0] == "asyncio":
+                    task = asyncio.create_task(ask())
+                else:
+                    tasks.start_soon(ask)
+                while batch.summary.total < ended:
+                    await anyio.lowlevel.checkpoint()
+                for _ in range(turns):
+                    await anyio.lowlevel.checkpoint()
+                if task is None:
+                    tasks.cancel_scope.cancel()
+                elif task.cancel():
+                    await asyncio.wait([task])
+
+        await until(lambda: emulator.accepted >= 6)
+        for ended, create in enumerate(emulator.creates, start=1):
+            emulator.finish(create.request_id)
+            await ask_and_give_up(ended)
+        told += [outcome.key async for outcome in batch]
+    assert sorted(told) == [key for key, _ in requests(6)]
 
 
 async def test_bare_requests_are_known_by_their_fingerprint(client: AsyncClient) -> None:
