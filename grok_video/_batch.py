@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from grok_video._outcomes import BatchSummary, Outcome
     from grok_video._session import Session
 
-__all__ = ["AsyncBatch", "farewell_of", "run_through"]
+__all__ = ["AsyncBatch", "farewell_of", "hear_out", "run_through"]
 
 
 class AsyncBatch:
@@ -124,6 +124,13 @@ def farewell_of(batch: AsyncBatch) -> str | None:
     """Return what somebody who is torn out of the batch should know; None if nothing goes on."""
     run = batch._run  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - as said
     return run.farewell() if run is not None else None
+
+
+def hear_out(batch: AsyncBatch) -> None:
+    """Whoever leaves the batch now does so of their own will; an iterator's end does not say it."""
+    run = batch._run  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - as said
+    if run is not None:
+        run.is_heard_out = True
 
 
 async def run_through(batch: AsyncBatch) -> None:

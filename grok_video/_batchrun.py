@@ -31,7 +31,7 @@ from grok_video._gate import Gate
 from grok_video._handover import Handover, Over
 from grok_video._item import ItemRun
 from grok_video._ledger import Journal, Ledger
-from grok_video._lifecycle import State
+from grok_video._lifecycle import Event, State
 from grok_video._log import logger
 from grok_video._manifest import Line, Manifest, Unusable
 from grok_video._outcomes import BatchSummary, Outcome, OutcomeState, Tally
@@ -74,6 +74,11 @@ class BatchRun:
         self._keys: set[str] = set()
         #: The items of which nobody was told yet: those in flight.
         self.untold: set[Entry] = set()
+        #: Those whose links were told, until the caller asks for more or leaves of their own will.
+        #: What broke them off before, they may have done nothing with the last one.
+        self._told: list[Entry] = []
+        #: True once the caller is known to leave so, whatever the batch is left with.
+        self.is_heard_out = False
         self._all_taken = False
         #: True once that was the whole manifest, and not what came before a stop.
         self._is_whole = False
@@ -142,6 +147,9 @@ class BatchRun:
         The arguments are those of `__aexit__`: what the caller leaves with.
         """
         tasks, course = self._tasks, self.course
+        if error is None or self.is_heard_out:
+            self._note_told()
+        self._told.clear()
         if self._keys or not self._all_taken:
             course.stop("the batch was left")  # a create that was about to be sent is not
         self._manifest.close()  # first: places that come free now are nobody's
@@ -223,6 +231,7 @@ class BatchRun:
 
     async def receive(self) -> Outcome:
         """Return the next outcome. Raises `StopAsyncIteration` at the end, or what ended it."""
+        self._note_told()
         try:
             outcome, entry = await self._ends.take()
         except Over:
@@ -231,7 +240,19 @@ class BatchRun:
             raise StopAsyncIteration from None
         if entry is not None:
             self.untold.discard(entry)
+            if outcome.state is OutcomeState.DONE:
+                self._told.append(entry)
         return outcome
+
+    def _note_told(self) -> None:
+        """The links told so far have done their service: the next run need not tell them again.
+
+        Never before: one that its caller has not got, or broke at, would be "skipped" for ever
+        after. Nobody waits for the disk: a death before tells them once more, for a poll each.
+        """
+        told, self._told = self._told, []
+        for entry in told:
+            self.course.journal.note(entry, Event.TOLD)
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -334,8 +355,8 @@ class BatchRun:
             case State.SAVED:
                 return True
             case State.READY:
-                # Without a folder there was, and is, nothing more to do.
-                return settings.out is None
+                # Without a folder there is nothing more to do once its link was told.
+                return settings.out is None and entry.was_told
             case State.IN_DOUBT:
                 return entry.key not in settings.found_ids
             case _:

@@ -88,6 +88,8 @@ class Entry:
     sha256: str | None = None
     error_type: str | None = None
     error: str | None = None
+    #: True once somebody was told the link of the last job.
+    was_told: bool = False
     #: True if an earlier run may have died right after a fetch: a file in its place may be its own,
     #: and is if it has the same bytes.
     may_be_saved: bool = False
@@ -130,13 +132,15 @@ class Entry:
                 self.open_usd, self.is_delivered, self.fingerprint = self._next
         elif event is Event.ACCEPTED:
             self.accepted_at = time.time()
-            self.id_was_found = False
+            self.id_was_found = self.was_told = False
             self._former = None
         elif event is Event.NOT_TAKEN or (event is Event.REFUSED and self.request_id is None):
             self.open_usd = _NOTHING
         elif event is Event.ID_FOUND:
             self.accepted_at = None
-            self.id_was_found = True
+            self.id_was_found, self.was_told = True, False
+        elif event is Event.TOLD:
+            self.was_told = True
         elif event is Event.FETCHING_BEGAN:
             self.fail(None)
         elif event is Event.RELEASED:

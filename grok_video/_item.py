@@ -173,7 +173,8 @@ class ItemRun:
             self._video = video = await poller.wait(deadline)
             self._note_cost(video.cost_usd)
             if not self._is_lost and (self._course.out is None or video.url is None):
-                entry.seconds = current_time() - self._began
+                if entry.state is not State.READY or entry.seconds is None:
+                    entry.seconds = current_time() - self._began
                 entry.polls = self._polls_before + poller.polls
                 await write_down(self._course, entry, Event.RENDERED)
             else:

@@ -273,6 +273,7 @@ class Ledger(Journal):
             path=path,
             size=size,
             sha256=sha256,
+            was_told=_was_told(facts.events),
             may_be_saved=_may_be_saved(facts.events),
             error_type=rest[0],
             error=rest[1],
@@ -414,6 +415,12 @@ def _was_found(events: Sequence[Event]) -> bool:
     return next(came, None) is Event.ID_FOUND
 
 
+def _was_told(events: Sequence[Event]) -> bool:
+    """Return whether somebody was told the link of the last job."""
+    ends = (Event.TOLD, Event.ACCEPTED, Event.ID_FOUND)
+    return next((event for event in reversed(events) if event in ends), None) is Event.TOLD
+
+
 def _may_be_saved(events: Sequence[Event]) -> bool:
     """Return whether a run may have given a file its name and died before its word for it.
 
@@ -428,7 +435,7 @@ def _may_be_saved(events: Sequence[Event]) -> bool:
 #: What is noted where a run ends in the middle of a fetch, or of anything else.
 _ENDS_OF_RUNS: Final = frozenset({Event.FETCHING_BROKE, Event.INTERRUPTED})
 _BEFORE_SAVED: Final = frozenset(
-    {Event.ACCEPTED, Event.ID_FOUND, Event.RENDERED, Event.FETCHING_BEGAN}
+    {Event.ACCEPTED, Event.ID_FOUND, Event.RENDERED, Event.TOLD, Event.FETCHING_BEGAN}
 )
 
 

@@ -79,6 +79,7 @@ class Event(enum.StrEnum):
     RENDERED = "rendered"
     ENDED_WITHOUT_VIDEO = "ended_without_video"
     LAPSED = "lapsed"  #: the provider says expired
+    TOLD = "told"  #: somebody was told its link and asked for more: without a folder, all there is
     FETCHING_BEGAN = "fetching_began"
     FETCHING_BROKE = "fetching_broke"
     SAVED = "saved"
@@ -105,6 +106,7 @@ _TABLE: Final[dict[tuple[State, Event], State]] = {
     (State.PENDING, Event.ID_FOUND): State.PENDING,  # in place of an id found before
     # fetching
     (State.READY, Event.RENDERED): State.READY,  # a fresh link
+    (State.READY, Event.TOLD): State.READY,
     (State.READY, Event.FETCHING_BEGAN): State.FETCHING,
     (State.READY, Event.LAPSED): State.EXPIRED,
     (State.READY, Event.ENDED_WITHOUT_VIDEO): State.FAILED,  # providers do change their mind

@@ -372,6 +372,11 @@ class BatchTwin(Twin["AsyncBatch"]):
 
     def _leave(self, error: BaseException | None) -> None:
         """The batch is left; what tears somebody out of it is told which jobs go on."""
+        # Here, as the batch is.
+        from grok_video._batch import farewell_of, hear_out
+
+        if error is None:
+            hear_out(self._handle)
         try:
             if self._outcomes is not None:
                 self._outcomes.close()
@@ -381,9 +386,7 @@ class BatchTwin(Twin["AsyncBatch"]):
         finally:
             if error is not None:
                 self._tell(error)
-                # Here, as the batch is. Only now it knows what became of its last creates.
-                from grok_video._batch import farewell_of
-
+                # Only now it knows what became of its last creates.
                 if (note := farewell_of(self._handle)) is not None:
                     tell(error, note)
 

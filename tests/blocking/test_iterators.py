@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import concurrent.futures as cf
+import contextlib
 import gc
+import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from grok_video import Client, ConfigurationError, JobTimeout
+from grok_video import Client, ConfigurationError, JobTimeout, VideoRequest
 from grok_video.emulator import Emulator
 from tests.blocking.children import crossings, until
 
@@ -50,6 +53,41 @@ def test_an_iterator_that_was_never_begun_costs_nothing(waiting: Client) -> None
     assert waiting._core.line is None
     iterator.close()  # type: ignore[attr-defined]
     assert list(iterator) == []
+
+
+def test_a_batch_notes_the_last_link_as_told_where_its_context_is_left_without_an_error(
+    blocking: Client, tmp_path: Path
+) -> None:
+    """Plain iteration ends in the same way for a `break` and an error: it is told once more."""
+    requests = [VideoRequest(f"drift {number}", duration=1) for number in range(4)]
+    ledger = tmp_path / "run.sqlite"
+    seen: list[str] = []
+
+    def links() -> list[str]:
+        """Return the keys whose links the ledger has as told."""
+        with contextlib.closing(sqlite3.connect(ledger)) as file:
+            told = "SELECT key FROM request JOIN event ON item = request.id WHERE event = 'told'"
+            return [key for (key,) in file.execute(told)]
+
+    with pytest.raises(ZeroDivisionError), blocking.batch(requests, ledger=ledger) as batch:
+        seen.append(next(batch).key)
+        seen.append(next(batch).key)
+        _ = 1 / 0
+    assert links() == seen[:1]
+    for outcome in blocking.batch(requests, ledger=ledger):
+        if outcome.state == "done":
+            seen[1:] = [outcome.key]
+            break
+    assert links() == seen[:1]
+    with blocking.batch(requests, ledger=ledger) as batch:
+        for outcome in batch:
+            if outcome.state == "done":
+                seen[1:] = [outcome.key]
+                break
+    assert links() == seen
+    last = {outcome.key: outcome.state for outcome in blocking.batch(requests, ledger=ledger)}
+    assert {key for key, state in last.items() if state == "skipped"} == set(seen)
+    assert len(links()) == 4
 
 
 def test_an_iterator_raises_once_and_is_over_then(waiting: Client) -> None:

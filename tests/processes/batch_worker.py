@@ -30,7 +30,7 @@ async def work(given: dict[str, Any]) -> None:
     ) as client:
         batch = client.batch(
             requests(Path(given["pictures"])),
-            out=given["out"],
+            out=given.get("out"),
             ledger=given["ledger"],
             max_in_flight=given["max_in_flight"],
             resubmit_in_doubt=given.get("resubmit_in_doubt", False),
@@ -41,6 +41,8 @@ async def work(given: dict[str, Any]) -> None:
             async for outcome in batch:
                 error = str(outcome.error) if outcome.error is not None else None
                 print(json.dumps([outcome.key, outcome.state, error]), flush=True)
+                if given.get("holds"):
+                    await anyio.sleep_forever()  # with what it was told, as a slow copy would
     summary = batch.summary
     told = {"counts": dict(summary.counts), "in_doubt": summary.in_doubt, "left": summary.left}
     print(json.dumps(told | {"stopped": summary.stopped}), flush=True)

@@ -117,6 +117,31 @@ def test_a_file_that_had_its_name_when_the_process_was_killed_is_its_own(
     assert grok_emulator.accepted == 1
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_links_that_a_killed_process_was_not_told_or_still_worked_at_are_told_again(
+    tmp_path: Path, grok_emulator: Emulator, loop: str
+) -> None:
+    make_pictures(tmp_path / "pictures", 5, 0)
+    ledger = tmp_path / "run.sqlite"
+    settings = {
+        "base_url": grok_emulator.base_url,
+        "api_key": grok_emulator.api_key,
+        "pictures": str(tmp_path / "pictures"),
+        "ledger": str(ledger),
+        "max_in_flight": 5,
+        "loop": loop,
+    }
+    worker = Worker({**settings, "holds": True})
+    for _ in worker.lines():
+        if worker.outcomes:
+            break
+    until(lambda: [state for state, _ in states(ledger).values()] == ["ready"] * 5)
+    assert worker.kill()
+    assert Worker(settings).finish()["counts"] == {"done": 5}
+    assert Worker(settings).finish()["counts"] == {"skipped": 5}
+    assert grok_emulator.accepted == 5
+
+
 def until(true: Callable[[], bool]) -> None:
     """Return when something is true of a process that tells nobody."""
     end = time.monotonic() + PATIENCE

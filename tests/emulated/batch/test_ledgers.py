@@ -31,25 +31,28 @@ async def test_a_second_batch_on_one_ledger_is_refused_with_the_first_ones_pid(
     await client.run_batch(requests(1), ledger=ledger)
 
 
-@pytest.mark.parametrize("whole", [6, 7, 8], ids=["before a create", "after it", "at the end"])
+@pytest.mark.parametrize(
+    ("event", "accepted"), [("sending_began", 2), ("accepted", 3), ("rendered", 3), ("told", 3)]
+)
 async def test_a_ledger_that_breaks_in_the_middle_sends_no_more_and_says_so(
     client: AsyncClient,
     grok_emulator: Emulator,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    whole: int,
+    event: str,
+    accepted: int,
 ) -> None:
     """What was accepted is still fetched; the error is raised when all outcomes were told."""
     from grok_video._ledgerfile import LedgerFile
 
     real, count = LedgerFile._commit, 0
 
-    def breaking(self: LedgerFile, *words: Any) -> None:
+    def breaking(self: LedgerFile, rows: list[Any], events: list[Any]) -> None:
         nonlocal count
-        count += 1
-        if count > whole:
+        count += sum(event in one for one in events)
+        if count > 2:
             raise sqlite3.OperationalError("disk I/O error")
-        real(self, *words)
+        real(self, rows, events)
 
     monkeypatch.setattr(LedgerFile, "_commit", breaking)
     told = []
@@ -58,7 +61,7 @@ async def test_a_ledger_that_breaks_in_the_middle_sends_no_more_and_says_so(
             async for outcome in batch:
                 told.append(outcome)
     assert len(told) == 30
-    assert grok_emulator.accepted == (2 if whole == 6 else 3)
+    assert grok_emulator.accepted == accepted
     counts = Counter(one.state for one in told)
     assert counts[OutcomeState.DONE] == grok_emulator.accepted
     assert counts[OutcomeState.LEFT] == 30 - grok_emulator.accepted

@@ -5,13 +5,16 @@ from __future__ import annotations
 from decimal import Decimal
 from pathlib import Path
 
+import pytest
+
 from grok_video import (
     AsyncClient,
+    JobExpired,
     JobTimeout,
 )
 from grok_video.emulator import Emulator, faults
 
-from .conftest import NewClient, NewEmulator, outcomes, requests, states
+from .conftest import NewClient, NewEmulator, outcomes, read, requests, states, until
 
 
 async def test_the_same_call_again_sends_nothing(
@@ -79,3 +82,86 @@ async def test_a_done_item_is_downloaded_once_there_is_a_folder(
     assert states(found) == {"key-000": "saved"}
     assert found["key-000"].cost_usd == Decimal("0.14")
     assert grok_emulator.accepted == 1
+
+
+async def test_a_link_that_its_consumer_broke_at_or_never_saw_is_told_by_the_next_run(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    """Paid for, and told to nobody: "skipped" would hide it for ever after."""
+    words, told = {"ledger": tmp_path / "a.sqlite"}, list[str]()
+    with pytest.raises(ZeroDivisionError):
+        async with client.batch(requests(5), **words) as batch:
+            await until(lambda: batch.summary.total == 5)
+            async for outcome in batch:
+                told.append(outcome.key)
+                if len(told) == 2:
+                    _ = 1 / 0
+    assert read(words["ledger"], "SELECT state, cost_usd FROM item") == [("ready", 0.14)] * 5
+    found = await outcomes(client, requests(5), **words)
+    assert [key for key, one in found.items() if one.state == "skipped"] == told[:1]
+    for key in found.keys() - told[:1]:
+        assert found[key].state == "done"
+        assert found[key].video is not None
+        assert found[key].video.url is not None
+        assert (found[key].cost_usd, found[key].attempts) == (Decimal("0.14"), 1)
+        assert found[key].seconds is not None
+    again = await outcomes(client, requests(5), **words)
+    assert set(states(again).values()) == {"skipped"}
+    assert grok_emulator.accepted == 5
+
+
+async def test_who_leaves_a_batch_as_they_please_is_told_the_last_link_once(
+    client: AsyncClient, tmp_path: Path
+) -> None:
+    words = {"ledger": tmp_path / "a.sqlite"}
+    async with client.batch(requests(3), max_in_flight=1, **words) as batch:
+        async for outcome in batch:
+            if outcome.key == "key-001":
+                break
+    found = await outcomes(client, requests(3), **words)
+    assert states(found) == {"key-000": "skipped", "key-001": "skipped", "key-002": "done"}
+
+
+async def test_what_a_run_with_a_folder_could_not_fetch_is_no_skipped_item_without_one(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    """Its link was told to nobody, and no file of it is here."""
+    ledger = tmp_path / "a.sqlite"
+    grok_emulator.script("download", [faults.html_page()] * 50)
+    first = await outcomes(client, requests(1), ledger=ledger, out=tmp_path)
+    assert states(first) == {"key-000": "unfetched"}
+    found = await outcomes(client, requests(1), ledger=ledger)
+    assert states(found) == {"key-000": "done"}
+    assert found["key-000"].video is not None
+    assert found["key-000"].video.url is not None
+    assert grok_emulator.accepted == 1
+
+
+async def test_a_link_that_died_before_it_was_told_is_no_skipped_item(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    words = {"ledger": tmp_path / "a.sqlite"}
+    async with client.batch(requests(1), **words) as batch:
+        await until(lambda: batch.summary.total == 1)
+    grok_emulator.expire(grok_emulator.creates[0].request_id)
+    found = await outcomes(client, requests(1), **words)
+    assert states(found) == {"key-000": "expired"}
+    assert isinstance(found["key-000"].error, JobExpired)
+    assert found["key-000"].cost_usd == Decimal("0.14")
+    assert grok_emulator.accepted == 1
+
+
+async def test_a_ledger_that_breaks_while_links_are_told_keeps_none_of_them_back(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    ledger, told = tmp_path / "a.sqlite", list[str | None]()
+    async with client.batch(requests(3), ledger=ledger) as batch:
+        await until(lambda: batch.summary.total == 3)
+        for one in (ledger, tmp_path / "a.sqlite-wal"):
+            one.rename(one.with_name(f"moved-{one.name}"))
+        async for outcome in batch:
+            assert outcome.video is not None
+            told.append(outcome.video.url)
+    assert len(set(told)) == 3
+    assert None not in told
+    assert grok_emulator.accepted == 3

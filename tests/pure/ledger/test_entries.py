@@ -36,10 +36,18 @@ FOUND_AND_SENT_AGAIN = [
     Event.ACCEPTED,
 ]
 
+#: Its link was told, it expired, and a new one takes its place.
+TOLD_AND_SENT_AGAIN = [
+    *(Event.SENDING_BEGAN, Event.ACCEPTED, Event.RENDERED, Event.TOLD, Event.LAPSED),
+    *(Event.RELEASED, Event.SENDING_BEGAN, Event.ACCEPTED, Event.RENDERED),
+]
+
 
 @given(lives())
 @example(FOUND_AND_SENT_AGAIN)
 @example([Event.SENDING_BEGAN, Event.ACCEPTED, Event.ID_FOUND])
+@example([Event.SENDING_BEGAN, Event.ACCEPTED, Event.RENDERED, Event.TOLD])
+@example(TOLD_AND_SENT_AGAIN)
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -60,7 +68,10 @@ def test_an_item_is_in_the_next_run_what_it_was_in_this_one(
         ledger = await Ledger.open(path)
         again = (await ledger.find(["cat"])).known["cat"]
         await ledger.close()
-        for one in ("state", "request_id", "id_was_found", "attempts", "error_type", "fingerprint"):
+        for one in (
+            *("state", "request_id", "id_was_found", "was_told", "attempts", "error_type"),
+            "fingerprint",
+        ):
             assert getattr(again, one) == getattr(entry, one), one
         for one in ("sent_at", "accepted_at"):
             before, after = getattr(entry, one), getattr(again, one)
