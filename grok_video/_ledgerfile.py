@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import sqlite3
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,8 +43,11 @@ VERSION: Final = 2
 #: SQLite's `application_id`: the letters GRKV.
 _APPLICATION: Final = 0x47524B56
 _MAGIC: Final = b"SQLite format 3\0"
-#: Seconds to wait for a reader that holds the file up, where WAL is not to be had.
+#: Seconds to wait for a reader that holds the file up: at the beginning of a run, and where WAL is
+#: not to be had.
 _PATIENCE: Final = 30.0
+#: Seconds between two looks at what is held up.
+_PAUSE: Final = 0.05
 #: Bytes kept free beside the ledger, so that the creates in flight can still be written down when
 #: the disk is full: 500 of them take about 150 KiB.
 RESERVE: Final = 2**20
@@ -157,14 +161,31 @@ class LedgerFile:
         )
         file.execute(INTERRUPT, {"now": iso_now(), "run": self._run})
         file.execute("COMMIT")
-        # Into the file itself: without its log beside it, it must say that something is missing.
-        file.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        self._put_into_the_file(file)
         self._identity = self.path.stat()
         # The keys that this run has seen, on disk: a manifest has as many lines as it likes.
         file.execute("CREATE TEMP TABLE seen (key TEXT PRIMARY KEY) WITHOUT ROWID")
         (next_item,) = file.execute("SELECT coalesce(max(id), 0) + 1 FROM request").fetchone()
         spent, open_ = file.execute(TOTALS).fetchone()
         return Opened(next_item, spent, open_)
+
+    def _put_into_the_file(self, file: sqlite3.Connection) -> None:
+        """The file itself says that a run has begun: without its log, that something is missing.
+
+        Raises `LedgerError` where a reader holds that up for too long. Nothing can go into the file
+        behind what it sees, and a copy of the file alone would pass for whole.
+        """
+        end = time.monotonic() + _PATIENCE
+        # FULL waits for readers by itself, but not for another program that does the same.
+        while file.execute("PRAGMA wal_checkpoint(FULL)").fetchone()[0]:
+            if time.monotonic() >= end:
+                raise self._refusal(
+                    "another program (the shell of SQLite, a notebook, a browser of databases) is "
+                    f"reading it, and has not come to its end for {_PATIENCE:g} s. Until then a "
+                    "copy of the file alone would not say that jobs are missing in it, and they "
+                    "would be paid again. Close it there"
+                )
+            time.sleep(_PAUSE)
 
     def _inspect(self) -> int:
         """Return the version of a ledger that is there, read and not written."""
@@ -381,7 +402,8 @@ class LedgerFile:
                 file.execute("UPDATE run SET ended_at = ? WHERE id = ?", (iso_now(), self._run))
                 has_ended = True
             with contextlib.suppress(sqlite3.Error):
-                # Who still reads it keeps its log there, and it may be moved without that.
+                # Who still reads it keeps its log there, and it may be moved without that. Where
+                # this end must stay in the log, the file goes on to say that its run has none.
                 file.execute("PRAGMA wal_checkpoint(PASSIVE)")
             with contextlib.suppress(sqlite3.Error):
                 file.close()
@@ -420,8 +442,8 @@ class LedgerFile:
         )
 
     def _refusal(self, problem: str) -> LedgerError:
-        # Before there is a run nothing can have been sent with it.
-        end = "" if self._run else " Nothing was sent."
+        # Before it is open nothing can have been sent with it.
+        end = "" if self._identity else " Nothing was sent."
         message = f"the ledger {self.path} cannot be used: {problem}.{end}"
         return LedgerError(message, path=self.path)
 

@@ -6,11 +6,14 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
+import anyio
+import anyio.lowlevel
 import pytest
 
-from grok_video import LedgerError
+from grok_video import LedgerError, _ledgerfile
 from grok_video._ledger import Ledger
 from grok_video._lifecycle import Event, State
 
@@ -165,3 +168,65 @@ async def test_a_ledger_that_was_read_while_it_was_closed_is_whole_by_itself(
     again = await Ledger.open(alone)
     assert set((await again.find(["cat"])).known) == {"cat"}
     await again.close()
+
+
+def look_on(reader: sqlite3.Connection) -> None:
+    """Read as a notebook or a browser of databases does that goes on showing one moment."""
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM run").fetchone()
+
+
+async def test_a_run_that_a_reader_would_hide_from_whoever_copies_the_file_alone_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind the reader's snapshot the file goes on to say that its last run has ended."""
+    path, alone = tmp_path / "a.sqlite", tmp_path / "alone.sqlite"
+    await write(path, Event.SENDING_BEGAN, Event.ACCEPTED, key="of an earlier run")
+    monkeypatch.setattr(_ledgerfile, "_PATIENCE", 0.1)
+    with closing(sqlite3.connect(path)) as notebook:
+        look_on(notebook)
+        with pytest.raises(LedgerError, match=r"another program .* is reading it") as caught:
+            await Ledger.open(path)
+        assert "Nothing was sent" in str(caught.value)
+        assert not (tmp_path / "a.sqlite.lock").exists()
+        notebook.rollback()
+    ledger = await Ledger.open(path)
+    await ledger.record(new_entry(), Event.SENDING_BEGAN)
+    shutil.copy(path, alone)
+    await ledger.close()
+    await refused(alone, "a.sqlite-wal, which has what that run wrote last, is not beside it")
+
+
+async def test_a_run_waits_for_whoever_has_nearly_read_the_ledger(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    await write(path, Event.SENDING_BEGAN, Event.ACCEPTED)
+    with closing(sqlite3.connect(path)) as notebook:
+        look_on(notebook)
+        async with anyio.create_task_group() as tasks:
+            opening = partial(write, path, Event.SENDING_BEGAN, key="dog")
+            tasks.start_soon(opening)
+            # The row of its run is there, and behind what the notebook sees: not in the file yet.
+            with anyio.fail_after(20):
+                while rows(path, "SELECT count(*) FROM run") != [(2,)]:
+                    await anyio.lowlevel.checkpoint()
+            assert rows(path, "SELECT key FROM item") == [("cat",)]
+            notebook.rollback()
+    assert rows(path, "SELECT count(*) FROM run WHERE ended_at IS NOT NULL") == [(2,)]
+
+
+async def test_a_ledger_whose_end_a_reader_holds_back_is_whole_with_its_log_alone(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.sqlite"
+    ledger = await Ledger.open(path)
+    with closing(sqlite3.connect(path)) as notebook:
+        look_on(notebook)
+        await ledger.record(new_entry(), Event.SENDING_BEGAN)
+        await ledger.close()
+        for place, endings in (("alone", ("",)), ("whole", ("", "-wal"))):
+            (tmp_path / place).mkdir()
+            for ending in endings:
+                shutil.copy(f"{path}{ending}", tmp_path / place)
+        notebook.rollback()
+    await refused(tmp_path / "alone" / "a.sqlite", "is not beside it")
+    assert await found(tmp_path / "whole" / "a.sqlite") is not None
