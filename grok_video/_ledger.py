@@ -297,8 +297,10 @@ class Ledger(Journal):
             end = next((one for one in work if isinstance(one, _End)), None)
             self._wake(self._do(work))
             if end is not None:
-                self._file.close()
-                self._wake([(end.waiter, None, None)])
+                try:
+                    self._file.close()
+                finally:  # whoever waits for the end would wait for ever
+                    self._wake([(end.waiter, None, None)])
                 return
 
     def _gather(self, *, patient: bool) -> list[_Row | _Question | _End]:

@@ -63,10 +63,12 @@ class LockFile:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor < 0:
             return
-        # An open file cannot be removed on Windows; its words stay behind there.
-        if os.name != "nt" and not keep and _disk.is_at(descriptor, self._path):
+        # An open file cannot be removed on Windows; its words stay behind there. So they do where
+        # its folder cannot be looked into any more.
+        if os.name != "nt" and not keep:
             with contextlib.suppress(OSError):
-                self._path.unlink()
+                if _disk.is_at(descriptor, self._path):
+                    self._path.unlink()
         os.close(descriptor)
 
     def forget(self) -> None:

@@ -17,7 +17,7 @@ from grok_video import LedgerError, _ledgerfile
 from grok_video._ledger import Ledger
 from grok_video._lifecycle import Event, State
 
-from .conftest import found, new_entry, refused, rows, snapshot, write
+from .conftest import found, new_entry, refused, rows, run, snapshot, write
 
 
 @pytest.fixture
@@ -170,6 +170,41 @@ async def test_a_ledger_that_was_read_while_it_was_closed_is_whole_by_itself(
     await again.close()
 
 
+#: Run where something goes wrong at the end: a close that is never told of would wait for ever.
+CLOSE = """
+import sys
+from pathlib import Path
+import anyio
+from grok_video._ledger import Ledger
+from grok_video._lockfile import LockFile
+
+def broken(self, *, keep):
+    raise RuntimeError("a bug")
+
+async def main(path):
+    ledger = await Ledger.open(path)
+    WHAT
+    await ledger.close()
+    print("closed")
+
+anyio.run(main, Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "path.parent.rename(path.parent.with_name('away')); path.parent.write_text('x')",
+        "LockFile.release = broken",
+    ],
+    ids=["a file is where its folder was", "a bug of ours"],
+)
+def test_whoever_closes_a_ledger_is_told_whatever_happens_then(tmp_path: Path, what: str) -> None:
+    (tmp_path / "folder").mkdir()
+    told = run(CLOSE.replace("WHAT", what), tmp_path / "folder" / "a.sqlite")
+    assert told == "closed\n"
+
+
 def look_on(reader: sqlite3.Connection) -> None:
     """Read as a notebook or a browser of databases does that goes on showing one moment."""
     reader.execute("BEGIN")
@@ -194,7 +229,7 @@ async def test_a_run_that_a_reader_would_hide_from_whoever_copies_the_file_alone
     await ledger.record(new_entry(), Event.SENDING_BEGAN)
     shutil.copy(path, alone)
     await ledger.close()
-    await refused(alone, "a.sqlite-wal, which has what that run wrote last, is not beside it")
+    await refused(alone, "alone.sqlite-wal, which has what that run wrote last, is not beside it")
 
 
 async def test_a_run_waits_for_whoever_has_nearly_read_the_ledger(tmp_path: Path) -> None:
