@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import frozen
 
 from grok_video import _disk
+from grok_video._database import APPLICATION, MAGIC, connect, looking_mode
 from grok_video._errors import LedgerError
 from grok_video._ledgersql import (
     ADD_EVENTS,
@@ -40,9 +41,6 @@ __all__ = ["VERSION", "Facts", "LedgerFile", "Opened"]
 
 #: The version of the tables that this package writes, kept as SQLite's `user_version`.
 VERSION: Final = 2
-#: SQLite's `application_id`: the letters GRKV.
-_APPLICATION: Final = 0x47524B56
-_MAGIC: Final = b"SQLite format 3\0"
 #: Seconds to wait for a reader that holds the file up: at the beginning of a run, and where WAL is
 #: not to be had.
 _PATIENCE: Final = 30.0
@@ -52,6 +50,8 @@ _PAUSE: Final = 0.05
 #: the disk is full: 500 of them take about 150 KiB.
 RESERVE: Final = 2**20
 _RESERVE: Final = ".reserve"
+#: What has a part of a ledger: its log, or where WAL is not to be had, what a step began with.
+_PARTS: Final = ("-wal", "-journal")
 
 #: What leads from a version to the next one; each runs in one transaction with its new number.
 MIGRATIONS: Final[dict[int, str]] = {}
@@ -114,7 +114,7 @@ class LedgerFile:
             raise self.failure(error) from error
 
     def inspect(self) -> None:
-        """Return if a batch could go on with the file, or make it; nothing is written.
+        """Return if a batch could go on with the file, or make it; nothing is written for that.
 
         Whether another process holds it is not asked. Raises `LedgerError` as `open` does.
         """
@@ -146,6 +146,9 @@ class LedgerFile:
         if not self.path.exists():
             self._create()
         self._file = file = self._connect("rw")
+        # WAL: whoever looks in while it runs never waits and never holds it up. Where it is not to
+        # be had it stays as it is; a person may have set another one meanwhile.
+        file.execute("PRAGMA journal_mode = WAL")
         # FULL: a commit returns when the disk has it, which is the promise this file is for.
         file.execute("PRAGMA synchronous = FULL")
         file.execute("PRAGMA fullfsync = ON")  # macOS answers a plain fsync from a cache
@@ -188,27 +191,29 @@ class LedgerFile:
             time.sleep(_PAUSE)
 
     def _inspect(self) -> int:
-        """Return the version of a ledger that is there, read and not written."""
+        """Return the version of a ledger that is there, read and not written.
+
+        But for a step in whose middle its writer died: that is taken back.
+        """
         if not self.path.is_file():
             raise self._refusal("it is not a file")
         if not os.access(self.path, os.W_OK):
             # Opened all the same, SQLite would leave files beside it that nobody may write either.
             raise self._refusal("it may not be written")
         with self.path.open("rb") as file:
-            head = file.read(len(_MAGIC))
+            head = file.read(len(MAGIC))
         if not head:
             raise self._refusal(
                 "it is empty, and a ledger never is: it was damaged, or is no ledger. If nothing "
                 "was ever sent with it, remove it"
             )
-        if head != _MAGIC:
+        if head != MAGIC:
             raise self._refusal("it is not a ledger (not a SQLite database)")
-        # Without a log beside it nothing may even be made there to read it.
-        mode = "ro" if self._beside("-wal").exists() else "ro&immutable=1"
-        with contextlib.closing(self._connect(mode)) as readable:
+        has_all = self._was_torn_off or any(self._beside(end).exists() for end in _PARTS)
+        with contextlib.closing(self._connect(looking_mode(self.path))) as readable:
             (application,) = readable.execute("PRAGMA application_id").fetchone()
             (version,) = readable.execute("PRAGMA user_version").fetchone()
-            if application != _APPLICATION:
+            if application != APPLICATION:
                 raise self._refusal("it is a SQLite database, but not a ledger of grok_video")
             if any(old not in MIGRATIONS for old in range(version, VERSION)):
                 raise self._refusal(
@@ -220,7 +225,8 @@ class LedgerFile:
                     f"it was written by a newer grok_video (ledger version {version}; this one "
                     f"knows {VERSION}). Update grok_video"
                 )
-            self._require_whole(readable)
+            if not has_all:
+                self._require_whole(readable)
             # 100,000 items with five events each are read in about half a second; a ledger that
             # forgets would pay for them again.
             (verdict,) = readable.execute("PRAGMA quick_check(1)").fetchone()
@@ -234,8 +240,6 @@ class LedgerFile:
         A run that was killed leaves its newest rows in the log (-wal), and its lock. A copy of the
         file alone, or one that was moved alone, has neither.
         """
-        if self._was_torn_off or self._beside("-wal").exists():
-            return
         (running,) = file.execute(
             "SELECT count(*) FROM run WHERE ended_at IS NULL AND id = (SELECT max(id) FROM run)"
         ).fetchone()
@@ -257,9 +261,8 @@ class LedgerFile:
             name.unlink(missing_ok=True)
         try:
             with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as made:
-                made.execute(f"PRAGMA application_id = {_APPLICATION}")
+                made.execute(f"PRAGMA application_id = {APPLICATION}")
                 made.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
-                # WAL: whoever looks in while it runs never waits and never holds it up.
                 made.execute("PRAGMA journal_mode = WAL")
             new.replace(self.path)
         except BaseException:
@@ -268,10 +271,12 @@ class LedgerFile:
         _disk.sync_folder(self.path.parent)
 
     def _require_no_log(self) -> None:
-        if self._beside("-wal").exists():
-            raise self._refusal(
-                f"{self.path.name}-wal is there without it: the ledger was moved or removed alone"
-            )
+        for end in _PARTS:
+            if self._beside(end).exists():
+                raise self._refusal(
+                    f"{self.path.name}{end} is there without it: the ledger was moved or removed "
+                    "alone"
+                )
 
     def _migrate(self, file: sqlite3.Connection, version: int) -> None:
         while version < VERSION:
@@ -297,12 +302,7 @@ class LedgerFile:
             os.close(descriptor)
 
     def _connect(self, mode: str) -> sqlite3.Connection:
-        file = sqlite3.connect(
-            f"{self.path.as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=_PATIENCE
-        )
-        # One text that cannot be read must not lock out all the others.
-        file.text_factory = _decoded
-        return file
+        return connect(self.path, mode, _PATIENCE)
 
     # --- writing and reading ---------------------------------------------------------------------
 
@@ -464,10 +464,6 @@ def _histories(file: sqlite3.Connection, wanted: str) -> dict[str, Facts]:
     for row in file.execute(FIND, (wanted,)):
         rows.setdefault(row[0], []).append(row)
     return {key: _facts(found) for key, found in rows.items()}
-
-
-def _decoded(text: bytes) -> str:
-    return text.decode("utf-8", "backslashreplace")
 
 
 def _facts(rows: list[Sequence[Any]]) -> Facts:

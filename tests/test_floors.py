@@ -84,6 +84,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_transfer",
             "_download",
             "_lockfile",
+            "_database",
             "_ledgersql",
             "_ledgerfile",
             "_entry",

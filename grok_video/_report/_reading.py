@@ -1,7 +1,8 @@
 """A ledger as the report reads it: read-only, also while a batch is still writing to it.
 
-Nothing here changes the ledger or holds its writer up; what cannot be read is refused with a reason
-before a page is made of it.
+Nothing here changes the ledger or holds its writer up, where WAL is to be had; but a step in whose
+middle its writer died is taken back, as by whatever opens it. What cannot be read is refused with a
+reason before a page is made of it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attrs import frozen
 
+from grok_video._database import connect, looking_mode
 from grok_video._entry import Entry, plain, read_id, written_id
 from grok_video._errors import LedgerError
 from grok_video._ledgerfile import VERSION
@@ -159,13 +161,8 @@ def _open(path: Path) -> sqlite3.Connection:
     if not path.is_file():
         message = f"the ledger {path} cannot be read: there is no such file."
         raise LedgerError(message, path=path)
-    # Without a log beside it nobody writes, and nothing may even be made there to read it.
-    log = path.with_name(path.name + "-wal")
-    mode = "ro" if log.exists() else "ro&immutable=1"
     with contextlib.ExitStack() as stack:
-        file = sqlite3.connect(
-            f"{path.as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=_PATIENCE
-        )
+        file = connect(path, looking_mode(path), _PATIENCE)
         stack.enter_context(contextlib.closing(file))
         (version,) = file.execute("PRAGMA user_version").fetchone()
         [(known,)] = file.execute(

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sqlite3
+from contextlib import closing
 from decimal import Decimal
 from html.parser import HTMLParser
 from pathlib import Path
@@ -22,8 +23,9 @@ from grok_video._entry import Entry
 from grok_video._errors import DestinationError, LedgerError
 from grok_video._ledgerfile import LedgerFile
 from grok_video._lifecycle import Event
-from grok_video._report import command_beside, count_states, write
+from grok_video._report import command_beside, count_states, earlier, write
 from tests.conftest import PHOTO
+from tests.pure.ledger.conftest import die_in_a_step
 
 SENT = (Event.SENDING_BEGAN, Event.ACCEPTED)
 SAVED = (*SENT, Event.RENDERED, Event.FETCHING_BEGAN, Event.SAVED)
@@ -215,6 +217,30 @@ def test_a_running_batch_is_read_without_touching_it(tmp_path: Path) -> None:
     names = {path.name for path in tmp_path.iterdir()}
     assert count_states(ledger) == made.states
     assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_a_ledger_whose_writer_died_in_the_middle_of_a_step_is_read_without_that_step(
+    tmp_path: Path,
+) -> None:
+    ledger_of(tmp_path / "l.sqlite", [Item("a"), Item("b", SENT)])
+    torn = die_in_a_step(tmp_path / "l.sqlite", tmp_path / "torn")
+    made = write(torn, tmp_path / "report.html")
+    assert made.states == {"saved": 1, "pending": 1}
+
+
+def test_a_ledger_without_a_log_is_not_changed_under_its_reader(tmp_path: Path) -> None:
+    """Its pages are written where they stand: reader and writer keep each other out."""
+    ledger = tmp_path / "l.sqlite"
+    ledger_of(ledger, [Item("a"), Item("b", SENT)])
+    with closing(sqlite3.connect(ledger, isolation_level=None, timeout=0)) as writer:
+        writer.execute("PRAGMA journal_mode = DELETE")
+        with earlier(ledger) as reader:
+            assert reader._file is not None
+            reader._file.execute("BEGIN")
+            assert reader.was_sent("b")
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                writer.execute("INSERT INTO run (started_at, host, pid) VALUES ('', '', 1)")
+    assert count_states(ledger) == {"saved": 1, "pending": 1}
 
 
 def test_the_command_that_made_it_is_the_one_that_goes_on(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import resource
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -57,6 +59,26 @@ async def write(path: Path, *events: Event, key: str = "cat") -> Entry:
         await ledger.record(entry, event)
     await ledger.close()
     return entry
+
+
+def die_in_a_step(path: Path, place: Path) -> Path:
+    """Leave a copy of a ledger as a death leaves it in the middle of a step, where WAL is not."""
+    place.mkdir()
+    with closing(sqlite3.connect(path, isolation_level=None)) as file:
+        assert file.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+        file.execute("PRAGMA cache_size = 1")  # what does not fit is written before all is there
+        file.execute("BEGIN IMMEDIATE")
+        names = json.dumps([f"{number} {'x' * 500}" for number in range(500)])
+        for step in (
+            "INSERT INTO request (key, fingerprint, prompt, model, estimate_usd) "
+            "SELECT value, '', '', '', 0 FROM json_each(?)",
+            "INSERT INTO run (started_at, host, pid) SELECT '', value, 1 FROM json_each(?)",
+        ):
+            file.execute(step, (names,))
+        for name in (path.name, f"{path.name}-journal"):
+            shutil.copy(path.with_name(name), place)
+        file.execute("ROLLBACK")
+    return place / path.name
 
 
 async def found(path: Path, key: str = "cat") -> Entry | None:

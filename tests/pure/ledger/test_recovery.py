@@ -18,7 +18,7 @@ from grok_video import LedgerError
 from grok_video._ledger import Journal, Ledger
 from grok_video._lifecycle import _TABLE, Event, State, advance
 
-from .conftest import found, new_entry, rows, write
+from .conftest import die_in_a_step, found, new_entry, refused, rows, snapshot, write
 
 
 @pytest.mark.parametrize(
@@ -173,3 +173,42 @@ async def test_a_journal_without_a_file_knows_the_keys_of_a_run_in_little_memory
     assert (await journal.find([*keys[-3:], "new", "new"])).again == set(keys[-3:])
     assert (await journal.find(["new", "half \ud800"])).again == {"new"}
     assert (await journal.find(keys)).again == set(keys)
+
+
+async def test_a_death_in_the_middle_of_a_step_takes_that_step_back(tmp_path: Path) -> None:
+    """Where WAL is not to be had, the journal beside the ledger has what was there before."""
+    path = tmp_path / "a.sqlite"
+    await write(path, Event.SENDING_BEGAN, Event.ACCEPTED)
+    torn = die_in_a_step(path, tmp_path / "torn")
+    entry = await found(torn)
+    assert entry is not None
+    assert (entry.state, entry.request_id) == (State.PENDING, "4b2cd27e")
+    assert set(snapshot(torn.parent)) == {"a.sqlite"}
+
+
+async def test_a_journal_whose_ledger_is_gone_is_not_played_into_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    await write(path, Event.SENDING_BEGAN, Event.ACCEPTED)
+    torn = die_in_a_step(path, tmp_path / "torn")
+    torn.unlink()
+    await refused(torn, "a.sqlite-journal is there without it")
+
+
+async def test_a_database_of_something_else_is_left_as_it_died(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    await write(path, Event.SENDING_BEGAN, Event.ACCEPTED)
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("PRAGMA application_id = 7")
+    await refused(die_in_a_step(path, tmp_path / "torn"), "cannot be used")
+
+
+async def test_a_ledger_that_was_taken_out_of_its_mode_is_brought_back_into_it(
+    tmp_path: Path,
+) -> None:
+    """Else whoever looks in would hold up the writer, and be held up by it."""
+    path = tmp_path / "a.sqlite"
+    await write(path, Event.SENDING_BEGAN, Event.ACCEPTED)
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+    await write(path, Event.SENDING_BEGAN, key="dog")
+    assert rows(path, "PRAGMA journal_mode") == [("wal",)]
