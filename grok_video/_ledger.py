@@ -102,9 +102,9 @@ class Journal:
         return None
 
     @property
-    def is_low(self) -> bool:
-        """True when the disk is full and only the reserve is left."""
-        return False
+    def trouble(self) -> str | None:
+        """Why nothing more should be begun, though what is on its way can be written; or None."""
+        return None
 
     async def find(self, keys: list[str]) -> Found:
         """Return what is known of these keys, and which of them came before in this run."""
@@ -185,8 +185,8 @@ class Ledger(Journal):
         return self._failure
 
     @property
-    def is_low(self) -> bool:
-        return self._file.is_low
+    def trouble(self) -> str | None:
+        return self._file.trouble
 
     async def find(self, keys: list[str]) -> Found:
         wanted = [plain(key) for key in keys]

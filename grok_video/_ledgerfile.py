@@ -90,8 +90,8 @@ class LedgerFile:
         self._identity: os.stat_result | None = None
         self._file: sqlite3.Connection | None = None
         self._run = 0
-        #: True once the disk was full and the reserve has been given up.
-        self.is_low = False
+        #: Why nothing more should be begun, once a write has failed and the reserve was given up.
+        self.trouble: str | None = None
 
     # --- opening ---------------------------------------------------------------------------------
 
@@ -309,15 +309,15 @@ class LedgerFile:
     def commit(self, requests: list[Sequence[Any]], events: list[Sequence[Any]]) -> None:
         """All of it is on the disk, or nothing. Raises `LedgerError` if it cannot be written.
 
-        Where the disk is full, the reserve is given up first and `is_low` is set.
+        A full disk (or a quota, or a passing error) takes the reserve first and sets `trouble`.
         """
         try:
             self._commit(requests, events)
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            if self.is_low or code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            if self.trouble is not None or code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise self.failure(error) from error
-            self.is_low = True
+            self.trouble = _trouble(error, code)
             self._give_up_reserve()
             try:
                 self._commit(requests, events)
@@ -446,6 +446,16 @@ class LedgerFile:
         end = "" if self._identity else " Nothing was sent."
         message = f"the ledger {self.path} cannot be used: {problem}.{end}"
         return LedgerError(message, path=self.path)
+
+
+def _trouble(error: sqlite3.Error, code: int) -> str:
+    if code == sqlite3.SQLITE_FULL:
+        return "the disk of the ledger is full"
+    # SQLite has one word for all else, a quota among it, and keeps the system's own to itself.
+    return (
+        f"the ledger was written at the second try only ({error}): its disk may be failing, or a "
+        "quota reached"
+    )
 
 
 def iso(seconds: float) -> str:

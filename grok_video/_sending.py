@@ -198,8 +198,8 @@ class Sending:
                 self.accepted_at = current_time()
                 # Accepted; where it cannot be written down, it is fetched all the same.
                 await write_down(course, entry, event)
-                if course.journal.is_low:
-                    course.stop("the disk of the ledger is full")
+                if course.journal.trouble is not None:
+                    course.stop(course.journal.trouble)
             elif event is Event.ANSWER_LOST:
                 # Not written yet: on disk it is "submitting", which a death turns into doubt.
                 self.is_lost, self.is_as_before = True, False

@@ -65,3 +65,30 @@ async def test_a_ledger_that_breaks_in_the_middle_sends_no_more_and_says_so(
     counts = Counter(one.state for one in told)
     assert counts[OutcomeState.DONE] == grok_emulator.accepted
     assert counts[OutcomeState.LEFT] == 30 - grok_emulator.accepted
+
+
+async def test_a_ledger_that_is_written_at_the_second_try_ends_the_sending_in_its_own_words(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a disk that dies; that it is full would be a guess."""
+    from grok_video._ledgerfile import LedgerFile
+
+    real, count = LedgerFile._commit, 0
+
+    def failing_once(self: LedgerFile, *words: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == 7:
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+            raise error
+        real(self, *words)
+
+    monkeypatch.setattr(LedgerFile, "_commit", failing_once)
+    async with client.batch(requests(30), ledger=tmp_path / "a.sqlite", max_in_flight=1) as batch:
+        told = Counter([outcome.state async for outcome in batch])
+    assert batch.summary.stopped is not None
+    assert "disk I/O error" in batch.summary.stopped
+    assert "full" not in batch.summary.stopped
+    assert told[OutcomeState.DONE] == grok_emulator.accepted == 3
+    assert told[OutcomeState.LEFT] == 27
