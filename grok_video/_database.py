@@ -6,6 +6,7 @@ No table is known here. What matters is what lies beside the file: a log (-wal) 
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from typing import TYPE_CHECKING, Final
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["APPLICATION", "MAGIC", "connect", "looking_mode"]
+__all__ = ["APPLICATION", "MAGIC", "connect", "file_behind", "looking_mode"]
 
 #: SQLite's `application_id` of a ledger: the letters GRKV.
 APPLICATION: Final = 0x47524B56
@@ -33,6 +34,23 @@ def connect(path: Path, mode: str, patience: float) -> sqlite3.Connection:
     # One text that cannot be read must not lock out all the others.
     file.text_factory = _decoded
     return file
+
+
+def file_behind(path: Path) -> Path:
+    """Return the file itself, beside which its log lies. Raises `OSError` if no name leads there.
+
+    `Path.resolve` has other errors for that, and from Python 3.13 on none for a loop of links.
+    """
+    if "\0" in str(path):
+        message = "there is a null in its name"
+        raise OSError(message)
+    try:
+        found = path.resolve()
+    except RuntimeError:
+        found = path
+    if found.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return found
 
 
 def looking_mode(path: Path) -> str:

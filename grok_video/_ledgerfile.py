@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import frozen
 
 from grok_video import _disk
-from grok_video._database import APPLICATION, MAGIC, connect, looking_mode
+from grok_video._database import APPLICATION, MAGIC, connect, file_behind, looking_mode
 from grok_video._errors import LedgerError
 from grok_video._ledgersql import (
     ADD_EVENTS,
@@ -103,7 +103,7 @@ class LedgerFile:
         """
         try:
             # Two names of one file must meet at one lock.
-            self.path = self.path.resolve()
+            self.path = file_behind(self.path)
             self._take_lock()
             try:
                 return self._open()
@@ -119,7 +119,7 @@ class LedgerFile:
         Whether another process holds it is not asked. Raises `LedgerError` as `open` does.
         """
         try:
-            self.path = self.path.resolve()
+            self.path = file_behind(self.path)
             self._was_torn_off = self._beside(".lock").exists()
             if self.path.exists():
                 self._inspect()

@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 from attrs import frozen
 
+from grok_video._entry import plain
 from grok_video._errors import DestinationError
 from grok_video._report._reading import Contents, command_beside, count_states, earlier, read
 from grok_video._requests import SNIFF_LENGTH, sniff
@@ -147,12 +148,14 @@ def _is_one(file: Path, places: Collection[Path], found: os.stat_result | None) 
 def page(contents: Contents, folder: Path) -> str:
     """Return the page of a ledger, for a place in `folder`."""
     style, script = _part("page.css"), _part("page.js")
-    title = f"Videos of {'/'.join(contents.path.parent.parts[-2:])}"
-    ledger = shlex.quote(str(contents.path))
+    # A file's name may be no text, and a page is one.
+    title = plain(f"Videos of {'/'.join(contents.path.parent.parts[-2:])}")
+    ledger = plain(str(contents.path))
     data = {
         "title": title,
-        "ledger": str(contents.path),
-        "command": contents.command or f"grok-video batch MANIFEST -o DIR --ledger {ledger}",
+        "ledger": ledger,
+        "command": contents.command
+        or f"grok-video batch MANIFEST -o DIR --ledger {shlex.quote(ledger)}",
         "run": contents.run,
         "runs": contents.runs,
         "began": contents.items[0]["began_at"] if contents.items else None,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attrs import frozen
 
-from grok_video._database import connect, looking_mode
+from grok_video._database import connect, file_behind, looking_mode
 from grok_video._entry import Entry, plain, read_id, written_id
 from grok_video._errors import LedgerError
 from grok_video._ledgerfile import VERSION
@@ -157,7 +157,7 @@ def _opened(path: Path) -> Generator[sqlite3.Connection]:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    path = path.resolve()  # its log lies beside the file itself
+    path = file_behind(path)
     if not path.is_file():
         message = f"the ledger {path} cannot be read: there is no such file."
         raise LedgerError(message, path=path)
@@ -188,7 +188,8 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _unreadable(path: Path, error: OSError | sqlite3.Error) -> LedgerError:
-    return LedgerError(f"the ledger {path} cannot be read: {error}.", path=path)
+    words = error.strerror if isinstance(error, OSError) else None
+    return LedgerError(f"the ledger {path} cannot be read: {words or error}.", path=path)
 
 
 def _command(path: Path) -> str | None:

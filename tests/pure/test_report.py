@@ -243,6 +243,31 @@ def test_a_ledger_without_a_log_is_not_changed_under_its_reader(tmp_path: Path) 
     assert count_states(ledger) == {"saved": 1, "pending": 1}
 
 
+def test_a_page_is_made_of_files_whose_names_are_no_text(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "a.mp4").write_bytes(b"mp4")
+    ledger_of(folder / "l.sqlite", [Item("a", path=str(folder / "a.mp4"), image=folder / "a.jpg")])
+    text = write(folder / "l.sqlite", folder / "report.html").path.read_text()
+    data = json.loads(Elements(text).texts["script"][0])
+    readable = f"{tmp_path}/caf\\udce9"
+    assert data["ledger"] == f"{readable}/l.sqlite"
+    assert data["title"].endswith("/caf\\udce9")
+    assert data["items"][0]["path"] == f"{readable}/a.mp4"
+    assert {one.name for one in folder.iterdir()} == {"l.sqlite", "report.html", "a.mp4"}
+
+
+def test_a_text_that_cannot_be_read_does_not_keep_the_others_off_the_page(tmp_path: Path) -> None:
+    """Names of such files were written with half a character by an earlier version."""
+    ledger = tmp_path / "l.sqlite"
+    ledger_of(ledger, [Item("a"), Item("b")])
+    with closing(sqlite3.connect(ledger)) as file:
+        file.execute("DROP TRIGGER event_is_never_changed")
+        file.execute("UPDATE event SET path = CAST(x'2fedb3a9' AS TEXT) WHERE item = 1")
+        file.commit()
+    assert write(ledger, tmp_path / "report.html").items == 2
+
+
 def test_the_command_that_made_it_is_the_one_that_goes_on(tmp_path: Path) -> None:
     _, data = page_of(tmp_path, Item("a"))
     assert data["command"] == f"grok-video batch MANIFEST -o DIR --ledger {tmp_path / 'l.sqlite'}"
@@ -256,6 +281,7 @@ def test_the_command_that_made_it_is_the_one_that_goes_on(tmp_path: Path) -> Non
     ("kind", "said"),
     [
         ("missing", "there is no such file"),
+        ("loop", "cannot be read: Too many levels of symbolic links"),
         ("text", "cannot be read: file is not a database"),
         ("other", "not a ledger of grok_video"),
         ("newer", "written by a newer grok_video"),
@@ -272,6 +298,8 @@ def test_what_is_no_ledger_is_refused_and_no_page_is_made(
         with sqlite3.connect(ledger) as file:
             file.execute("CREATE TABLE item (key)")
         file.close()
+    elif kind == "loop":
+        ledger.symlink_to(ledger)
     elif kind != "missing":
         ledger_of(ledger, [Item(f"k{n}") for n in range(200)])
         if kind == "newer":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -124,6 +125,19 @@ async def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None
     (tmp_path / "folder").mkdir()
     with pytest.raises(LedgerError, match="not a file"):
         await Ledger.open(tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("a.sqlite", "Too many levels of symbolic links"), ("a\0b", "null")]
+)
+@pytest.mark.parametrize("look", [LedgerFile.open, LedgerFile.inspect])
+def test_a_name_that_leads_nowhere_is_refused(
+    tmp_path: Path, name: str, words: str, look: Callable[[LedgerFile], object]
+) -> None:
+    (tmp_path / "a.sqlite").symlink_to("a.sqlite")
+    with pytest.raises(LedgerError, match=words):
+        look(LedgerFile(tmp_path / name))
+    assert os.listdir(tmp_path) == ["a.sqlite"]
 
 
 async def test_a_death_while_it_is_made_leaves_a_place_to_begin_again(
