@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from grok_video._outcomes import OutcomeState
     from grok_video._requests import Image, VideoRequest
 
-__all__ = ["Entry", "plain", "read_id", "written_id"]
+__all__ = ["Entry", "is_retryable", "plain", "read_id", "written_id"]
 
 #: Characters kept of a prompt and of an error.
 _LONGEST_PROMPT: Final = 8000
@@ -187,9 +187,8 @@ class Entry:
 
     @property
     def is_retryable(self) -> bool:
-        """True where it ended without a video, and the same request may come to another end."""
-        ended = self.state in (State.FAILED, State.EXPIRED)
-        return ended and self.error_type not in _FOR_GOOD
+        """True where `retry_failed` would send it again."""
+        return is_retryable(self.state, self.error_type)
 
     def fail(self, error: BaseException | None) -> None:
         """Set what went wrong, or that nothing did."""
@@ -240,6 +239,11 @@ class Entry:
             float(self.earlier_usd),
             int(self.is_delivered),
         )
+
+
+def is_retryable(state: str, error_type: str | None) -> bool:
+    """Return whether it ended without a video, and the same request may come to another end."""
+    return state in (State.FAILED, State.EXPIRED) and error_type not in _FOR_GOOD
 
 
 def _described(image: Image) -> str:

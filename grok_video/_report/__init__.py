@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 from attrs import frozen
 
-from grok_video._entry import plain
+from grok_video._entry import is_retryable, plain
 from grok_video._errors import DestinationError
 from grok_video._report._reading import Contents, command_beside, count_states, earlier, read
 from grok_video._requests import SNIFF_LENGTH, sniff
@@ -195,6 +195,7 @@ def _item(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "attempts": row["attempts"],
         "error_type": row["error_type"],
         "error": row["error"],
+        "retryable": is_retryable(row["state"], row["error_type"]),
         "path": path,
         "image": image,
     }

@@ -22,7 +22,11 @@
 
   const count = n => n.toLocaleString("en");
   const money = n => `${n.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: n < 1 ? 3 : 2 })} USD`;
-  const time = s => s < 120 ? `${s.toFixed(s < 10 ? 1 : 0)} s` : `${Math.floor(s / 60)} min ${Math.round(s % 60)} s`;
+  const time = s => {
+    if (s < 9.95) return `${s.toFixed(1)} s`;
+    const whole = Math.round(s);  // once: 179.7 s are not 2 min and 60 s
+    return whole < 120 ? `${whole} s` : `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  };
   const bytes = n => n < 1e6 ? `${Math.max(1, Math.round(n / 1e3))} kB` : `${(n / 1e6).toFixed(1)} MB`;
   const moment = text => new Date(text).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" });
   const quoted = text => /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`;
@@ -137,7 +141,8 @@
   const actions = item => {
     switch (item.state) {
       case "in_doubt": return [[` --found-id ${quoted(`${item.key}=REQUEST_ID`)}`, "With its id from the account's usage:"]];
-      case "failed": case "expired": return [[" --retry-failed", "To try it again, with all that failed:"]];
+      case "failed": case "expired":
+        return item.retryable ? [[" --retry-failed", "To try it again, with all that failed:"]] : [];
       case "saved": return [];
       default: return [["", "To go on with it:"]];
     }
@@ -161,8 +166,12 @@
   task("in_doubt", ["in_doubt"], "They may have been accepted and billed, and no id is known. Nothing is sent again by itself. Look at the account's usage first.", [
     [" --found-id KEY=REQUEST_ID", "With an id that you found:"],
     [" --resubmit-in-doubt", "To send all of them again, and perhaps pay twice:"]]);
-  task(counts.failed ? "failed" : "expired", ["failed", "expired"], "Refused, dropped, or ended without a video. Each says why.",
-    [[" --retry-failed", "When what was wrong is mended:"]]);
+  // What was refused for good would be again, and perhaps billed: no run sends it.
+  const again = items.filter(item => item.retryable).length;
+  const refused = (counts.failed || 0) + (counts.expired || 0) - again;
+  task(counts.failed ? "failed" : "expired", ["failed", "expired"], "Refused, dropped, or ended without a video. Each says why."
+    + (refused ? ` ${refused === 1 ? "1 is" : `${count(refused)} are`} not tried again: give another request, under another key.` : ""),
+    again ? [[" --retry-failed", "When what was wrong is mended:"]] : []);
   const waiting = ["submitting", "pending", "ready", "fetching", "planned"].filter(state => counts[state]);
   if (waiting.length) {
     task(waiting[0], waiting, run && !run.ended_at ? "Under way, if the batch is still running." : "Under way when the batch ended.",

@@ -19,6 +19,7 @@ from typing import Any
 
 import aiohttp
 
+from grok_video import JobFailed, ModerationRefused
 from grok_video._report import write
 from tests.processes.command import PATIENCE, PHOTO, environment, run
 from tests.pure.test_report import DOUBTFUL, FAILED, SENT, Item, ledger_of
@@ -241,6 +242,48 @@ def test_the_report_plays_filters_by_keyboard_and_asks_nobody(tmp_path: Path) ->
         assert page.complaints == []
         assert {url.partition(":")[0] for url in page.requests} <= {"file", "data"}
         assert page.requests
+
+    watch(tmp_path, look)
+
+
+def test_the_page_says_to_try_again_what_that_can_help(tmp_path: Path) -> None:
+    ledger, report = tmp_path / "l.sqlite", tmp_path / "report.html"
+    passing = JobFailed("the provider was busy", request_id="job-1")
+    refused = ModerationRefused("refused by content moderation", request_id="job-2")
+    card = "document.querySelector('[aria-label^=\"{}: \"]').textContent"
+    task = "document.querySelector('#attention').textContent"
+
+    async def look(page: Page) -> None:
+        ledger_of(ledger, [Item("a", FAILED, error=passing), Item("b", FAILED, error=refused)])
+        write(ledger, report)
+        await page.open(report)
+        assert "--retry-failed" in await page.ask(card.format("a"))
+        assert "--retry-failed" not in await page.ask(card.format("b"))
+        assert "--retry-failed" in await page.ask(task)
+        assert "1 is not tried again: give another request" in await page.ask(task)
+
+        ledger.unlink()
+        ledger_of(ledger, [Item(f"b{n}", FAILED, error=refused) for n in range(2)])
+        write(ledger, report)
+        await page.open(report)
+        assert "--retry-failed" not in await page.ask(task)
+        assert "2 are not tried again" in await page.ask(task)
+        assert page.complaints == []
+
+    watch(tmp_path, look)
+
+
+def test_times_are_told_in_minutes_of_sixty_seconds(tmp_path: Path) -> None:
+    told = {9.94: "9.9 s", 9.96: "10 s", 119.4: "119 s", 119.6: "2 min 0 s", 179.7: "3 min 0 s"}
+    ledger = tmp_path / "l.sqlite"
+    ledger_of(ledger, [Item(f"k{n}", seconds=one) for n, one in enumerate(told)])
+    write(ledger, tmp_path / "report.html")
+
+    async def look(page: Page) -> None:
+        await page.open(tmp_path / "report.html")
+        for n, words in enumerate(told.values()):
+            meta = f"document.querySelector('[aria-label^=\"k{n}: \"] .meta').textContent"
+            assert f"took {words}0.50 USD" in await page.ask(meta)
 
     watch(tmp_path, look)
 
