@@ -364,16 +364,20 @@ class BatchRun:
 
     async def _work(self, run: ItemRun, entry: Entry) -> None:
         self.untold.add(entry)
+        polls, was_saved = entry.polls, entry.state is State.SAVED
         try:
-            await self._tell(await run.outcome(), entry)
+            outcome = await run.outcome()
+            self._tally.add(outcome, polls_before=polls, was_saved=was_saved)
+            await self._ends.give((outcome, entry))
         finally:
             self._keys.discard(entry.key)
             self.course.announce()
             self._end_if_over()
 
-    async def _tell(self, outcome: Outcome, entry: Entry | None = None) -> None:
+    async def _tell(self, outcome: Outcome) -> None:
+        """Tell of an item for which nothing is to be done."""
         self._tally.add(outcome)
-        await self._ends.give((outcome, entry))
+        await self._ends.give((outcome, None))
 
     def _end_if_over(self) -> None:
         if self._all_taken and not self._keys:

@@ -113,11 +113,12 @@ class BatchSummary:
     cost_usd: Decimal
     #: List prices of what was accepted, or may have been, and nobody has stated the price of.
     open_usd: Decimal
-    #: Seconds from the create to the end of the videos of this run; None where there were none.
+    #: Seconds from the create to the end of the videos that came in this run, those left out that
+    #: an earlier one had saved; None where there were none.
     median_seconds: float | None
     p90_seconds: float | None
     p99_seconds: float | None
-    #: Polls for each video of this run; None where there were none.
+    #: Polls that this run has sent for each of its videos; None where there were none.
     polls_per_job: float | None
     #: Keys of items in doubt, the first 1,000; `counts` knows all.
     in_doubt: tuple[str, ...]
@@ -162,8 +163,8 @@ class Tally:
     _polls: int = 0
     _latencies: Counter[int] = field(factory=Counter[int])
 
-    def add(self, outcome: Outcome) -> None:
-        """Count one outcome."""
+    def add(self, outcome: Outcome, *, polls_before: int = 0, was_saved: bool = False) -> None:
+        """Count one outcome, of which earlier runs had so much: polls, or all but the file."""
         self.counts[outcome.state] += 1
         self.retryable += outcome.retryable
         if outcome.is_changed and len(self.changed) < NAMED:
@@ -176,8 +177,8 @@ class Tally:
             if len(self.failed) < NAMED:
                 self.failed.append((outcome.key, _why(outcome.error)))
         elif outcome.state in (OutcomeState.SAVED, OutcomeState.DONE):
-            self._polls += outcome.polls
-            if outcome.seconds is not None:
+            self._polls += outcome.polls - polls_before
+            if outcome.seconds is not None and not was_saved:
                 self._latencies[math.floor(math.log(max(outcome.seconds, 1e-3)) / _STEP)] += 1
 
     def quantile(self, share: float) -> float | None:

@@ -60,6 +60,19 @@ def test_times_and_polls_are_those_of_the_videos_of_this_run() -> None:
     assert (summary_of(*others).median_seconds, summary_of(*others).polls_per_job) == (None, None)
 
 
+def test_what_earlier_runs_did_for_a_video_is_not_counted_again() -> None:
+    tally = Tally()
+    tally.add(Outcome("taken up", OutcomeState.SAVED, polls=9, seconds=50.0), polls_before=6)
+    again = Outcome("its file was gone", OutcomeState.SAVED, polls=8, seconds=1e6)
+    tally.add(again, polls_before=7, was_saved=True)
+    summary = tally.summary(
+        in_flight=0, is_over=True, cost_usd=Decimal(0), open_usd=Decimal(0), stopped=None
+    )
+    assert summary.counts == {OutcomeState.SAVED: 2}
+    assert summary.polls_per_job == (3 + 1) / 2
+    assert summary.p99_seconds == pytest.approx(50, rel=0.021)
+
+
 def test_a_video_that_took_no_time_that_a_clock_could_tell_is_counted() -> None:
     summary = summary_of(Outcome("a", OutcomeState.SAVED, polls=1, seconds=0.0))
     assert summary.median_seconds == pytest.approx(0.001, rel=0.03)

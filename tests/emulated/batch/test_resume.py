@@ -45,6 +45,23 @@ async def test_a_saved_file_that_was_removed_is_fetched_again_and_not_paid_for(
     assert set(states(again).values()) == {"skipped"}
 
 
+async def test_a_summary_counts_what_its_own_run_has_asked_and_awaited(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    words = {"out": tmp_path / "videos", "ledger": tmp_path / "a.sqlite"}
+    first = await client.run_batch(requests(2), **words)
+    asked = grok_emulator.polls
+    assert first.polls_per_job == asked / 2
+    assert first.median_seconds is not None
+    for file in words["out"].iterdir():
+        file.unlink()
+    # The files come again; that their jobs took a while, and were asked after, was the run before.
+    second = await client.run_batch(requests(2), **words)
+    assert second.counts == {"saved": 2}
+    assert second.polls_per_job == (grok_emulator.polls - asked) / 2
+    assert second.median_seconds is None
+
+
 async def test_a_saved_file_that_was_changed_is_told_and_replaced_only_on_request(
     client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
 ) -> None:
