@@ -317,12 +317,15 @@ class AsyncClient:
                 log_unheard(job.request_id, error)
             raise
 
-    def job(self, request_id: str) -> AsyncJob:
+    def job(self, request_id: str, *, uploaded: bool = False) -> AsyncJob:
         """Return a handle of a job from its id, made by whatever process and on whatever day.
 
-        Does no I/O: whether the API knows the id shows at the first poll.
+        Does no I/O: whether the API knows the id shows at the first poll. `uploaded` says that the
+        create asked for `output.upload_url`: such a job is done without a link, and any other one
+        that has none has failed.
         """
-        return AsyncJob(self._session, require_request_id(request_id))
+        require_flags(uploaded=uploaded)
+        return AsyncJob(self._session, require_request_id(request_id), uploaded=uploaded)
 
     def as_completed(
         self, jobs: Iterable[AsyncJob], *, timeout: float | None = None

@@ -78,9 +78,21 @@ __all__ = [
 ]
 
 
-def resume_hint(request_id: str) -> str:
-    """Return the sentence that says how to go on with a job."""
-    return f"Resume with client.job({request_id!r}) or: grok-video wait {shlex.quote(request_id)}"
+def resume_hint(request_id: str, *, uploaded: bool = False) -> str:
+    """Return the sentence that says how to go on with a job.
+
+    `uploaded` says that its create asked for `output.upload_url`.
+    """
+    told, option = (", uploaded=True", " --uploaded") if uploaded else ("", "")
+    command = f"grok-video wait {shlex.quote(request_id)}{option}"
+    return f"Resume with client.job({request_id!r}{told}) or: {command}"
+
+
+def without_hint(message: str, request_id: str) -> str:
+    """Return the message without the sentence that says how to go on with the job."""
+    for uploaded in (False, True):
+        message = message.replace(resume_hint(request_id, uploaded=uploaded), "")
+    return message.strip()
 
 
 def going_on_note(ids: Sequence[str]) -> str:

@@ -38,9 +38,14 @@ class AsyncJob:
     """
 
     def __init__(
-        self, session: Session, request_id: str, request: VideoRequest | None = None
+        self,
+        session: Session,
+        request_id: str,
+        request: VideoRequest | None = None,
+        *,
+        uploaded: bool | None = None,
     ) -> None:
-        self._poller = Poller(session, request_id, request)
+        self._poller = Poller(session, request_id, request, is_delivered=uploaded)
 
     # --- what is known, without I/O --------------------------------------------------------------
 

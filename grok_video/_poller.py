@@ -132,7 +132,8 @@ class Poller:
         assert snapshot is not None  # noqa: S101 - for the type checker: the job is finished
         if snapshot.video is not None:
             return snapshot.video
-        raise outcome_error(snapshot)
+        is_upload_known = self.made_here or self._delivered_elsewhere
+        raise outcome_error(snapshot, may_be_uploaded=not is_upload_known)
 
     async def wait(self, deadline: Deadline) -> Video:
         """Return the video once the job is done. Raises as `AsyncJob.result` says."""
@@ -245,10 +246,9 @@ class Poller:
                     self._bear(error, now, passes)
                     continue
                 error.request_id = self.request_id  # a closed client's has none
-                if self._may_be_mistyped and is_unknown(error):
-                    error.resume = ""
-                else:
-                    reword(error, f"{error.message} {error.resume}")
+                is_mistyped = self._may_be_mistyped and is_unknown(error)
+                error.resume = "" if is_mistyped else self._resume
+                reword(error, f"{error.message} {error.resume}")
                 raise
         return now
 
@@ -384,13 +384,19 @@ class Poller:
         error = JobTimeout(
             f"job {self.request_id} is {self._words()} and has shown nothing new for {silence:.0f} "
             f"s (stalled_after={self.session.polling.stalled_after:g}); it may go on and may be "
-            f"billed. {resume_hint(self.request_id)}",
+            f"billed. {self._resume}",
             request_id=self.request_id,
             snapshot=self.snapshot,
             stalled_for=silence,
         )
+        error.resume = self._resume
         error.__cause__ = self._passing_error
         return error
+
+    @property
+    def _resume(self) -> str:
+        """The sentence that says how to go on, for whoever does not know what the create asked."""
+        return resume_hint(self.request_id, uploaded=self._delivered_elsewhere)
 
     @property
     def _may_be_mistyped(self) -> bool:
@@ -423,16 +429,20 @@ class Poller:
         elif failure is not None:
             said += f" The last poll failed: {failure.message.rstrip('.')}."
         error = JobTimeout(
-            f"job {self.request_id} {said} {resume_hint(self.request_id)}",
+            f"job {self.request_id} {said} {self._resume}",
             request_id=self.request_id,
             snapshot=self.snapshot,
         )
+        error.resume = self._resume
         error.__cause__ = self._passing_error
         return error
 
 
-def outcome_error(snapshot: Snapshot) -> JobError:
-    """Return the error that a job which ended without a video is."""
+def outcome_error(snapshot: Snapshot, *, may_be_uploaded: bool) -> JobError:
+    """Return the error that a job which ended without a video is.
+
+    `may_be_uploaded` says that its create may have asked for `output.upload_url`, for all we know.
+    """
     name = snapshot.request_id
     reason = snapshot.error.message.rstrip(".") if snapshot.error is not None else "no reason given"
     code = snapshot.error.code if snapshot.error is not None else None
@@ -453,9 +463,16 @@ def outcome_error(snapshot: Snapshot) -> JobError:
             code=code,
             reason=reason,
         )
+    end = "There is no link to a video; a new create costs again."
+    if snapshot.error is not None and snapshot.error.rendered:
+        # Whoever is told to pay once more here may have the video, and has paid for it.
+        end = "It was rendered, and may be billed as any video."
+        if may_be_uploaded:
+            end += (
+                " If its create asked for output.upload_url, pass uploaded=True: then it is done."
+            )
     return JobFailed(
-        f"job {name} failed{label}: {reason}. There is no link to a video; a new create costs "
-        "again.",
+        f"job {name} failed{label}: {reason}. {end}",
         request_id=name,
         snapshot=snapshot,
         code=code,

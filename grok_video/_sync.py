@@ -256,12 +256,14 @@ class Client(ClientTwin):
             **unknown,
         )
 
-    def job(self, request_id: str) -> Job:
+    def job(self, request_id: str, *, uploaded: bool = False) -> Job:
         """Return a handle of a job from its id, made by whatever process and on whatever day.
 
-        Does no I/O: whether the API knows the id shows at the first poll.
+        Does no I/O: whether the API knows the id shows at the first poll. `uploaded` says that the
+        create asked for `output.upload_url`: such a job is done without a link, and any other one
+        that has none has failed.
         """
-        return self._twin(Job, self._handle.job(request_id))
+        return self._twin(Job, self._handle.job(request_id, uploaded=uploaded))
 
     def as_completed(self, jobs: Iterable[Job], *, timeout: float | None = None) -> Iterator[Job]:
         """Give each job once it is finished, however it ended; its `result()` is then immediate.

@@ -20,8 +20,8 @@ from grok_video._errors import (
     JobFailed,
     JobTimeout,
     NotFound,
-    resume_hint,
     reword,
+    without_hint,
 )
 from grok_video._gate import is_of_the_account
 from grok_video._lifecycle import Event, State, meaning_of_failed_create
@@ -73,7 +73,7 @@ def unproven(
     unknown = isinstance(last, NotFound | BadRequest)
     reason = "no answer came in time"
     if isinstance(last, GrokVideoError):
-        reason = last.message.replace(resume_hint(found_id), "").strip().rstrip(".")
+        reason = without_hint(last.message, found_id).rstrip(".")
     problem = "does not know" if unknown else "did not say that it knows"
     kept = f"the item keeps the id {entry.request_id!r}"
     if entry.request_id is None:

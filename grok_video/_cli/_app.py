@@ -32,6 +32,7 @@ from grok_video._cli._options import (
     Resolution,
     Size,
     Timeout,
+    Uploaded,
     UploadUrl,
     User,
     named_in,
@@ -159,6 +160,7 @@ def submit(
 @app.command(context_settings=_HELP)
 def status(
     request_id: RequestId,
+    uploaded: Uploaded = False,
     emulator: NoEmulator = False,
     base_url: BaseUrl = None,
     api_key_file: ApiKeyFile = None,
@@ -168,7 +170,7 @@ def status(
     from grok_video._cli import _connect, _jobs
 
     connection = _connect.Connection(base_url, api_key_file, emulator=emulator)
-    return _jobs.status(request_id, connection, json_lines=json)
+    return _jobs.status(request_id, connection, uploaded=uploaded, json_lines=json)
 
 
 @app.command(context_settings=_HELP)
@@ -176,6 +178,7 @@ def wait(
     request_id: RequestId,
     out: Out = None,
     overwrite: Overwrite = False,
+    uploaded: Uploaded = False,
     timeout: Timeout = 600.0,
     poll_interval: PollInterval = None,
     emulator: NoEmulator = False,
@@ -192,6 +195,7 @@ def wait(
         command="wait",
         out=out,
         overwrite=overwrite,
+        uploaded=uploaded,
         timeout=timeout,
         json_lines=json,
     )

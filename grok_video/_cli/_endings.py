@@ -28,7 +28,7 @@ from grok_video._errors import (
     InvalidRequest,
     JobTimeout,
     NotFound,
-    resume_hint,
+    without_hint,
 )
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ UNHEARD: Final = "grok-video-unheard.jsonl"
 #: What the library's sentences call by its Python name, and how a shell spells it.
 _SPELLINGS: Final = (
     ("pass overwrite=True", "pass --overwrite"),
+    ("asked for output.upload_url, pass uploaded=True", "had --upload-url, pass --uploaded"),
     ("and resolution ('720p')", "and --resolution (720p)"),
     ("pass api_key= or set", "pass --api-key-file or set"),
     ("seconds above 0, or None", "seconds above 0"),
@@ -90,6 +91,7 @@ class Errand:
         resume_options: Sequence[str] = (),
         out: str | None = None,
         overwrite: bool = False,
+        uploaded: bool = False,
         resumable: bool = True,
     ) -> None:
         self.console = console
@@ -103,6 +105,7 @@ class Errand:
         self._resume_options = tuple(resume_options)
         self._out = out
         self._overwrite = overwrite
+        self._uploaded = uploaded
         self._resumable = resumable
 
     def begin(self, request: VideoRequest) -> None:
@@ -110,6 +113,7 @@ class Errand:
         from grok_video._budget import list_price
 
         self.creating = True
+        self._uploaded = request.is_delivered
         self._create = {
             "sent_at": moment(time.time()),
             "fingerprint": request.fingerprint(),
@@ -137,6 +141,8 @@ class Errand:
         if self.request_id is None or not self._resumable:
             return None
         words = ["grok-video", "wait", self.request_id, *self._resume_options]
+        if self._uploaded:
+            words.append("--uploaded")
         return shlex.join([*words, *self._saving()])
 
     def _saving(self) -> list[str]:
@@ -162,7 +168,7 @@ class Errand:
         message = self._message(error)
         if request_id is not None:
             self.request_id = request_id
-            message = message.replace(resume_hint(request_id), "").strip()
+            message = without_hint(message, request_id)
             if request_id not in message:
                 message = f"job {request_id}: {message}"
         create = self._doubt(error)

@@ -112,21 +112,28 @@ def submit(words: dict[str, str | None], connection: Connection, *, json_lines: 
                     raise
         facts = result_facts(job.request_id, JobStatus.QUEUED, seconds=steps.seconds())
         console.result(facts, job.request_id)
+        if request.is_delivered:
+            # The id alone does not say it, and a wait that does not know takes it for a failure.
+            console.status(f"to wait for it: {errand.resume}")
         return DONE
 
     return finish(errand, work)
 
 
-def status(request_id: str, connection: Connection, *, json_lines: bool) -> int:
+def status(request_id: str, connection: Connection, *, uploaded: bool, json_lines: bool) -> int:
     """Tell what one poll says; the exit code says whether the API answered, not how the job is."""
     console = Console(json_lines=json_lines)
     errand = Errand(
-        console, request_id=request_id.strip() or None, resume_options=connection.resume_options()
+        console,
+        request_id=request_id.strip() or None,
+        resume_options=connection.resume_options(),
+        uploaded=uploaded,
     )
 
     async def go() -> int:
         async with connection.client() as client:
-            snapshot = await client.job(request_id).refresh(timeout=_STATUS_PATIENCE)
+            job = client.job(request_id, uploaded=uploaded)
+            snapshot = await job.refresh(timeout=_STATUS_PATIENCE)
         facts = result_facts(request_id, snapshot.status, snapshot=snapshot, video=snapshot.video)
         console.result(facts, _status_line(snapshot))
         return DONE
@@ -145,6 +152,7 @@ def wait(
     command: str,
     out: str | None,
     overwrite: bool,
+    uploaded: bool = False,
     timeout: float,
     json_lines: bool,
 ) -> int:
@@ -156,6 +164,7 @@ def wait(
         resume_options=connection.resume_options(),
         out=out,
         overwrite=overwrite,
+        uploaded=uploaded,
     )
 
     async def fetch(job: AsyncJob) -> Video:
@@ -168,7 +177,7 @@ def wait(
             # Without the id, an error here is one of usage: nothing was asked of anyone yet.
             await _download.check_destination(out, overwrite=overwrite, request_id=None)
         async with connection.client() as client:
-            job = client.job(request_id)
+            job = client.job(request_id, uploaded=uploaded)
             steps = _Steps(errand)
             with console.progress("waiting"):
                 video = await steps.follow(lambda: fetch(job), job)
@@ -177,6 +186,9 @@ def wait(
 
     def work() -> int:
         refuse_emulator(connection, command)
+        if out is not None and uploaded:
+            message = "-o and --uploaded exclude each other: the provider delivered to the URL."
+            raise InvalidRequest(message, field="out", value=out)
         return run(errand, go)
 
     return finish(errand, work)

@@ -53,6 +53,13 @@ UploadUrl = Annotated[
     str | None,
     typer.Option(metavar="URL", help="A signed URL to which the provider puts the MP4."),
 ]
+Uploaded = Annotated[
+    bool,
+    typer.Option(
+        "--uploaded",
+        help="Its create had --upload-url: done without a link is no failure.",
+    ),
+]
 Size = Annotated[str | None, typer.Option(hidden=True)]
 Out = Annotated[
     str | None,

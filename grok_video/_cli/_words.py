@@ -18,7 +18,7 @@ from grok_video._cli._endings import (
     in_shell_words,
     moment,
 )
-from grok_video._errors import CreateOutcomeUnknown, GrokVideoError, resume_hint
+from grok_video._errors import CreateOutcomeUnknown, GrokVideoError, without_hint
 from grok_video._outcomes import BatchSummary, Outcome, OutcomeState
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def reason_of(error: Exception, request_id: str | None) -> str:
         return one_line(f"{type(error).__name__}: {error}")
     text = error.message
     if request_id is not None:
-        text = text.replace(resume_hint(request_id), "").strip()
+        text = without_hint(text, request_id)
     if isinstance(error, CreateOutcomeUnknown) and error.sent_at:
         text += f" Sent at {moment(error.sent_at)}, fingerprint {error.fingerprint}."
     return one_line(in_shell_words(text))

@@ -13,6 +13,7 @@ from grok_video import (
     DownloadError,
     InvalidRequest,
     JobFailed,
+    JobTimeout,
     ModerationRefused,
 )
 from grok_video._transports._base import Answer, StreamedAnswer
@@ -41,14 +42,36 @@ def test_a_job_done_without_a_link_is_good_only_where_the_provider_was_to_delive
         target = {"upload_url": "https://put.example/x"}
         job = await client.submit("drift", output=target)
         assert (await job).url is None
-        # A handle from an id does not know what its create asked for, and says both.
+        # A handle from an id knows what its create asked for only if it is told, else says both.
+        assert (await client.job(job.request_id, uploaded=True)).url is None
         with pytest.raises(JobFailed, match="the video was delivered there") as caught:
             await client.job(job.request_id)
-        assert "It has no video" not in str(caught.value)
-        with pytest.raises(JobFailed):
+        assert "pass uploaded=True" in str(caught.value)
+        assert "costs again" not in str(caught.value)
+        with pytest.raises(JobFailed, match="may be billed as any video") as caught:
             await (await client.submit("drift", output={}))
+        assert "pass uploaded=True" not in str(caught.value)
 
     run(main, Delivering())
+
+
+def test_who_waits_for_a_delivery_in_vain_is_told_the_handle_that_knows_of_it() -> None:
+    async def main(client: AsyncClient) -> None:
+        job = await client.submit("drift", output={"upload_url": "https://put.example/x"})
+        name = job.request_id
+        for waiting in (job, client.job(name, uploaded=True)):
+            with pytest.raises(JobTimeout) as caught:
+                await waiting.result(timeout=30)
+            assert caught.value.resume == (
+                f"Resume with client.job({name!r}, uploaded=True) or: "
+                f"grok-video wait {name} --uploaded"
+            )
+            assert str(caught.value).endswith(caught.value.resume)
+            assert pickle.loads(pickle.dumps(caught.value)).resume == caught.value.resume
+        with pytest.raises(InvalidRequest, match="uploaded must be"):
+            client.job(name, uploaded="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+    run(main, Provider(seconds=600))
 
 
 def test_nothing_is_paid_for_a_file_that_the_provider_is_to_deliver_elsewhere() -> None:
