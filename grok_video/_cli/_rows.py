@@ -192,13 +192,11 @@ class Rows:
 
     def _values(self, row: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return the key and all else that a line says or leaves to the options."""
-        # Blank is what was not given. Not with a picture: forgotten, it would be paid for without.
-        given = {
-            name: value
-            for name, value in row.items()
-            if value is not None
-            and (value != "" or (name == "image" and "image" not in self.defaults))
-        }
+        given = {name: value for name, value in row.items() if value not in (None, "")}
+        # Blank, or null, is what was not given. Not with a picture: forgotten, it would be paid for
+        # without (pandas writes null for an empty cell).
+        if "image" in row and "image" not in self.defaults:
+            given.setdefault("image", "")
         values: dict[str, Any] = {**self.defaults, **given}
         key: Any = values.pop("key", None)
         if key is None:
@@ -216,7 +214,7 @@ class Rows:
 
     def _image(self, text: object) -> Image:
         if not isinstance(text, str) or not text.strip():
-            limit = "must be a path, a URL or a data: URI (videos without one: no column image)"
+            limit = "must be a path, a URL or a data: URI (for a video without one, leave it out)"
             raise refuse("image", text, limit)
         if (image := read_address(text)) is not None:
             return image

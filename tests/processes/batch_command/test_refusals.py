@@ -91,6 +91,27 @@ def test_pictures_that_are_not_there_stop_a_batch_before_it_begins(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_picture_that_is_null_is_refused_as_a_blank_one_is_and_other_nulls_are_not_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """pandas writes null for a cell without a path: the video would be paid for without it."""
+    nulls = dict.fromkeys(("key", "duration", "resolution", "aspect_ratio", "model", "user"))
+    rows = [
+        {"prompt": "a", "image": str(PHOTO), **nulls},
+        {"prompt": "b", "image": None},
+        {"prompt": "c", "image": ""},
+        {"prompt": "d"},
+    ]
+    manifest = write(tmp_path / "m.jsonl", rows)
+    words = ["batch", str(manifest), "-o", str(tmp_path / "out"), "--dry-run", "--json"]
+    assert main(words) == 2
+    told = json.loads(capsys.readouterr().out)
+    assert [(one["line"], one["field"]) for one in told["lines"]] == [(2, "image"), (3, "image")]
+    write(manifest, [rows[0], rows[3]])
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["would_send"] == 2
+
+
 def test_a_line_that_comes_twice_without_a_key_is_told_to_have_one(
     tmp_path: Path, grok_emulator: Emulator
 ) -> None:
