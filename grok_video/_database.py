@@ -73,4 +73,8 @@ def looking_mode(path: Path) -> str:
 
 
 def _decoded(text: bytes) -> str:
-    return text.decode("utf-8", "backslashreplace")
+    try:
+        # A path may have bytes that are no UTF-8: SQLite was given halves of characters for them.
+        return text.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return text.decode("utf-8", "backslashreplace")

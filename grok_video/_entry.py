@@ -230,7 +230,7 @@ class Entry:
             self.polls,
             round(self.seconds, 3) if self.seconds is not None else None,
             float(self.cost_usd) if self.cost_usd is not None else None,
-            plain(self.path) if self.path is not None else None,
+            self.path,
             self.size,
             self.sha256,
             self.error_type,

@@ -120,8 +120,10 @@ def _note_command(plan: Plan) -> None:
     """Leave the command for the report, which knows the ledger and not how it came about."""
     command = evolve(plan, retry_failed=False).command(absolute=True)
     # A comfort, for which no batch should end.
-    with contextlib.suppress(OSError):
-        _report.command_beside(plan.ledger_path).write_text(f"{command}\n", encoding="utf-8")
+    with contextlib.suppress(OSError, ValueError):
+        # A path may have bytes that are no UTF-8, and is written as it is.
+        text = f"{command}\n".encode(errors="surrogateescape")
+        _report.command_beside(plan.ledger_path).write_bytes(text)
 
 
 # --- one outcome ---------------------------------------------------------------------------------

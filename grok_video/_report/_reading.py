@@ -193,6 +193,8 @@ def _unreadable(path: Path, error: OSError | sqlite3.Error) -> LedgerError:
 
 
 def _command(path: Path) -> str | None:
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        return command_beside(path).read_text(encoding="utf-8").strip() or None
+    with contextlib.suppress(OSError):
+        # It has paths, and these may have bytes that are no UTF-8.
+        text = command_beside(path).read_bytes().decode(errors="surrogateescape")
+        return text.strip() or None
     return None

@@ -15,6 +15,7 @@ from tests.processes.command import (
     PHOTO,
     environment,
     run,
+    run_line,
     start,
 )
 
@@ -108,3 +109,29 @@ def test_a_terminal_sees_the_numbers_and_a_pipe_does_not(
     quiet = run(*words, "-o", str(tmp_path / "b"), env=environment(grok_emulator))
     assert "\x1b" not in quiet.stderr
     assert len(quiet.stderr.splitlines()) == 2
+
+
+def test_paths_that_are_no_utf_8_are_run_resumed_and_reported(
+    tmp_path: Path, grok_emulator: Emulator
+) -> None:
+    """`--dry-run` says that all is well with them, and so must the run."""
+    env = environment(grok_emulator)
+    manifest = write(tmp_path / "k\udcff.csv", items(2))
+    out = tmp_path / "v\udcfe"
+    words = ("batch", str(manifest), "-o", str(out), *QUICK)
+    assert run(*words, "--dry-run", env=env).returncode == 0
+    done = run(*words, "--max-cost", "0.1", "--json", env=env)
+    _, last = lines(done.stdout)
+    assert last["summary"]["counts"]["saved"] == 1, done.stderr
+    again = run_line(last["resume"].replace("MORE", "1"), env)
+    assert again.returncode == 0, again.stderr
+    assert (grok_emulator.accepted, grok_emulator.downloads) == (2, 2)
+    assert "1 saved, 1 skipped" in again.stderr
+    command = (out / "grok-video.sqlite.command").read_bytes()
+    assert os.fsencode(manifest) in command
+    page = tmp_path / "page.html"
+    told = run("report", str(out / "grok-video.sqlite"), "-o", str(page), env=env)
+    assert told.returncode == 0, told.stderr
+    assert "grok-video batch" in page.read_text()
+    assert "MANIFEST" not in page.read_text()
+    assert '"./v%FE/k000.mp4"' in page.read_text()
