@@ -83,9 +83,16 @@ def resume_hint(request_id: str, *, uploaded: bool = False) -> str:
 
     `uploaded` says that its create asked for `output.upload_url`.
     """
-    told, option = (", uploaded=True", " --uploaded") if uploaded else ("", "")
-    command = f"grok-video wait {shlex.quote(request_id)}{option}"
+    told, options = (", uploaded=True", ["--uploaded"]) if uploaded else ("", [])
+    command = wait_command(request_id, options)
     return f"Resume with client.job({request_id!r}{told}) or: {command}"
+
+
+def wait_command(request_id: str, options: Sequence[str] = ()) -> str:
+    """Return the command that waits for a job; an id may look like an option, and is none."""
+    is_odd = request_id.startswith("-")
+    words = [*options, "--", request_id] if is_odd else [request_id, *options]
+    return shlex.join(["grok-video", "wait", *words])
 
 
 def without_hint(message: str, request_id: str) -> str:
@@ -98,7 +105,7 @@ def without_hint(message: str, request_id: str) -> str:
 def going_on_note(ids: Sequence[str]) -> str:
     """Return the note on what tears somebody out of waiting for these jobs."""
     jobs = "1 job goes" if len(ids) == 1 else f"{len(ids)} jobs go"
-    lines = [f"  grok-video wait {shlex.quote(request_id)}" for request_id in ids]
+    lines = [f"  {wait_command(request_id)}" for request_id in ids]
     return "\n".join(
         [f"{jobs} on at the provider and may be billed. Resume with client.job(ID), or:", *lines]
     )

@@ -63,9 +63,8 @@ def batch(plan: Plan, connection: Connection, *, json_lines: bool, dry_run: bool
 
     def work() -> int:
         refuse_emulator(connection, "batch")
-        ids = plan.ids()
         with open_rows(plan.manifest, plan.defaults, out=plan.out) as rows:
-            total = _checked(rows, plan, ids, console)
+            total, ids = _checked(rows, plan, console)
             if dry_run:
                 return forecast(rows, plan, ids, console)
             return run(errand, lambda: _go(rows, total, ids, errand, connection))
@@ -73,10 +72,14 @@ def batch(plan: Plan, connection: Connection, *, json_lines: bool, dry_run: bool
     return finish(errand, work)
 
 
-def _checked(rows: Rows, plan: Plan, ids: Mapping[str, str], console: Console) -> int:
+def _checked(rows: Rows, plan: Plan, console: Console) -> tuple[int, dict[str, str]]:
+    """Return how many items there are, and the found ids by their keys."""
+    ids: dict[str, str] = {}
     try:
         with _report.earlier(plan.ledger_path) as earlier:
-            return rows.check(ids, was_sent=earlier.was_sent)
+            total = rows.check(
+                lambda has_key: ids.update(plan.ids(has_key)), was_sent=earlier.was_sent
+            )
     except BadManifest as error:
         if not console.json_lines:
             for bad in error.bad[:SHOWN]:
@@ -84,6 +87,7 @@ def _checked(rows: Rows, plan: Plan, ids: Mapping[str, str], console: Console) -
             if error.total > SHOWN:
                 console.status(f"and {error.total - SHOWN:,} more")
         raise
+    return total, ids
 
 
 async def _go(

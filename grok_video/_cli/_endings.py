@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import re
-import shlex
 import signal
 import sys
 import time
@@ -28,6 +27,7 @@ from grok_video._errors import (
     InvalidRequest,
     JobTimeout,
     NotFound,
+    wait_command,
     without_hint,
 )
 
@@ -140,10 +140,8 @@ class Errand:
         """The command that takes up the job again, with the options this one was given."""
         if self.request_id is None or not self._resumable:
             return None
-        words = ["grok-video", "wait", self.request_id, *self._resume_options]
-        if self._uploaded:
-            words.append("--uploaded")
-        return shlex.join([*words, *self._saving()])
+        told = ["--uploaded"] if self._uploaded else []
+        return wait_command(self.request_id, [*self._resume_options, *told, *self._saving()])
 
     def _saving(self) -> list[str]:
         # Where the file cannot be put, the same words would be refused again; without them the

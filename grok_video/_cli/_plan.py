@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -58,13 +58,25 @@ class Plan:
         except InvalidOperation:
             raise refuse("max_cost", self.max_cost, "must be US dollars, 0 or more") from None
 
-    def ids(self) -> dict[str, str]:
-        """Return the found ids by key. Raises `InvalidRequest` for what is no KEY=ID."""
+    def ids(self, has_key: Callable[[str], bool]) -> dict[str, str]:
+        """Return the found ids by key. Raises `InvalidRequest` for what is no KEY=ID.
+
+        Both may have the sign that divides them; what stands before it must be a key of the
+        manifest, which `has_key` tells, and of two the longer one.
+        """
         found: dict[str, str] = {}
         for pair in self.found_ids:
-            key, mark, request_id = pair.rpartition("=")
-            if not mark or not key or not request_id:
+            divided = [
+                (pair[:place], pair[place + 1 :])
+                for place in range(len(pair) - 2, 0, -1)
+                if pair[place] == "="
+            ]
+            if not divided:
                 raise refuse("found_id", pair, "must be KEY=REQUEST_ID")
+            known = [(key, request_id) for key, request_id in divided if has_key(key)]
+            if not known:
+                raise refuse("found_id", pair, f"must name a key of {self.manifest}")
+            key, request_id = known[0]
             found[key] = request_id
         return found
 
@@ -88,7 +100,10 @@ class Plan:
         It never has --resubmit-in-doubt of itself: that is for a person to say, each time.
         """
         place = plain if absolute else os.fspath
-        words = ["grok-video", "batch", place(self.manifest), "-o", place(self.out)]
+        manifest = place(self.manifest)
+        if manifest.startswith("-"):
+            manifest = os.path.join(os.curdir, manifest)  # noqa: PTH118 - `Path` would drop it
+        words = ["grok-video", "batch", manifest, "-o", place(self.out)]
         if self.ledger is not None:
             words += ["--ledger", place(self.ledger)]
         for name, value in self.defaults.items():

@@ -31,7 +31,7 @@ from grok_video._pictures import require_file
 from grok_video._requests import Image, VideoRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator
 
 #: Columns of a manifest, in the order in which a message names them.
 COLUMNS: Final = (
@@ -94,15 +94,15 @@ class Rows:
 
     def check(
         self,
-        wanted: Iterable[str] = (),
+        then: Callable[[Callable[[str], bool]], object] = lambda _has_key: None,
         *,
         was_sent: Callable[[str], bool] = lambda _key: False,
     ) -> int:
         """Return how many items there are, after each line was read and found good.
 
-        `wanted` are keys that must be among them; `was_sent` tells of a key whether an earlier run
-        sent it, so that its picture may be gone. Raises `BadManifest` with everything that is not
-        good, and `ConfigurationError` if there is nothing to read.
+        `then` is called with what tells whether they have a key; `was_sent` tells of a key whether
+        an earlier run sent it, so that its picture may be gone. Raises `BadManifest` with
+        everything that is not good, and `ConfigurationError` if there is nothing to read.
         """
         bad: list[BadLine] = []
         count = total = lines = 0
@@ -122,9 +122,7 @@ class Rows:
                 what = "pictures (JPEG, PNG or WebP)" if self._file is None else "lines"
                 message = f"{self.place} has no {what}. Nothing was sent."
                 raise ConfigurationError(message)
-            for key in wanted:
-                if not seen.has(key):
-                    raise refuse("found_id", key, f"must name a key of {self.place}")
+            then(seen.has)
         return count
 
     def items(self) -> Iterator[BatchItem]:
@@ -247,7 +245,10 @@ class Rows:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line, object_pairs_hook=_once_each)
+            except InvalidRequest as error:
+                yield number, error
+                continue
             except ValueError as error:
                 yield number, refuse("line", line.strip()[:80], f"must be JSON ({error})")
                 continue
@@ -313,6 +314,19 @@ class Rows:
                 number += 1
                 inside = Path(folder).relative_to(self.place)
                 yield number, {"key": (inside / stem).as_posix(), "image": str(inside / name)}
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object. Raises `InvalidRequest` if it has a name twice.
+
+    JSON leaves that open, and Python takes the last one.
+    """
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        again = next(name for name in names if names.count(name) > 1)
+        raise refuse("line", again, "must name each value once")
+    return row
 
 
 class _Seen:

@@ -70,3 +70,18 @@ def test_what_is_delivered_elsewhere_is_saved_nowhere(
     assert main(["wait", "an-id", "--uploaded", "-o", str(tmp_path / "o.mp4")]) == 2
     assert "-o and --uploaded exclude each other" in capsys.readouterr().err
     assert grok_emulator.requests == ()
+
+
+def test_an_id_that_looks_like_an_option_is_resumed_as_any_other(tmp_path: Path) -> None:
+    odd = faults.Answer(200, {"request_id": "-x1"}, accepted=True)
+    with Emulator(time_scale=1.0) as emulator:
+        env = environment(emulator)
+        emulator.script("create", [odd])
+        emulator.script("poll", [faults.Answer(200, {"status": "processing"})] * 20)
+        words = ("generate", "drift", "--timeout", "0.4", "--poll-interval", "0.3", "--json")
+        error = json.loads(run(*words, "-o", str(tmp_path / "o.mp4"), env=env).stdout)
+        assert error["resume"] == f"grok-video wait -o {tmp_path / 'o.mp4'} -- -x1"
+        # Whatever the API says of it now, it is asked about it.
+        asked = emulator.polls
+        done = run_line(error["resume"].replace(" -- ", " --timeout 0.4 -- "), env)
+        assert (done.returncode, emulator.polls > asked) == (4, True), done.stderr

@@ -130,3 +130,11 @@ def test_the_resume_hint_is_safe_to_paste() -> None:
     error = grok_video.JobTimeout("late.", request_id="a b; rm -rf ~")
     assert "grok-video wait 'a b; rm -rf ~'" in error.resume
     assert "late." in "".join(traceback.format_exception(error))
+
+
+def test_an_id_that_looks_like_an_option_stands_where_none_is_read() -> None:
+    assert _errors.resume_hint("-x1").endswith("or: grok-video wait -- -x1")
+    assert _errors.resume_hint("-x1", uploaded=True).endswith("wait --uploaded -- -x1")
+    assert "\n  grok-video wait -- -x1\n  grok-video wait j-1" in _errors.going_on_note(
+        ["-x1", "j-1"]
+    )

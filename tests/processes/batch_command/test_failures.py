@@ -7,6 +7,8 @@ import shlex
 import sqlite3
 from pathlib import Path
 
+import pytest
+
 from grok_video._cli import main
 from grok_video.emulator import Emulator, faults
 from tests.processes.command import (
@@ -120,6 +122,32 @@ def test_what_is_in_doubt_is_named_with_the_commands_that_act_on_it(
     mended = run_line(way.replace("KEY=REQUEST_ID", f"k001={found}"), env)
     assert (mended.returncode, mended.stdout) == (0, f"{out / 'k001.mp4'}\n")
     assert grok_emulator.accepted == 3
+
+
+def test_an_id_with_equals_signs_is_found_for_the_key_that_the_manifest_has(
+    tmp_path: Path, grok_emulator: Emulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ids are opaque, and so are keys: which sign divides them, the manifest knows."""
+    grok_emulator.script("create", [faults.CutAnswer(0), faults.CutAnswer(0)])
+    rows = [{"key": key, "prompt": "drift"} for key in ("a", "b=2")]
+    manifest, out = write(tmp_path / "m.csv", rows), tmp_path / "out"
+    env = environment(grok_emulator)
+    words = ["batch", str(manifest), "-o", str(out), *QUICK]
+    assert run(*words, env=env).returncode == 3
+    found = {"a": "abc==", "b=2": "=x=1"}
+    pairs = [word for key, one in found.items() for word in ("--found-id", f"{key}={one}")]
+    grok_emulator.script("poll", [faults.Answer(200, {"status": "failed"})] * 2)
+    outcomes, _ = lines(run(*words, *pairs, "--json", env=env).stdout)
+    assert {key: one["request_id"] for key, one in outcomes.items()} == found
+    assert grok_emulator.accepted == 2
+
+    for pair, said in (
+        ("c=abc==", "--found-id must name a key of"),
+        ("a=", "--found-id must be KEY=REQUEST_ID"),
+        ("=abc", "--found-id must be KEY=REQUEST_ID"),
+    ):
+        assert main([*words, "--found-id", pair]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_in_doubt_items_are_sent_again_only_when_a_person_says_so(

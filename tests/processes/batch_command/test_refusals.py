@@ -17,6 +17,7 @@ from tests.processes.command import (
     PHOTO,
     environment,
     run,
+    run_line,
 )
 
 from .conftest import QUICK, items, write
@@ -159,6 +160,10 @@ def test_what_was_sent_is_fetched_also_without_its_picture(
         ('{"prompt": 1}\n', "must be a str that is not blank"),
         ('{"prompt": "a"}\n[1]\n', "m.csv:2: line must be a JSON object"),
         ('{"prompt": "a"\n', "m.csv:1: line must be JSON"),
+        (
+            '{"prompt": "a", "duration": 1, "duration": 15}\n',
+            "m.csv:1: line must name each value once",
+        ),
     ],
 )
 def test_a_manifest_that_cannot_be_read_is_refused_with_its_reason(
@@ -234,6 +239,18 @@ def test_options_that_cannot_be_are_refused(
     manifest = write(tmp_path / "m.csv", items(1))
     assert main(["batch", str(manifest), "-o", str(tmp_path / "out"), *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_manifest_that_begins_with_a_dash_is_no_option_in_the_command_that_goes_on(
+    tmp_path: Path, grok_emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "-m.csv", items(2))
+    env = environment(grok_emulator)
+    done = run("batch", *QUICK, "-o", "out", "--max-cost", "0.1", "--", "-m.csv", env=env)
+    [way] = [line for line in done.stderr.splitlines() if "To send them: " in line]
+    again = run_line(way.partition("To send them: ")[2].replace("MORE", "1"), env)
+    assert (again.returncode, grok_emulator.accepted) == (0, 2), again.stderr
 
 
 def test_a_ledger_in_use_or_of_something_else_is_refused(
