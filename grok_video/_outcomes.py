@@ -42,7 +42,9 @@ class OutcomeState(enum.StrEnum):
     IN_DOUBT = "in_doubt"  #: may have been accepted and billed; no id is known
     PENDING = "pending"  #: accepted, and the wait for it ended; the same call goes on with it
     UNFETCHED = "unfetched"  #: done and paid, its file is not here yet; the same call fetches it
-    LEFT = "left"  #: not sent: the batch had stopped, or it was too dear; the same call sends it
+    #: Not sent: the batch had stopped, it was too dear, or its file cannot be put in its place; the
+    #: same call sends it once that is over.
+    LEFT = "left"
 
 
 @frozen

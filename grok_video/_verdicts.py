@@ -34,10 +34,9 @@ def meaning(failure: Exception, state: State, *, lost: bool) -> tuple[Event, ...
     """Return what a failure in this state makes of the item; nothing where it can go on later."""
     match state:
         case State.PLANNED:
-            # A folder may come back, a file in the place of a video is the item's own trouble.
-            passing = isinstance(failure, ConfigurationError) or (
-                isinstance(failure, DestinationError) and not failure.is_taken
-            )
+            # A folder may come back, and a file in the place of a video be moved away, or replaced
+            # by a person's word: for that one word nothing that failed should be sent again.
+            passing = isinstance(failure, ConfigurationError | DestinationError)
             return () if passing else (Event.REFUSED,)
         case State.SUBMITTING:
             return (Event.ANSWER_LOST if lost else _meaning_of_create(failure),)

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
@@ -103,7 +104,7 @@ async def _go(
                 try:
                     async for outcome in batch:
                         telling.tell(outcome, batch)
-                        errand.in_the_way += _is_in_the_way(outcome)
+                        errand.in_the_way[outcome.state] += _is_in_the_way(outcome)
                 except anyio.get_cancelled_exc_class():
                     running = batch.summary.in_flight
                     console.status(
@@ -116,8 +117,14 @@ async def _go(
 
 
 def _is_in_the_way(outcome: Outcome) -> bool:
-    is_taken = isinstance(outcome.error, DestinationError) and outcome.error.is_taken
-    return is_taken and outcome.state is OutcomeState.UNFETCHED
+    """Return whether something is in the place of its file that --overwrite would replace."""
+    return isinstance(outcome.error, DestinationError) and outcome.error.is_taken
+
+
+def _is_told_alone(outcome: Outcome) -> bool:
+    """Return whether a person should hear of it: what stopped the batch is told at its end."""
+    has_reason = isinstance(outcome.error, DestinationError)
+    return has_reason or outcome.state not in (OutcomeState.SKIPPED, OutcomeState.LEFT)
 
 
 def _note_command(plan: Plan) -> None:
@@ -164,7 +171,7 @@ class _Telling:
             self._console.result(facts, "")
         elif outcome.state in (OutcomeState.SAVED, OutcomeState.DONE):
             self._console.result(facts, facts["path"] or facts["url"] or f"done {outcome.key}")
-        elif outcome.state not in (OutcomeState.SKIPPED, OutcomeState.LEFT):
+        elif _is_told_alone(outcome):
             self._told += 1
             if self._told <= SHOWN:
                 state = outcome.state.value.replace("_", " ")
@@ -196,8 +203,8 @@ class BatchErrand(Errand):
         self.plan = plan
         #: Set once the ledger is held: from then on something may have been sent.
         self.batch: AsyncBatch | None = None
-        #: Videos that are paid for and not here, as something else is in the place of their files.
-        self.in_the_way = 0
+        #: Items of each state in whose files' places something else is.
+        self.in_the_way = Counter[OutcomeState]()
 
     @property
     def resume(self) -> str | None:

@@ -22,10 +22,13 @@ from grok_video._errors import CreateOutcomeUnknown, GrokVideoError, without_hin
 from grok_video._outcomes import BatchSummary, Outcome, OutcomeState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+    from typing import TypeAlias
 
     from grok_video._cli._plan import Plan
+
+    InTheWay: TypeAlias = Mapping[OutcomeState, int]
 
 #: Bad lines, failures and keys that are told to a person one by one; --json has all of them.
 SHOWN: Final = 20
@@ -95,30 +98,40 @@ def headline(summary: BatchSummary) -> str:
     return f"{', '.join(words) or 'nothing ended'}; cost {cost}"
 
 
-def way_on(summary: BatchSummary, plan: Plan, in_the_way: int) -> str | None:
+def way_on(summary: BatchSummary, plan: Plan, in_the_way: InTheWay) -> str | None:
     """Return the command that goes on with the batch; None where it would only end as this did.
 
-    `in_the_way` is how many videos are not here because their files' places are taken.
+    `in_the_way` is how many items of each state are not here because their files' places are taken.
     """
-    counts = summary.counts
-    waiting = counts.get(OutcomeState.PENDING, 0) + counts.get(OutcomeState.UNFETCHED, 0)
-    if waiting > in_the_way or counts.get(OutcomeState.LEFT, 0):
+    if _waiting(summary, in_the_way) or _sendable(summary, in_the_way):
         return plan.command(*raised(summary, plan))
     return None
 
 
-def choices(summary: BatchSummary, plan: Plan, in_the_way: int) -> dict[str, str | None]:
+def _waiting(summary: BatchSummary, in_the_way: InTheWay) -> int:
+    """Return how many videos are paid for that the same command would go on with."""
+    counts = summary.counts
+    waiting = counts.get(OutcomeState.PENDING, 0) + counts.get(OutcomeState.UNFETCHED, 0)
+    return waiting - in_the_way.get(OutcomeState.UNFETCHED, 0)
+
+
+def _sendable(summary: BatchSummary, in_the_way: InTheWay) -> int:
+    """Return how many items were not sent that the same command would send."""
+    return summary.counts.get(OutcomeState.LEFT, 0) - in_the_way.get(OutcomeState.LEFT, 0)
+
+
+def choices(summary: BatchSummary, plan: Plan, in_the_way: InTheWay) -> dict[str, str | None]:
     """Return the commands that a person has to decide on; None where there is nothing to decide."""
     return {
         "retry_failed": _again(summary, plan, "--retry-failed") if summary.retryable else None,
-        "overwrite": plan.command("--overwrite") if in_the_way else None,
+        "overwrite": plan.command("--overwrite") if any(in_the_way.values()) else None,
     }
 
 
-def last_words(summary: BatchSummary, plan: Plan, in_the_way: int = 0) -> list[str]:
+def last_words(summary: BatchSummary, plan: Plan, in_the_way: InTheWay) -> list[str]:
     """Return what a person should know at the end: a line for each thing that waits for them.
 
-    `in_the_way` is how many videos are not here because their files' places are taken.
+    `in_the_way` is how many items of each state are not here because their files' places are taken.
     """
     counts = summary.counts
     lines = [headline(summary)]
@@ -131,10 +144,16 @@ def last_words(summary: BatchSummary, plan: Plan, in_the_way: int = 0) -> list[s
     if summary.stopped is not None:
         lines.append(f"stopped sending: {in_shell_words(summary.stopped)}")
     if left := counts.get(OutcomeState.LEFT, 0):
-        command = plan.command(*raised(summary, plan))
+        words = f"not sent: {_names(summary.left, left)} (all of them in "
+        words += f"{left_beside(plan.ledger_path)})."
+        if _sendable(summary, in_the_way):
+            words += f" To send them: {plan.command(*raised(summary, plan))}"
+        lines.append(words)
+    if taken := in_the_way.get(OutcomeState.LEFT, 0):
         lines.append(
-            f"not sent: {_names(summary.left, left)} (all of them in "
-            f"{left_beside(plan.ledger_path)}). To send them: {command}"
+            f"not sent because something else is in the place of their videos: {taken:,} (each "
+            "says what). The same command sends what has its place free. To replace it: "
+            f"{plan.command('--overwrite')}"
         )
     if in_doubt := counts.get(OutcomeState.IN_DOUBT, 0):
         lines.append(
@@ -143,14 +162,11 @@ def last_words(summary: BatchSummary, plan: Plan, in_the_way: int = 0) -> list[s
             f"{plan.command()} --found-id KEY=REQUEST_ID. To send them again, and perhaps pay "
             f"twice: {_again(summary, plan, '--resubmit-in-doubt')}"
         )
-    waiting = counts.get(OutcomeState.PENDING, 0) + counts.get(OutcomeState.UNFETCHED, 0)
-    if waiting > in_the_way:
+    if waiting := _waiting(summary, in_the_way):
+        lines.append(f"accepted, and not here yet: {waiting:,}. To fetch: {plan.command()}")
+    if taken := in_the_way.get(OutcomeState.UNFETCHED, 0):
         lines.append(
-            f"accepted, and not here yet: {waiting - in_the_way:,}. To fetch: {plan.command()}"
-        )
-    if in_the_way:
-        lines.append(
-            f"paid for, and not here because something else is in their place: {in_the_way:,} "
+            f"paid for, and not here because something else is in their place: {taken:,} "
             f"(each says what). To replace it: {plan.command('--overwrite')}"
         )
     failed = counts.get(OutcomeState.FAILED, 0) + counts.get(OutcomeState.EXPIRED, 0)

@@ -223,7 +223,7 @@ def test_only_what_may_come_to_another_end_is_offered_to_be_tried_again() -> Non
         in_flight=0, is_over=True, cost_usd=Decimal(0), open_usd=Decimal(0), stopped=None
     )
     plan = Plan("m.csv", "out", {})
-    told = last_words(summary, plan)
+    told = last_words(summary, plan, {})
     assert "2 failed or expired. To try them again: " + plan.command("--retry-failed") in told
     assert "1 failed for good (each says why), and --retry-failed leaves them out" in told
     assert summary_facts(summary)["failed"][0]["key"] == "k0"
@@ -232,4 +232,4 @@ def test_only_what_may_come_to_another_end_is_offered_to_be_tried_again() -> Non
     summary = tally.summary(
         in_flight=0, is_over=True, cost_usd=Decimal(0), open_usd=Decimal(0), stopped=None
     )
-    assert not any("To try them again" in line for line in last_words(summary, plan))
+    assert not any("To try them again" in line for line in last_words(summary, plan, {}))

@@ -87,7 +87,7 @@ async def test_a_file_of_somebody_else_is_never_replaced_and_nothing_is_paid(
 ) -> None:
     (tmp_path / "key-000.mp4").write_text("mine")
     found = await outcomes(client, requests(2), out=tmp_path)
-    assert states(found) == {"key-000": "failed", "key-001": "saved"}
+    assert states(found) == {"key-000": "left", "key-001": "saved"}
     assert isinstance(found["key-000"].error, DestinationError)
     assert (tmp_path / "key-000.mp4").read_text() == "mine"
     assert grok_emulator.accepted == 1

@@ -219,6 +219,55 @@ def test_a_command_to_go_on_is_named_only_where_it_can_change_something(
     assert (out / "k000.mp4").stat().st_size > 4
 
 
+def test_a_file_in_the_place_of_an_unsent_video_is_replaced_by_overwrite_alone(
+    tmp_path: Path, grok_emulator: Emulator
+) -> None:
+    """Nothing that failed on its own is paid for once more on that occasion."""
+    rows = items(3)
+    rows[2]["prompt"] = "drift [failed]"
+    manifest, out = write(tmp_path / "m.csv", rows), tmp_path / "out"
+    out.mkdir()
+    (out / "k000.mp4").write_bytes(b"mine")
+    env = environment(grok_emulator)
+    words = ("batch", str(manifest), "-o", str(out), *QUICK)
+    for _ in range(2):
+        done = run(*words, env=env)
+        assert done.returncode == 1
+        assert "k000: left: " in done.stderr
+        assert "pass --overwrite to replace it" in done.stderr
+        assert "not sent: k000 (all of them in " in done.stderr
+        assert "To send them: " not in done.stderr
+        assert "something else is in the place of their videos: 1 (each says what)" in done.stderr
+        assert "1 failed or expired. To try them again: " in done.stderr
+    assert grok_emulator.accepted == 2
+    outcomes, last = lines(run(*words, "--json", env=env).stdout)
+    assert (outcomes["k000"]["state"], outcomes["k000"]["error"]) == ("left", "DestinationError")
+    assert (last["resume"], last["exit_code"]) == (None, 1)
+    assert (out / "k000.mp4").read_bytes() == b"mine"
+
+    assert shlex.split(last["overwrite"])[-1] == "--overwrite"
+    done = run_line(last["overwrite"], env)
+    assert done.stdout == f"{out / 'k000.mp4'}\n"
+    assert grok_emulator.accepted == 3
+    assert (out / "k000.mp4").stat().st_size > 4
+
+
+def test_a_file_that_was_moved_away_lets_the_same_command_send_its_item(
+    tmp_path: Path, grok_emulator: Emulator
+) -> None:
+    manifest, out = write(tmp_path / "m.csv", items(2)), tmp_path / "out"
+    out.mkdir()
+    (out / "k000.mp4").write_bytes(b"mine")
+    env = environment(grok_emulator)
+    words = ("batch", str(manifest), "-o", str(out), *QUICK)
+    _, last = lines(run(*words, "--max-cost", "0.01", "--json", env=env).stdout)
+    assert last["resume"] is not None, "the other one is left for its price"
+    assert run(*words, env=env).returncode == 1
+    (out / "k000.mp4").unlink()
+    assert run(*words, env=env).returncode == 0
+    assert grok_emulator.accepted == 2
+
+
 def test_changed_lines_are_named(tmp_path: Path, beside: dict[str, str]) -> None:
     manifest, out = write(tmp_path / "m.csv", items(3)), tmp_path / "out"
     words = ("batch", str(manifest), "-o", str(out), *QUICK)
