@@ -17,6 +17,7 @@ import anyio
 from attrs import evolve
 
 from grok_video import _report
+from grok_video._cli._connect import EmulatedConnection
 from grok_video._cli._console import Console
 from grok_video._cli._endings import (
     FAILED,
@@ -67,6 +68,10 @@ def batch(plan: Plan, connection: Connection, *, json_lines: bool, dry_run: bool
         with open_rows(plan.manifest, plan.defaults, out=plan.out) as rows:
             total, ids = _checked(rows, plan, console)
             if dry_run:
+                # What a run would refuse of its connection, without the key that it needs.
+                EmulatedConnection(
+                    connection.base_url, poll_interval=plan.poll_interval, emulated_key="none"
+                ).client()
                 return forecast(rows, plan, ids, console)
             return run(errand, lambda: _go(rows, total, ids, errand, connection))
 

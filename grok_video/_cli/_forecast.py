@@ -6,6 +6,7 @@ ledger of earlier runs are read, and nothing is written.
 
 from __future__ import annotations
 
+import os
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
@@ -98,9 +99,17 @@ def _has_begun(entry: Entry | None, settings: Settings) -> bool:
 
 def _require_folder(folder: Path) -> None:
     """Raise `DestinationError` if the folder of the videos cannot be made."""
-    there = next(one for one in (folder, *folder.parents) if one.exists())
+    # (`Path.exists` raises where a folder on the way may not be looked into.)
+    there = next(one for one in (folder, *folder.parents) if os.path.exists(one))  # noqa: PTH110
     if not there.is_dir():
         message = f"the folder {folder} cannot be made: {there} is no folder. Nothing was sent."
+        raise DestinationError(message, request_id=None)
+    # As who the process is now; a file system may refuse for reasons of its own (/proc does).
+    as_now = os.access in os.supports_effective_ids
+    if there != folder and not os.access(there, os.W_OK | os.X_OK, effective_ids=as_now):
+        message = (
+            f"the folder {folder} cannot be made: {there} cannot be written to. Nothing was sent."
+        )
         raise DestinationError(message, request_id=None)
 
 
@@ -143,15 +152,18 @@ def _facts(found: Forecast, budget: Budget, code: int) -> dict[str, Any]:
 
 
 def _sentence(found: Forecast, budget: Budget) -> str:
-    words = [
-        f"{found.would_send:,} of {found.items:,} items would be sent, for up to "
-        f"{dollars(found.estimate)} by the provider's list"
-    ]
+    price = f"{dollars(found.estimate)} by the provider's list"
+    sent = f"{found.would_send:,} of {found.items:,} items would be sent, for"
+    # What fails, or costs less than the list says, makes room under a ceiling for others.
+    words = [f"at least {sent} {price}" if found.left else f"{sent} up to {price}"]
     if found.begun:
         words.append(f"{found.begun:,} were begun by an earlier run")
     if found.bad:
         words.append(f"{len(found.bad):,} would be refused, each for its own reason")
     if found.left:
         assert budget.ceiling is not None  # noqa: S101 - for the type checker: all fits without
-        words.append(f"{found.left:,} may not fit under {dollars(budget.ceiling)}")
+        words.append(
+            f"{found.left:,} may not fit under {dollars(budget.ceiling)}, and are sent if others "
+            "cost less than that"
+        )
     return f"{'; '.join(words)}. Nothing was sent."

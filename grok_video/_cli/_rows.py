@@ -374,31 +374,37 @@ def open_rows(place: str, defaults: Mapping[str, str | None], *, out: str) -> Ge
     """Give the manifest at `place`, open. Raises `ConfigurationError` if it cannot be read."""
     given = {name: value for name, value in defaults.items() if value is not None}
     before = csv.field_size_limit(_LONGEST_FIELD)
-    try:
-        mode = os.stat(place).st_mode  # noqa: PTH116
-        if stat.S_ISDIR(mode):
-            if "prompt" not in given:
-                message = f"{place} is a folder of pictures: give one --prompt for all of them."
-                raise ConfigurationError(message)
-            yield Rows(place, given, out=Path(out).absolute())
-            return
-        if not stat.S_ISREG(mode):
-            message = f"{place} must be a file or a folder: it is read twice. Nothing was sent."
+    with contextlib.ExitStack() as stack:
+        stack.callback(csv.field_size_limit, before)
+        try:
+            rows = _opened(place, given, out, stack)
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror or error}"
+            if isinstance(error, FileNotFoundError):
+                problem = "does not exist"
+            raise ConfigurationError(f"{place} {problem}. Nothing was sent.") from error
+        yield rows
+
+
+def _opened(place: str, given: Mapping[str, str], out: str, stack: contextlib.ExitStack) -> Rows:
+    mode = os.stat(place).st_mode  # noqa: PTH116
+    if stat.S_ISDIR(mode):
+        if "prompt" not in given:
+            message = f"{place} is a folder of pictures: give one --prompt for all of them."
             raise ConfigurationError(message)
-        with open(place, "rb") as raw:  # noqa: PTH123
-            if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-                message = f"{place} is UTF-16: save it as UTF-8. Nothing was sent."
-                raise ConfigurationError(message)
-        # One file for both readings: an editor that replaces it changes nothing. Bytes that are
-        # no UTF-8 may be part of a path and nothing else, which is seen where they are used.
-        with open(  # noqa: PTH123
-            place, encoding="utf-8-sig", errors="surrogateescape", newline=""
-        ) as file:
-            rows = Rows(place, given, file)
-            rows.find_format()
-            yield rows
-    except FileNotFoundError as error:
-        message = f"{place} does not exist. Nothing was sent."
-        raise ConfigurationError(message) from error
-    finally:
-        csv.field_size_limit(before)
+        return Rows(place, given, out=Path(out).absolute())
+    if not stat.S_ISREG(mode):
+        message = f"{place} must be a file or a folder: it is read twice. Nothing was sent."
+        raise ConfigurationError(message)
+    with open(place, "rb") as raw:  # noqa: PTH123
+        if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            message = f"{place} is UTF-16: save it as UTF-8. Nothing was sent."
+            raise ConfigurationError(message)
+    # One file for both readings: an editor that replaces it changes nothing. Bytes that are
+    # no UTF-8 may be part of a path and nothing else, which is seen where they are used.
+    file = open(  # noqa: PTH123, SIM115 - the stack closes it
+        place, encoding="utf-8-sig", errors="surrogateescape", newline=""
+    )
+    rows = Rows(place, given, stack.enter_context(file))
+    rows.find_format()
+    return rows

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 
 from grok_video._cli import main
 from grok_video.emulator import Emulator, faults
+from tests.disks import mounted
 from tests.processes.command import PHOTO, environment, run
 from tests.pure.test_report import Item, ledger_of
 
@@ -102,6 +105,24 @@ def test_a_ceiling_leaves_out_what_the_command_leaves(
     assert "2 may not fit under 0.25 USD" in capsys.readouterr().out
 
 
+def test_what_a_ceiling_leaves_out_is_foretold_by_the_list_and_may_be_sent_for_less(
+    tmp_path: Path, grok_emulator: Emulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What fails costs nothing, and makes room for others."""
+    rows = items(5)
+    rows[0]["prompt"] = "drift [failed]"
+    manifest = write(tmp_path / "m.jsonl", rows)
+    words = ["batch", str(manifest), "-o", str(tmp_path / "out"), *QUICK, "--max-cost", "0.25"]
+    assert main([*words, "--dry-run"]) == 0
+    assert capsys.readouterr().out == (
+        "at least 3 of 5 items would be sent, for 0.24 USD by the provider's list; 2 may not fit "
+        "under 0.25 USD, and are sent if others cost less than that. Nothing was sent.\n"
+    )
+    words += ["--max-in-flight", "1"]
+    assert run(*words, env=environment(grok_emulator)).returncode == 1
+    assert grok_emulator.accepted == 4
+
+
 def test_a_picture_that_would_be_refused_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +151,10 @@ def test_what_the_command_would_refuse_it_refuses(
     assert main([*words, "--max-in-flight", "0"]) == 2
     assert "--max-in-flight must be a whole number, 1 or more" in capsys.readouterr().err
     assert main([*words, "--max-cost", "-1"]) == 2
+    assert main([*words, "--poll-interval", "0"]) == 2
+    assert "--poll-interval must be a number of seconds above 0" in capsys.readouterr().err
+    assert main([*words, "--base-url", "api.host/v1"]) == 2
+    assert "--base-url must" in capsys.readouterr().err
     assert main([*words, "--duration", "99"]) == 2
     assert "m.jsonl:1: duration must be" in capsys.readouterr().err
 
@@ -247,6 +272,31 @@ def test_places_that_are_taken_and_folders_that_cannot_be_are_foretold(
     assert "k001.mp4 is no folder. Nothing was sent." in capsys.readouterr().err
     assert main([*words, "-o", str(out), "--ledger", "/nowhere/l.sqlite", "--dry-run"]) == 2
     assert "its folder does not exist" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_for_want_of_rights_is_foretold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMETAPI_KEY", "k")
+    with contextlib.ExitStack() as undo:
+        place = Path(undo.enter_context(tempfile.TemporaryDirectory()))
+        place.chmod(0o755)
+        manifest, folder = write(place / "m.csv", items(1)), place / "folder"
+        if not undo.enter_context(mounted(folder, "size=1m,ro")):
+            folder.chmod(0o555)
+            undo.callback(folder.chmod, 0o755)
+            if os.geteuid() == 0:  # whom modes do not stop; another may not import from here
+                for more in (["--dry-run"], []):
+                    assert main(["batch", str(manifest), "-o", str(manifest / "out"), *more]) == 2
+                capsys.readouterr()
+                os.seteuid(65534)
+                undo.callback(os.seteuid, 0)
+        words = ["batch", str(manifest), "-o", str(folder / "new" / "out")]
+        assert main([*words, "--dry-run"]) == main(words) == 2
+        foretold, told = capsys.readouterr().err.splitlines()
+        for line in (foretold, told):
+            assert f"the folder {folder / 'new' / 'out'} cannot be made: " in line
+            assert line.endswith("Nothing was sent.")
 
 
 def test_an_id_for_an_item_that_is_not_in_doubt_is_refused(

@@ -175,6 +175,18 @@ def test_a_manifest_that_cannot_be_read_is_refused_with_its_reason(
     assert said.replace("m.csv:", f"{manifest.name}:") in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["m.csv/x", "n" * 300 + ".csv", "loop.csv", "none.csv"])
+def test_a_manifest_that_cannot_be_opened_is_refused_with_its_name(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "m.csv", items(1))
+    (tmp_path / "loop.csv").symlink_to("loop.csv")
+    assert main(["batch", str(tmp_path / name), "-o", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert str(tmp_path / name) in err
+    assert err.endswith(". Nothing was sent.\n")
+
+
 def test_a_mountain_of_bad_lines_is_counted_and_not_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
