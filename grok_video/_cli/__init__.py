@@ -11,11 +11,12 @@ of them take), `_connect` (where requests go), `_jobs`, `_doctor` and `_serve` (
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = {one: signal.getsignal(one) for one in SIGNALS}
     try:
         code = _run(arguments)
+        if own:
+            _let_go_of_broken_streams()
         if own and is_main and code > _SIGNALLED:
             # All is said. What comes while the interpreter ends would have an exit code of its own.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -75,6 +78,21 @@ def _has_streams() -> bool:
     if sys.stderr is None:
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - to the end
     return stdout is not None
+
+
+def give_up(stream: TextIO) -> None:
+    """Let a stream that takes no more take everything, and lose it."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _let_go_of_broken_streams() -> None:
+    # It was told already. Python would try once more at its end, complain, and exit with 120.
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            give_up(stream)
 
 
 def _run(arguments: Sequence[str] | None) -> int:

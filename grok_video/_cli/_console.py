@@ -33,7 +33,11 @@ class Console:
 
     def result(self, facts: Mapping[str, Any], line: str) -> None:
         """Put the result on stdout: `facts` as one JSON object, or the bare `line`."""
-        _write(sys.stdout, json.dumps(facts) if self.json_lines else one_line(line))
+        try:
+            _write(sys.stdout, json.dumps(facts) if self.json_lines else one_line(line))
+        except OSError as error:
+            error.filename = "stdout"  # else nobody could tell which disk is full
+            raise
 
     def status(self, text: str) -> None:
         """Put one short line on stderr, above the bar where there is one."""
@@ -46,11 +50,19 @@ class Console:
                 _write(sys.stderr, line)
 
     def error(self, facts: Mapping[str, Any]) -> None:
-        """Tell an error once: as an object on stdout with --json, as one line on stderr without."""
-        if self.json_lines:
-            _write(sys.stdout, json.dumps(facts))
-        else:
+        """Tell an error once: as an object on stdout with --json, as one line on stderr without.
+
+        Raises `OSError` where that was not taken; an object was then said on stderr, if that works.
+        """
+        if not self.json_lines:
             _write(sys.stderr, self.error_line(facts))
+            return
+        try:
+            _write(sys.stdout, json.dumps(facts))
+        except OSError:
+            with contextlib.suppress(OSError):
+                _write(sys.stderr, self.error_line(facts))
+            raise
 
     def error_line(self, facts: Mapping[str, Any]) -> str:
         """Return the one line that an error is for people."""
@@ -61,11 +73,22 @@ class Console:
         return PREFIX + message
 
     def error_at_once(self, facts: Mapping[str, Any]) -> None:
-        """Tell an error from inside a signal handler: past all buffers, and the cursor is back."""
+        """Tell an error from inside a signal handler: past all buffers, and the cursor is back.
+
+        Raises `OSError` as `error` does.
+        """
         if self._bar is not None:
-            os.write(2, b"\r\x1b[K\x1b[?25h")
-        text = json.dumps(facts) if self.json_lines else self.error_line(facts)
-        os.write(1 if self.json_lines else 2, text.encode("utf-8", "backslashreplace") + b"\n")
+            with contextlib.suppress(OSError):
+                os.write(2, b"\r\x1b[K\x1b[?25h")
+        if not self.json_lines:
+            _write_at_once(2, self.error_line(facts))
+            return
+        try:
+            _write_at_once(1, json.dumps(facts))
+        except OSError:
+            with contextlib.suppress(OSError):
+                _write_at_once(2, self.error_line(facts))
+            raise
 
     # --- what the library notes on its way -------------------------------------------------------
 
@@ -141,6 +164,12 @@ def _write(stream: TextIO, line: str) -> None:
         spelled = line.encode(stream.encoding, "backslashreplace").decode(stream.encoding)
         stream.write(f"{spelled}\n")
     stream.flush()
+
+
+def _write_at_once(number: int, line: str) -> None:
+    left = f"{line}\n".encode("utf-8", "backslashreplace")
+    while left:  # a disk that is nearly full takes the beginning, without a word
+        left = left[os.write(number, left) :]
 
 
 def _bar(text: str) -> Bar | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import signal
 import sys
@@ -17,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from grok_video._cli import give_up
 from grok_video._cli._console import Console, one_line
 from grok_video._create import NOTHING_SENT
 from grok_video._errors import (
@@ -41,7 +41,7 @@ FAILED: Final = 1
 USAGE: Final = 2
 OUTCOME_UNKNOWN: Final = 3
 STILL_RUNNING: Final = 4
-#: Where the last words go if stdout and stderr are gone, in the folder of the command.
+#: Where the last words go if the stream that is theirs takes no more, in the folder of the command.
 UNHEARD: Final = "grok-video-unheard.jsonl"
 
 #: What the library's sentences call by its Python name, and how a shell spells it.
@@ -126,9 +126,10 @@ class Errand:
             self.creating = False
 
     def leave_behind(self, facts: Mapping[str, Any]) -> None:
-        """Write the last words to a file beside the caller, where no stream takes them any more.
+        """Write the last words to a file beside the caller, where their stream takes no more.
 
-        Only where money depends on them: with the terminal, its streams are gone.
+        Only where money depends on them. An object of --json was said on stderr as well, which
+        whoever reads objects may have thrown away.
         """
         if facts["request_id"] is None and "sent_at" not in facts:
             return
@@ -306,7 +307,7 @@ def finish(errand: Errand, work: Callable[[], int]) -> int:
         if sys.flags.dev_mode and not isinstance(error, GrokVideoError | Interrupted):
             raise
         if isinstance(error, BrokenPipeError):
-            _forget_stdout()
+            give_up(sys.stdout)
             errand.console.json_lines = False
         facts = errand.facts(error)
         try:
@@ -314,9 +315,3 @@ def finish(errand: Errand, work: Callable[[], int]) -> int:
         except OSError:
             errand.leave_behind(facts)
         return errand.exit_code(error)
-
-
-def _forget_stdout() -> None:
-    # The reader is gone; Python's own flush at exit would complain about it a second time.
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from grok_video import VideoRequest
 from grok_video.emulator import Emulator, faults
 from tests.pipes import rest
 from tests.processes.command import PATIENCE, environment, interrupt, run_line, start, until
@@ -168,6 +169,27 @@ def test_a_second_ctrl_c_leaves_at_once_and_says_what_may_be_lost(held: HeldCrea
     assert len(err.splitlines()) == 1
     assert "may have been accepted and billed" in err
     assert "Traceback" not in err
+
+
+def test_a_second_ctrl_c_says_on_stderr_what_stdout_does_not_take(held: HeldCreate) -> None:
+    with Path("/dev/full").open("w") as full:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "grok_video", "generate", "drift", "--json"],
+            env=environment(COMETAPI_KEY="k", GROK_VIDEO_BASE_URL=held.base_url),
+            cwd="/proc",  # where no file can be left
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    held.until_sent()
+    child.send_signal(signal.SIGINT)
+    until_waiting_for_the_create(child)
+    _, err, seconds = interrupt(child)
+    assert child.returncode == 130
+    assert seconds < 1
+    [line] = err.splitlines()
+    assert "may have been accepted and billed" in line
+    assert f"fingerprint {VideoRequest('drift').fingerprint()}" in line
 
 
 #: Holds the interpreter up when all is said and its handlers of signals are gone.
