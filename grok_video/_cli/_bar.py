@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 
 class Bar:
@@ -17,7 +18,8 @@ class Bar:
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
-            TimeElapsedColumn(),
+            # On a narrow terminal the bar gives way: two lines would not go as one does.
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
             console=Console(stderr=True),
             transient=True,
             # stdout is the result's: a bar that captured it would put the path on stderr.

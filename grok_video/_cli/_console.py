@@ -32,9 +32,16 @@ class Console:
         self._bar: Bar | None = None
 
     def result(self, facts: Mapping[str, Any], line: str) -> None:
-        """Put the result on stdout: `facts` as one JSON object, or the bare `line`."""
+        """Put the result on stdout: `facts` as one JSON object, or the bare `line`.
+
+        Where stdout is the terminal that has a bar at its end, the bar makes room for it.
+        """
+        said = json.dumps(facts) if self.json_lines else one_line(line)
         try:
-            _write(sys.stdout, json.dumps(facts) if self.json_lines else one_line(line))
+            if self._bar is not None and _share_a_terminal():
+                self._bar.say(said)
+            else:
+                _write(sys.stdout, said)
         except OSError as error:
             error.filename = "stdout"  # else nobody could tell which disk is full
             raise
@@ -170,6 +177,13 @@ def _write_at_once(number: int, line: str) -> None:
     left = f"{line}\n".encode("utf-8", "backslashreplace")
     while left:  # a disk that is nearly full takes the beginning, without a word
         left = left[os.write(number, left) :]
+
+
+def _share_a_terminal() -> bool:
+    """Return whether what goes to stderr appears where stdout does."""
+    if not sys.stdout.isatty():
+        return False
+    return os.fstat(sys.stdout.fileno()).st_rdev == os.fstat(sys.stderr.fileno()).st_rdev
 
 
 def _bar(text: str) -> Bar | None:

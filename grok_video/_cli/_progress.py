@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from grok_video._cli._bar import Bar
@@ -49,7 +50,8 @@ class BatchBar(Bar):
 
 class _Numbers(ProgressColumn):
     def __init__(self, summary: Callable[[], BatchSummary]) -> None:
-        super().__init__()
+        # The bar gives way first, then the end of this: two lines would not go as one does.
+        super().__init__(table_column=Column(no_wrap=True))
         self._summary = summary
         self._text = Text()
         #: When so many items had ended in this run, over the last minutes.
