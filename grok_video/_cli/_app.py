@@ -6,6 +6,7 @@ Everything a command does is imported when it runs, so that `--help` costs typer
 # No `from __future__ import annotations`: typer evaluates the options' types when it starts, and
 # strings would cost it a look-up for each.
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -453,6 +454,11 @@ def run(arguments: Sequence[str] | None) -> int:
 def _tell_usage(command: str, message: str, *, as_json: bool) -> None:
     from grok_video._cli._console import Console
     from grok_video._cli._endings import USAGE, error_facts
+    from grok_video._redaction import redact
 
+    # A word too many may be a key. `doctor` takes none, so there it hardly can be anything else.
+    message = redact(message)
+    if command.endswith(" doctor"):
+        message = re.sub(r"(extra arguments?(?:\(s\))?) \(.*\)", r"\1", message)
     said = f"{message.rstrip('.')}. See: {command} --help"
     Console(json_lines=as_json).error(error_facts("UsageError", said, exit_code=USAGE))

@@ -16,6 +16,7 @@ from attrs import frozen
 from grok_video._client import AsyncClient
 from grok_video._errors import ConfigurationError, InvalidRequest
 from grok_video._polling import Polling
+from grok_video._redaction import redact
 from grok_video._settings import find_key
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 #: Seconds between two polls of the embedded emulator, whose jobs take one to ten: the default
 #: policy is made for jobs of a minute, and a request on loopback costs nothing.
 _EMULATOR_POLLS: Final = 0.25
+#: Characters of a file's name with a dot in it, at most: keys with dots in them are longer.
+_LONGEST_NAME: Final = 30
 
 
 @frozen
@@ -45,15 +48,26 @@ class Connection:
             key = Path(self.api_key_file).read_text(encoding="utf-8").strip()
             find_key(key)
         except ConfigurationError as error:
-            place = f"--api-key-file {self.api_key_file}"
-            message = error.message.replace("api_key must be", f"{place} must hold", 1)
+            message = error.message.replace("api_key must be", f"{self.key_place} must hold", 1)
         except OSError as error:
-            message = f"--api-key-file {self.api_key_file}: {error.strerror}. Nothing was sent."
+            message = f"{self.key_place}: {error.strerror}. Nothing was sent."
+            if _may_be_the_key(self.api_key_file):
+                message = (
+                    f"{self.key_place} names no file. It must be a FILE that holds the key; what "
+                    "it got is not shown, as it may be the key itself. Nothing was sent."
+                )
         except UnicodeDecodeError:
-            message = f"--api-key-file {self.api_key_file} is not a text file. Nothing was sent."
+            message = f"{self.key_place} is not a text file. Nothing was sent."
         else:
             return key
         raise ConfigurationError(message)
+
+    @property
+    def key_place(self) -> str:
+        """What messages call the file of the key, never with what may be the key itself."""
+        if self.api_key_file is None or _may_be_the_key(self.api_key_file):
+            return "--api-key-file"
+        return f"--api-key-file {redact(self.api_key_file)}"
 
     def resume_options(self) -> list[str]:
         """Return what another command needs in order to reach the same job."""
@@ -78,6 +92,16 @@ class Connection:
             )
             raise InvalidRequest(message, field="poll_interval", value=f"{interval:g}")
         return AsyncClient(self.key(), base_url=self.base_url, timeout=timeout, polling=polling)
+
+
+def _may_be_the_key(place: str) -> bool:
+    """Return whether what should name the file of the key could be a key that was pasted there."""
+    if os.path.exists(place):  # noqa: PTH110 - which a name of any length may be asked for
+        return False
+    folder = os.path.dirname(place)  # noqa: PTH120
+    if folder:  # a key in base64 has slashes as well, and they lead nowhere
+        return not os.path.isdir(folder)  # noqa: PTH112
+    return "." not in place or len(place) > _LONGEST_NAME
 
 
 @contextlib.contextmanager

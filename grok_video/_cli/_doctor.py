@@ -97,7 +97,7 @@ def _key(connection: Connection) -> tuple[str | None, dict[str, Any]]:
     if isinstance(connection, EmulatedConnection):
         source = "the embedded emulator"
     elif connection.api_key_file is not None:
-        source = f"--api-key-file {connection.api_key_file}"
+        source = connection.key_place
     else:
         source = KEY_VARIABLE
     try:

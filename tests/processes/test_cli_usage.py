@@ -165,6 +165,53 @@ def test_a_bad_key_is_refused_without_being_shown(
     assert reachable.requests == ()
 
 
+#: What somebody may paste in place of a file's name: it names none.
+PASTED = [
+    "sk-5f0e8d7c6b5a49382716",
+    "cm-5f0e8d7c6b5a49382716",
+    "5f0e8d7c6b5a49382716",
+    "5f0e8d7c6b5a49/382716abcdef+0123==",
+    "5f0e8d7c6b5a49382716.5f0e8d7c6b5a49382716.5f0e8d7c6b5a49382716",
+    "5f0e8d7c6b5a49382716" * 40,
+]
+
+
+@pytest.mark.parametrize("key", PASTED)
+@pytest.mark.parametrize(
+    "words",
+    [["generate", "x"], ["wait", "i"], ["wait", "i", "--json"], ["doctor"], ["doctor", "--json"]],
+)
+def test_a_key_in_the_place_of_its_file_is_not_shown(
+    words: list[str], key: str, reachable: Emulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--api-key-file", key]) == (1 if words[0] == "doctor" else 2)
+    told = "".join(capsys.readouterr())
+    assert "5f0e" not in told
+    assert "8d7c6b" not in told
+    assert "382716" not in told
+    assert "--api-key-file names no file" in told
+    assert "FILE that holds the key" in told
+
+
+def test_a_file_that_cannot_be_taken_for_a_key_is_named(
+    folder: Path, reachable: Emulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("gone.txt", f"{folder}/gone", "./gone", "../gone"):
+        for words in (["status", "i"], ["doctor"], ["doctor", "--json"]):
+            main([*words, "--api-key-file", name])
+            assert f"--api-key-file {name}: No such file" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_key_in_the_place_of_a_command_or_an_argument_is_not_shown(
+    more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sk, cm, *_ = PASTED
+    for words in (["doctor", sk], ["doctor", cm, sk], [sk], ["wait", "i", sk]):
+        assert main([*words, *more]) == 2
+        assert "5f0e" not in "".join(capsys.readouterr())
+
+
 @pytest.mark.parametrize("command", ["submit", "status", "wait", "download"])
 def test_an_emulator_that_would_end_too_soon_is_refused(
     command: str, reachable: Emulator, capsys: pytest.CaptureFixture[str]
