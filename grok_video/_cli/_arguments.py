@@ -7,6 +7,7 @@ is refused by the request itself, with its name, value and limit.
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import TYPE_CHECKING, Any
 
 from grok_video._arguments import refuse
@@ -15,7 +16,7 @@ from grok_video._requests import Image, VideoRequest
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["read_address", "read_request"]
+__all__ = ["read_address", "read_request", "with_plain_spaces"]
 
 
 def read_request(words: Mapping[str, Any], read_image: Callable[[Any], Image]) -> VideoRequest:
@@ -46,3 +47,12 @@ def read_address(text: str) -> Image | None:
     if re.match(r"[a-z][a-z0-9+.-]*://", start, re.IGNORECASE):
         raise refuse("image", text, "must be a path, an http(s) URL or a data: URI")
     return None
+
+
+def with_plain_spaces(name: str) -> str:
+    """Return the name with the plain space in the place of every other one.
+
+    A key is what a person reads, and types behind --found-id, and nobody tells spaces apart: names
+    that differ in nothing else are one key, which is refused the second time.
+    """
+    return "".join(" " if unicodedata.category(mark) == "Zs" else mark for mark in name)

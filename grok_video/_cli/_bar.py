@@ -31,7 +31,9 @@ class Bar:
 
     def say(self, line: str) -> None:
         """Put a line above the bar."""
-        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._progress.console.print(
+            line, markup=False, emoji=False, highlight=False, soft_wrap=True
+        )
 
     def phase(self, text: str, percent: float | None = None) -> None:
         """Show a state; without a percentage the bar pulses."""

@@ -1,7 +1,8 @@
 """What one command says, and where: results on stdout, everything else on stderr.
 
 Texts of other people (a provider's reason, a URL) pass through `one_line`, so that they can start
-neither a second line nor a terminal's escape sequence. No exit codes and no clients here.
+neither a second line nor a terminal's escape sequence; results pass through `printable`, as the
+name of a file has to stay that. No exit codes and no clients here.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import logging
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
+import unicodedata
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
 
 #: What a line on stderr begins with, as the tools of a shell pipeline do it.
 PREFIX = "grok-video: "
+#: Kinds of characters that are shown although Python calls them unprintable: names of files have
+#: them, and no terminal obeys them. Other spaces (macOS puts U+202F before AM), marks of vendors,
+#: what a later Unicode knows.
+_SHOWN: Final = frozenset({"Zs", "Co", "Cn"})
+#: Of the kind that is not shown, those that only join letters: Persian has one, emoji the other.
+_JOINERS: Final = "\u200c\u200d"
 
 
 class Console:
@@ -36,7 +44,7 @@ class Console:
 
         Where stdout is the terminal that has a bar at its end, the bar makes room for it.
         """
-        said = json.dumps(facts) if self.json_lines else one_line(line)
+        said = json.dumps(facts) if self.json_lines else printable(line)
         try:
             if self._bar is not None and _share_a_terminal():
                 self._bar.say(said)
@@ -200,6 +208,15 @@ def _bar(text: str) -> Bar | None:
 def one_line(text: str) -> str:
     """Return the text on one line, without characters that a terminal would obey."""
     flat = re.sub(r"\s*[\r\n]+\s*", " ", text.strip())
-    if flat.isprintable():
-        return flat
-    return "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in flat)
+    return printable(flat)
+
+
+def printable(text: str) -> str:
+    """Return the text with escapes for what would start a line, or be obeyed by a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(mark if _is_shown(mark) else repr(mark)[1:-1] for mark in text)
+
+
+def _is_shown(mark: str) -> bool:
+    return mark.isprintable() or mark in _JOINERS or unicodedata.category(mark) in _SHOWN

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from grok_video import __version__
 from grok_video._cli._connect import Connection, EmulatedConnection, reach
-from grok_video._cli._console import Console
+from grok_video._cli._console import Console, one_line
 from grok_video._cli._endings import DONE, FAILED, Errand, finish, in_shell_words
 from grok_video._cli._interrupts import run
 from grok_video._client import AsyncClient
@@ -68,7 +68,7 @@ def doctor(connection: Connection, *, json_lines: bool) -> int:
         else:
             for name, finding in findings.items():
                 mark = "ok " if finding["ok"] else "BAD"
-                console.result({}, f"{mark} {name:<9} {finding['detail']}")
+                console.result({}, f"{mark} {name:<9} {one_line(finding['detail'])}")
         return DONE if well else FAILED
 
     return finish(errand, work)

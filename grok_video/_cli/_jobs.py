@@ -17,7 +17,7 @@ from grok_video import _download
 from grok_video._budget import dollars
 from grok_video._cli._arguments import read_address, read_request
 from grok_video._cli._connect import Connection, reach
-from grok_video._cli._console import Console
+from grok_video._cli._console import Console, one_line
 from grok_video._cli._endings import DONE, Errand, finish
 from grok_video._cli._interrupts import run
 from grok_video._errors import ConfigurationError, GrokVideoError, InvalidRequest
@@ -346,5 +346,5 @@ def _status_line(snapshot: Snapshot) -> str:
     if snapshot.progress is not None and not snapshot.status.is_terminal:
         words.append(f"{snapshot.progress:g} %")
     if snapshot.error is not None:
-        words.append(snapshot.error.message)
+        words.append(one_line(snapshot.error.message))
     return " ".join(words)

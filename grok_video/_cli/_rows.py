@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 from attrs import define, field, frozen
 
 from grok_video._arguments import refuse, refuse_unknown
-from grok_video._cli._arguments import read_address, read_request
+from grok_video._cli._arguments import read_address, read_request, with_plain_spaces
 from grok_video._errors import ConfigurationError, InvalidRequest
 from grok_video._outcomes import BatchItem
 from grok_video._pictures import require_file
@@ -313,7 +313,8 @@ class Rows:
                     continue
                 number += 1
                 inside = Path(folder).relative_to(self.place)
-                yield number, {"key": (inside / stem).as_posix(), "image": str(inside / name)}
+                key = with_plain_spaces((inside / stem).as_posix())
+                yield number, {"key": key, "image": str(inside / name)}
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

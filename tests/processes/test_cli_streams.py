@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -84,6 +85,29 @@ def test_an_object_that_stdout_does_not_take_is_left_in_a_file_as_well(
     facts = json.loads((tmp_path / "grok-video-unheard.jsonl").read_text())
     assert facts["request_id"] == grok_emulator.creates[0].request_id
     assert facts["request_id"] in done.stderr
+
+
+NAMES = [
+    "cat\u3000video.mp4",
+    " lead.mp4 ",
+    "Shot at 10.11\u202fAM.mp4",
+    "a\u00a0b.mp4",
+    "👩\u200d💻.mp4",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_path_on_stdout_names_the_file(
+    name: str, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    env = environment(grok_emulator)
+    words = ("generate", "drift", *QUICK, "-o", name)
+    done = run_into(subprocess.PIPE, *words, env=env, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"{name}\n")
+    assert (tmp_path / name).is_file()
+    # Nor is it another name in the command that resumes.
+    [submitted, _] = done.stderr.splitlines()
+    assert shlex.split(submitted.partition("to resume: ")[2])[-1] == name
 
 
 def test_a_full_stderr_changes_no_exit_code(grok_emulator: Emulator, tmp_path: Path) -> None:

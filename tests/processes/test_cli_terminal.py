@@ -37,6 +37,20 @@ def test_every_path_of_a_batch_stays_on_the_terminal(
     assert lines[0].startswith("grok-video: k000: failed: ")
 
 
+def test_a_name_is_no_emoji_code_on_a_terminal(grok_emulator: Emulator, tmp_path: Path) -> None:
+    write(tmp_path / "m.csv", items(1))
+    env = environment(grok_emulator)
+    out = ":cat: [bold]\u3000x"
+    words = ("batch", "m.csv", "-o", out, *QUICK)
+    code, lines = shown_on_terminal(*words, columns=300, env=env, cwd=tmp_path)
+    assert code == 0
+    assert f"{tmp_path}/{out}/k000.mp4" in lines
+    words = ("generate", "x", *QUICK, "-o", "take:m:12:v:.mp4")
+    code, lines = shown_on_terminal(*words, columns=300, env=env, cwd=tmp_path)
+    assert code == 0
+    assert lines[0].endswith(" -o take:m:12:v:.mp4")
+
+
 def test_every_object_of_a_batch_stays_on_the_terminal(
     grok_emulator: Emulator, tmp_path: Path
 ) -> None:

@@ -29,7 +29,7 @@ from grok_video import (
 from grok_video._cli import _endings
 from grok_video._cli._arguments import read_request
 from grok_video._cli._batch import BatchConsole, BatchErrand
-from grok_video._cli._console import Console, one_line
+from grok_video._cli._console import Console, one_line, printable
 from grok_video._cli._endings import Errand, Interrupted, exit_code
 from grok_video._cli._jobs import picture
 from grok_video._cli._plan import Plan, plain
@@ -159,6 +159,16 @@ def test_an_interruption_says_what_may_have_been_paid() -> None:
 def test_other_peoples_text_stays_on_one_line_and_moves_no_cursor() -> None:
     assert one_line(" a\r\n\n  b \x1b[31mred\x07 c\u2028d ") == r"a b \x1b[31mred\x07 c\u2028d"
     assert one_line("grün 猫") == "grün 猫"
+    assert one_line("\ud800 \x85 \u202egp4.txt\u2069") == r"\ud800 \x85 \u202egp4.txt\u2069"
+
+
+def test_what_a_name_may_have_stays_as_it_is() -> None:
+    # Spaces of every width (macOS puts one before AM), joiners (Persian, emoji of several), a mark
+    # of a vendor's own, and one that Unicode may know tomorrow.
+    name = "  at 10.11\u202fAM 猫\u3000a\u00a0b می\u200cشود 👩\u200d💻 \uf8ff \U0001fae9 "
+    assert printable(name) == name
+    assert one_line(name) == name.strip()
+    assert printable("a\nb\x1b[2J") == r"a\nb\x1b[2J", "a name is one line, and no two are the same"
 
 
 def test_the_librarys_sentences_are_spelled_for_a_shell() -> None:

@@ -68,6 +68,25 @@ def test_a_folder_of_pictures_needs_only_a_prompt(tmp_path: Path, grok_emulator:
     assert grok_emulator.accepted == 3
 
 
+def test_names_of_pictures_may_have_any_space(tmp_path: Path, grok_emulator: Emulator) -> None:
+    """macOS puts a narrow one that does not break before AM and PM, which is no key as it is."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name in ("Shot at 10.11\u202fAM.jpg", "猫\u3000a.jpg"):
+        (pictures / name).write_bytes(PHOTO.read_bytes())
+    out = tmp_path / "out"
+    words = ("batch", str(pictures), "-o", str(out), *QUICK, "--prompt", "drift")
+    done = run(*words, env=environment(grok_emulator))
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == [f"{out}/Shot at 10.11 AM.mp4", f"{out}/猫 a.mp4"]
+    # Two that differ in nothing else are told, as every key that comes twice.
+    (pictures / "猫 a.jpg").write_bytes(PHOTO.read_bytes())
+    again = run(*words, env=environment(grok_emulator))
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "must be given once" in again.stderr
+    assert grok_emulator.accepted == 2
+
+
 def test_lines_without_keys_keep_their_videos_from_any_folder(
     tmp_path: Path, grok_emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
