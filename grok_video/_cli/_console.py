@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import sys
 import unicodedata
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -84,7 +85,7 @@ class Console:
         message = one_line(str(facts["message"]))
         if facts.get("resume"):
             stop = "" if message.endswith((".", "!", "?")) else "."
-            message += f"{stop} Resume with: {facts['resume']}"
+            message += f"{stop} Resume with: {in_bash(facts['resume'])}"
         return PREFIX + message
 
     def error_at_once(self, facts: Mapping[str, Any]) -> None:
@@ -220,3 +221,27 @@ def printable(text: str) -> str:
 
 def _is_shown(mark: str) -> bool:
     return mark.isprintable() or mark in _JOINERS or unicodedata.category(mark) in _SHOWN
+
+
+def in_bash(command: str) -> str:
+    """Return a command that `shlex.join` made, as a terminal may show it and a person can type it.
+
+    Bash, zsh and ksh read $'...'; only words that another shell could not have on one line need it.
+    """
+    if printable(command) == command:
+        return command
+    return " ".join(_in_bash(word) for word in shlex.split(command))
+
+
+def _in_bash(word: str) -> str:
+    if printable(word) == word:
+        return shlex.quote(word)
+    return f"$'{''.join(_octets(mark) for mark in word)}'"
+
+
+def _octets(mark: str) -> str:
+    if _is_shown(mark) and mark not in "'\\":
+        return mark
+    # A name of bytes that are no text keeps them; half a character of an id has no better spelling.
+    errors = "surrogateescape" if "\udc80" <= mark <= "\udcff" else "surrogatepass"
+    return "".join(f"\\x{octet:02x}" for octet in mark.encode("utf-8", errors))

@@ -17,7 +17,7 @@ from grok_video import _download
 from grok_video._budget import dollars
 from grok_video._cli._arguments import read_address, read_request
 from grok_video._cli._connect import Connection, reach
-from grok_video._cli._console import Console, one_line
+from grok_video._cli._console import Console, in_bash, one_line
 from grok_video._cli._endings import DONE, Errand, finish
 from grok_video._cli._interrupts import run
 from grok_video._errors import ConfigurationError, GrokVideoError, InvalidRequest
@@ -214,7 +214,7 @@ class _Steps:
         self._errand.creating = False
         if self._tasks is not None:
             resume = self._errand.resume
-            later = f"; to resume: {resume}" if resume else ""
+            later = f"; to resume: {in_bash(resume)}" if resume else ""
             self._errand.console.status(f"job {job.request_id} submitted{later}")
             self._tasks.start_soon(self._watch, job)
 

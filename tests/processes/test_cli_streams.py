@@ -6,6 +6,7 @@ The streams are real: a device that is always full, a file that may not grow.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shlex
 import subprocess
@@ -16,7 +17,7 @@ from typing import IO
 
 import pytest
 
-from grok_video.emulator import Emulator
+from grok_video.emulator import Emulator, faults
 from tests.processes.command import PATIENCE, environment
 
 #: A device that no byte fits on (Linux).
@@ -108,6 +109,30 @@ def test_a_path_on_stdout_names_the_file(
     # Nor is it another name in the command that resumes.
     [submitted, _] = done.stderr.splitlines()
     assert shlex.split(submitted.partition("to resume: ")[2])[-1] == name
+
+
+def words_of(command: str) -> list[str]:
+    """Return the words that a shell makes of a line."""
+    done = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, check=True
+    )
+    return [os.fsdecode(word) for word in done.stdout.split(b"\0")[:-1]]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "it's\n\\a\tb.mp4", "k\udcff.mp4"])
+@pytest.mark.parametrize("request_id", ["a\x1b]0;evil\x07b", "猫'\u202e\x9b2J\n", "j 1"])
+def test_a_command_that_resumes_moves_no_cursor_and_can_be_typed(
+    request_id: str, name: str, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    grok_emulator.script("create", [faults.Answer(200, {"request_id": request_id})])
+    words = ("generate", "drift", *QUICK, "--timeout", "0.3", "-o", name)
+    done = run_into(subprocess.PIPE, *words, env=environment(grok_emulator), cwd=tmp_path)
+    assert done.stdout == ""
+    assert done.stderr.replace("\n", "").isprintable()
+    submitted, *_, last = done.stderr.splitlines()
+    for line, mark in ((submitted, "to resume: "), (last, "Resume with: ")):
+        command = line.partition(mark)[2]
+        assert words_of(command) == ["grok-video", "wait", request_id, "-o", name]
 
 
 def test_a_full_stderr_changes_no_exit_code(grok_emulator: Emulator, tmp_path: Path) -> None:
