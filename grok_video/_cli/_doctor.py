@@ -163,10 +163,23 @@ def _certificates(base_url: str) -> dict[str, Any]:
     lost = [entry for entry in named if not os.path.exists(entry.partition("=")[2])]  # noqa: PTH110
     if lost:
         return facts | {"ok": False, "detail": f"{' and '.join(lost)} does not exist"}
+    file = os.environ.get(paths.openssl_cafile_env)
+    if file and not _has_certificates(file):
+        # Python's default context says nothing of it, and then trusts nobody.
+        detail = f"{paths.openssl_cafile_env}={file} holds no certificate"
+        return facts | {"ok": False, "detail": detail}
     where = " and ".join(named) or f"{places['file']} and {places['dir']} (Python's default)"
     count = ssl.create_default_context().cert_store_stats()["x509_ca"]
     # Those of a folder are read when they are needed, so a count of zero proves nothing.
     return facts | {"detail": f"{where}, {count} authorities loaded"}
+
+
+def _has_certificates(file: str) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=file)
+    except OSError:  # which ssl's errors are
+        return False
+    return True
 
 
 def _versions() -> dict[str, Any]:
@@ -202,7 +215,7 @@ async def _ask(base_url: str, key: str | None) -> dict[str, Any]:
     """Return what the poll of a job that cannot exist says of the way there and of the key."""
     try:
         async with AsyncClient(key or _NO_KEY, base_url=base_url, timeout=_TIMEOUT) as client:
-            await client.job(NO_JOB).refresh()
+            snapshot = await client.job(NO_JOB).refresh()
     except GrokVideoError as error:
         verdict, ok, detail = _verdict(error)
         status = error.status if isinstance(error, APIError) else None
@@ -210,6 +223,10 @@ async def _ask(base_url: str, key: str | None) -> dict[str, Any]:
         if key is None and verdict == "key_refused":
             detail, said = "reachable; it was asked without a key, and wants one", ""
         return _api(verdict, f"{detail}{f': {said}' if said and not ok else ''}", status, ok=ok)
+    if not snapshot.raw:
+        # A job may be told with an empty answer; of one that is not there this API has words.
+        detail = "something answers there, and with nothing: that is not this API (wrong path?)"
+        return _api("wrong_path", detail, 200, ok=False)
     return _api("ready", "reachable, key accepted", 200, ok=key is not None)
 
 
