@@ -112,3 +112,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         # Before a command installs its own handlers nothing can have been sent.
         sys.stderr.write("grok-video: interrupted; nothing was sent\n")
         return 130
+    except OSError as error:
+        # Commands tell theirs: this one met --help or --version on its way out.
+        if sys.flags.dev_mode:
+            raise
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"grok-video: {error.strerror or error}: stdout.\n")
+        return 1

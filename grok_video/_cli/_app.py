@@ -6,6 +6,7 @@ Everything a command does is imported when it runs, so that `--help` costs typer
 # No `from __future__ import annotations`: typer evaluates the options' types when it starts, and
 # strings would cost it a look-up for each.
 
+import contextlib
 import re
 import sys
 from collections.abc import Sequence
@@ -62,7 +63,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"grok-video {__version__}")  # noqa: T201 - the result of the option
+        print(f"grok-video {__version__}", flush=True)  # noqa: T201 - the result of the option
         raise typer.Exit
 
 
@@ -461,4 +462,5 @@ def _tell_usage(command: str, message: str, *, as_json: bool) -> None:
     if command.endswith(" doctor"):
         message = re.sub(r"(extra arguments?(?:\(s\))?) \(.*\)", r"\1", message)
     said = f"{message.rstrip('.')}. See: {command} --help"
-    Console(json_lines=as_json).error(error_facts("UsageError", said, exit_code=USAGE))
+    with contextlib.suppress(OSError):  # the exit code says it as well
+        Console(json_lines=as_json).error(error_facts("UsageError", said, exit_code=USAGE))

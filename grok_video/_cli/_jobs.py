@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import anyio
 
@@ -274,10 +274,13 @@ def picture(text: str) -> Image:
     argument of a command comes from whoever may read the file anyway.
     """
     if text == "-":
-        if sys.stdin.isatty():
-            message = "image - reads stdin, and stdin is a terminal here. Nothing was sent."
+        # Python has none where the caller closed it.
+        stdin: TextIO | None = sys.stdin
+        if stdin is None or stdin.isatty():
+            what = "closed" if stdin is None else "a terminal"
+            message = f"image - reads stdin, and stdin is {what} here. Nothing was sent."
             raise InvalidRequest(message, field="image", value="-")
-        data = sys.stdin.buffer.read()
+        data = stdin.buffer.read()
         # A data URI of more than 128 KiB is no argument for Linux; it comes through a pipe.
         if data[:5].lower() == b"data:":
             return Image.from_url(data.decode("utf-8", "replace"))

@@ -54,7 +54,8 @@ class Plan:
         if self.max_cost is None:
             return None
         try:
-            return Decimal(self.max_cost)
+            # Python reads 1_0 as ten, and who typed it may have meant a point.
+            return Decimal(self.max_cost.replace("_", "?"))
         except InvalidOperation:
             raise refuse("max_cost", self.max_cost, "must be US dollars, 0 or more") from None
 

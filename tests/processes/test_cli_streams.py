@@ -135,6 +135,35 @@ def test_a_command_that_resumes_moves_no_cursor_and_can_be_typed(
         assert words_of(command) == ["grok-video", "wait", request_id, "-o", name]
 
 
+@pytest.mark.parametrize("words", [["--help"], ["wait", "--help"], ["--version"]])
+def test_help_that_a_full_disk_does_not_take_is_one_line(words: list[str], tmp_path: Path) -> None:
+    with FULL.open("w") as full:
+        done = run_into(full, *words, env=environment(), cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "grok-video: No space left on device: stdout.\n"
+
+
+def test_a_usage_error_that_a_full_disk_does_not_take_is_one_line(tmp_path: Path) -> None:
+    for words in (["wait", "--json"], ["wait", "i", "--loop", "--json"]):
+        with FULL.open("w") as full:
+            done = run_into(full, *words, env=environment(), cwd=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert done.stderr.endswith("See: grok-video wait --help\n")
+
+
+def test_a_picture_from_a_stdin_that_is_closed_is_refused(grok_emulator: Emulator) -> None:
+    line = shlex.join([sys.executable, "-m", "grok_video", "submit", "x", "--image", "-"])
+    done = subprocess.run(
+        ["sh", "-c", f"{line} <&-"],
+        env=environment(grok_emulator), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "grok-video: --image - reads stdin, and stdin is closed here. Nothing was sent.\n"
+    )
+    assert not grok_emulator.requests
+
+
 def test_a_full_stderr_changes_no_exit_code(grok_emulator: Emulator, tmp_path: Path) -> None:
     env = environment(grok_emulator)
     with FULL.open("w") as full:

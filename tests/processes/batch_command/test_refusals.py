@@ -236,6 +236,7 @@ def test_a_manifest_that_changes_between_its_readings_is_told(tmp_path: Path) ->
     ("words", "said"),
     [
         (("--max-cost", "much"), "--max-cost must be US dollars"),
+        (("--max-cost", "1_0"), "--max-cost must be US dollars"),
         (("--max-in-flight", "0"), "--max-in-flight must be a whole number"),
         (("--found-id", "nobody=id"), "--found-id must name a key of"),
         (("--found-id", "id"), "--found-id must be KEY=REQUEST_ID"),
