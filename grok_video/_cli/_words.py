@@ -9,7 +9,7 @@ import shlex
 from typing import TYPE_CHECKING, Any, Final
 
 from grok_video._budget import dollars
-from grok_video._cli._console import one_line
+from grok_video._cli._console import in_bash, one_line
 from grok_video._cli._endings import (
     DONE,
     FAILED,
@@ -134,6 +134,11 @@ def last_words(summary: BatchSummary, plan: Plan, in_the_way: InTheWay) -> list[
     `in_the_way` is how many items of each state are not here because their files' places are taken.
     """
     counts = summary.counts
+
+    def again(*decisions: str) -> str:
+        # As it is typed: a line break in a prompt would become a space, and the prompt another one.
+        return in_bash(plan.command(*decisions))
+
     lines = [headline(summary)]
     if summary.median_seconds is not None and summary.p90_seconds is not None:
         polls = summary.polls_per_job or 0.0
@@ -147,35 +152,35 @@ def last_words(summary: BatchSummary, plan: Plan, in_the_way: InTheWay) -> list[
         words = f"not sent: {_names(summary.left, left)} (all of them in "
         words += f"{left_beside(plan.ledger_path)})."
         if _sendable(summary, in_the_way):
-            words += f" To send them: {plan.command(*raised(summary, plan))}"
+            words += f" To send them: {again(*raised(summary, plan))}"
         lines.append(words)
     if taken := in_the_way.get(OutcomeState.LEFT, 0):
         lines.append(
             f"not sent because something else is in the place of their videos: {taken:,} (each "
             "says what). The same command sends what has its place free. To replace it: "
-            f"{plan.command('--overwrite')}"
+            f"{again('--overwrite')}"
         )
     if in_doubt := counts.get(OutcomeState.IN_DOUBT, 0):
         lines.append(
             f"in doubt, perhaps accepted and billed: {_names(summary.in_doubt, in_doubt)}. Look at "
             "the account's usage. With an id from there: "
-            f"{plan.command()} --found-id KEY=REQUEST_ID. To send them again, and perhaps pay "
-            f"twice: {_again(summary, plan, '--resubmit-in-doubt')}"
+            f"{again()} --found-id KEY=REQUEST_ID. To send them again, and perhaps pay "
+            f"twice: {again('--resubmit-in-doubt', *raised(summary, plan))}"
         )
     if waiting := _waiting(summary, in_the_way):
-        lines.append(f"accepted, and not here yet: {waiting:,}. To fetch: {plan.command()}")
+        lines.append(f"accepted, and not here yet: {waiting:,}. To fetch: {again()}")
     if taken := in_the_way.get(OutcomeState.UNFETCHED, 0):
         lines.append(
             f"paid for, and not here because something else is in their place: {taken:,} "
-            f"(each says what). To replace it: {plan.command('--overwrite')}"
+            f"(each says what). To replace it: {again('--overwrite')}"
         )
     failed = counts.get(OutcomeState.FAILED, 0) + counts.get(OutcomeState.EXPIRED, 0)
-    if again := summary.retryable:
+    if retryable := summary.retryable:
         lines.append(
-            f"{again:,} failed or expired. To try them again: "
-            f"{_again(summary, plan, '--retry-failed')}"
+            f"{retryable:,} failed or expired. To try them again: "
+            f"{again('--retry-failed', *raised(summary, plan))}"
         )
-    if final := failed - again:
+    if final := failed - retryable:
         lines.append(
             f"{final:,} failed for good (each says why), and --retry-failed leaves them out"
         )
@@ -184,9 +189,9 @@ def last_words(summary: BatchSummary, plan: Plan, in_the_way: InTheWay) -> list[
             "begun before with another request than the manifest has now, and what was begun "
             f"counts (a new key makes a new video): {_names(summary.changed, len(summary.changed))}"
         )
-    ledger = shlex.quote(str(plan.ledger_path))
-    report = shlex.quote(str(plan.ledger_path.with_name("report.html")))
-    lines.append(f"to look at it: grok-video report {ledger} -o {report}")
+    ledger, report = str(plan.ledger_path), str(plan.ledger_path.with_name("report.html"))
+    look = shlex.join(["grok-video", "report", ledger, "-o", report])
+    lines.append(f"to look at it: {in_bash(look)}")
     return lines
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from grok_video import (
 from grok_video._cli import _endings
 from grok_video._cli._arguments import read_request
 from grok_video._cli._batch import BatchConsole, BatchErrand
-from grok_video._cli._console import Console, one_line, printable
+from grok_video._cli._console import Console, in_bash, one_line, printable
 from grok_video._cli._endings import Errand, Interrupted, exit_code
 from grok_video._cli._jobs import picture
 from grok_video._cli._plan import Plan, plain
@@ -243,3 +245,24 @@ def test_only_what_may_come_to_another_end_is_offered_to_be_tried_again() -> Non
         in_flight=0, is_over=True, cost_usd=Decimal(0), open_usd=Decimal(0), stopped=None
     )
     assert not any("To try them again" in line for line in last_words(summary, plan, {}))
+
+
+def test_a_command_in_a_sentence_has_the_prompt_to_its_letter() -> None:
+    """A line break that became a space would make another prompt, and with it new keys."""
+    prompt = "first\nthen 'second'"
+    tally = Tally()
+    for state in OutcomeState:
+        tally.add(Outcome(state.value, state, retryable=state is OutcomeState.FAILED))
+    summary = tally.summary(
+        in_flight=0, is_over=True, cost_usd=Decimal(0), open_usd=Decimal(0), stopped=None
+    )
+    in_the_way = {OutcomeState.LEFT: 1, OutcomeState.UNFETCHED: 1}
+    plan = Plan("m.csv", "out", {"prompt": prompt})
+    told = " ".join(one_line(line) for line in last_words(summary, plan, in_the_way))
+    spelled = in_bash(shlex.quote(prompt))
+    assert told.count(f"grok-video batch m.csv -o out --prompt {spelled}") == 6
+    assert told.count("grok-video batch") == 6
+    read = subprocess.run(
+        ["bash", "-c", f"printf %s {spelled}"], capture_output=True, text=True, check=True
+    )
+    assert read.stdout == prompt
