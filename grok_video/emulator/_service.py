@@ -105,8 +105,11 @@ class Service:
         self._fetching: set[asyncio.Task[None]] = set()
         # Wall time that cannot jump: links and jobs are compared with it over restarts.
         self._epoch = time.time() - time.monotonic()
-        for job, create in zip(store.jobs(), store.creates(), strict=True):
+        jobs = tuple(store.jobs())
+        # All of them first: a job that is let go would take a picture along that a later one has.
+        for job in jobs:
             self._pictures.hold(job.digest)
+        for job, create in zip(jobs, store.creates(), strict=True):
             self._remember(job)
             records.accept(create)
             if job.waiting:

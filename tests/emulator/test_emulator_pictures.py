@@ -1,6 +1,7 @@
 """Pictures as strangers send them: tiny, torn, too large, many at once."""
 
 import base64
+import contextlib
 import http.server
 import io
 import socket
@@ -145,6 +146,23 @@ def test_a_state_file_holds_no_pictures_of_forgotten_jobs(tmp_path, picture, as_
     (count,) = file.execute("SELECT count(*) FROM pictures").fetchone()
     file.close()
     assert count == 2
+
+
+def test_a_restart_that_forgets_jobs_keeps_the_picture_a_later_one_shares(
+    tmp_path, picture, as_data_uri
+):
+    """The forgotten one took it along, and the living job's file showed the test card."""
+    mine, other = (as_data_uri(picture((64, 48), kind)) for kind in ("PNG", "JPEG"))
+    files = []
+    for _ in range(2):
+        with Emulator(state=tmp_path / "state", keep_jobs=1) as emulator:
+            one = Caller(emulator)
+            if not files:
+                request_id = [one.submit(image={"url": uri}) for uri in (mine, other, mine)][-1]
+            files.append(one.download(one.url(request_id)).body)
+    assert files[0] == files[1]
+    with contextlib.closing(sqlite3.connect(tmp_path / "state")) as file:
+        assert file.execute("SELECT count(*) FROM pictures").fetchone() == (1,)
 
 
 def test_a_data_uri_may_be_spelled_in_capitals(launch, picture):
