@@ -442,6 +442,7 @@ class Promise(Crossing[T]):
 
     def report(self, value: T | None, failure: BaseException | None) -> None:
         self.is_over = True
+        self._future.release()
         if self._future.set_running_or_notify_cancel():
             if failure is None:
                 self._future.set_result(cast("T", value))
@@ -461,12 +462,19 @@ class Promise(Crossing[T]):
 class FreshFuture(Future[T]):
     """A future that raises a new exception for each thread that asks.
 
-    `keeper` is what the work needs to go on, such as the client.
+    `keeper` is what the work needs to go on, such as the client; it is let go with its end.
     """
 
     def __init__(self, keeper: object) -> None:
         super().__init__()
         self._keeper: object = keeper
+
+    def release(self) -> None:
+        """The work is over: whoever still has the future does not keep the client alive with it.
+
+        A pool has it too, as long as it has connections: its timer runs in the work's context.
+        """
+        self._keeper = None
 
     def result(self, timeout: float | None = None) -> T:
         failure = super().exception(timeout)
@@ -480,6 +488,7 @@ class FreshFuture(Future[T]):
 
     def disown(self, failure: BaseException) -> None:
         """In a forked child: it has this failure, and nobody is called whom the parent calls."""
+        self.release()
         self.__dict__["_done_callbacks"] = []  # known to no stub, and since Python 3.2
         # Only a thread that is here can give back what it has taken.
         if self._condition.acquire(blocking=False):

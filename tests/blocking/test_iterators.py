@@ -160,3 +160,22 @@ def test_a_callback_that_calls_the_client_is_an_immediate_clear_error(
     future.result(timeout=10)
     until(lambda: len(heard) == 3)
     assert all("AsyncClient" in str(error) for error in heard)
+
+
+@pytest.mark.parametrize("how", ["done", "failed", "cancelled"])
+def test_the_thread_ends_with_the_client_though_a_future_of_its_jobs_is_over(
+    grok_emulator: Emulator, slow_emulator: Emulator, how: str
+) -> None:
+    """The timer of the connection pool runs in the context of the call that began it."""
+    emulator = slow_emulator if how == "cancelled" else grok_emulator
+    client = Client(base_url=emulator.base_url, api_key=emulator.api_key)
+    future = client.submit("[failed]" if how == "failed" else "drift", duration=1).future()
+    thread = client._core.line.thread
+    if how == "cancelled":
+        future.cancel()
+    assert cf.wait([future], timeout=10).done
+    del client
+    gc.collect()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert future.done()
