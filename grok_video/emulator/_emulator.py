@@ -12,6 +12,7 @@ import importlib.util
 import os
 import secrets
 import threading
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Self
@@ -42,6 +43,10 @@ _PATIENCE: Final = 30.0
 # Rendering ends within a frame and handlers within half a second: what takes longer than this is
 # code of the caller's own.
 _STOPPING: Final = 10.0
+# How soon whoever waits for the loop sees that it has ended, which nobody tells.
+_BEAT: Final = 0.05
+
+_STOPPED: Final = "this emulator has stopped: no request will meet a fault"
 
 
 class Emulator:
@@ -354,21 +359,18 @@ class Emulator:
 
     def script(self, phase: Phase, faults: Iterable[Fault]) -> None:
         """The next requests of this phase meet these faults, one each, in order."""
-        if self._started and self._thread is None:
-            raise RuntimeError("this emulator has stopped: no request will meet a fault")
+        thread = self._thread
+        if self._started and thread is None:
+            raise RuntimeError(_STOPPED)
         self._scripts.add(phase, faults)
         server, loop = self._server, self._loop
-        if server is None or loop is None or not self._scripts.connects:
+        if thread is None or server is None or loop is None or not self._scripts.connects:
             return
-        armed = threading.Event()
-
-        def arm() -> None:
+        if thread is threading.current_thread():
+            # `chaos` is asked there: it would wait for itself.
             server.origins.arm()
-            armed.set()
-
-        # Waited for, because the next connect may come as soon as this returns.
-        loop.call_soon_threadsafe(arm)
-        armed.wait(_PATIENCE)
+        else:
+            _arm(server, loop, thread)
 
     @property
     def faults_left(self) -> dict[Phase, tuple[Fault, ...]]:
@@ -395,6 +397,27 @@ class Emulator:
         if server is None or loop is None:
             raise RuntimeError("this emulator is not running")
         loop.call_soon_threadsafe(server.storm, seconds, retry_after)
+
+
+def _arm(server: Server, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    """Waits for the loop to do it, because the next connect may come as soon as this returns."""
+    armed = threading.Event()
+
+    def arm() -> None:
+        try:
+            server.origins.arm()
+        finally:
+            armed.set()
+
+    try:
+        loop.call_soon_threadsafe(arm)
+    except RuntimeError:
+        raise RuntimeError(_STOPPED) from None
+    deadline = time.monotonic() + _PATIENCE
+    # The loop may end before it comes to that.
+    while not armed.wait(_BEAT) and time.monotonic() < deadline:
+        if not thread.is_alive():
+            raise RuntimeError(_STOPPED)
 
 
 __all__ = ["PHASES", "TEST_TIME_SCALE", "Emulator"]
