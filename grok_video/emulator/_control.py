@@ -73,6 +73,6 @@ def _report(server: Server) -> dict[str, Any]:
                 "request_id": one.request_id,
             }
             for one in records.requests()
-            if one.method == "POST" and one.path.endswith("/videos/generations")
+            if one.phase == "create"
         ],
     }

@@ -12,6 +12,8 @@ from typing import Any, Literal, TypeVar
 
 import attrs
 
+from ._scripts import Phase
+
 
 @attrs.frozen
 class Create:
@@ -44,6 +46,8 @@ class Request:
     """Unix seconds of its arrival."""
     connection: int
     """Number of the connection it came on, from 1."""
+    phase: Phase | None = None
+    """What it is for; `None` if the API has nothing there, or not for this method."""
     received: int = 0
     """Bytes of its body; of the whole request where a fault cut it."""
     status: int | None = None
@@ -105,7 +109,7 @@ class Records:
         found: list[Request] = []
         waits: list[tuple[float, float]] = []
         for request in self.requests():
-            if request.method != "POST" or request.origin != "api":
+            if request.phase != "create":
                 continue
             if any(answered < request.at < until for answered, until in waits):
                 found.append(request)

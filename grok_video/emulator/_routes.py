@@ -55,6 +55,11 @@ class Routes:
         """The id in the path of a poll."""
         return path[len(self.base_path + POLL_PATH) :]
 
+    def phase(self, method: str, path: str, *, files: bool) -> Phase | None:
+        """The phase of a request to this path, unquoted; `None` if it belongs to none."""
+        place = self.place(path, files=files)
+        return place.phase if place is not None and method in place.methods else None
+
     def phase_of(self, data: bytes, *, files: bool) -> Phase | Literal["unclear"] | None:
         """The phase of a request by its first bytes; `"unclear"` if there are too few."""
         line, ended, _ = data[: _LONGEST + 1].partition(b"\n")
@@ -68,7 +73,6 @@ class Routes:
             return "unclear" if known and not ended and len(line) <= _LONGEST else None
         target = words[1]
         try:
-            place = self.place(unquote(urlsplit(target).path), files=files)
+            return self.phase(method, unquote(urlsplit(target).path), files=files)
         except ValueError:
             return None
-        return place.phase if place is not None and method in place.methods else None

@@ -107,7 +107,7 @@ class Server:
             await self._broke(exchange, error)
         finally:
             connection.busy = False
-            if log.method == "POST" and log.origin == "api":
+            if log.phase == "create":
                 self.service.note_attempt(log)
         exchange.keep = exchange.keep and not self.origins.closing()
         return exchange.finished()
@@ -135,6 +135,7 @@ class Server:
             headers={name.lower(): value for name, value in raw.headers.items()},
             at=self.service.now(),
             connection=connection.number,
+            phase=self.routes.phase(raw.method, raw.path, files=connection.files),
         )
         self.records.see(log)
         return log
@@ -157,6 +158,7 @@ class Server:
             headers={name.lower(): value.strip() for name, _, value in pairs},
             at=self.service.now(),
             connection=connection.number,
+            phase=phase,
             fault=fault,
         )
         self.records.see(request)

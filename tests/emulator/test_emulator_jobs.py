@@ -133,6 +133,31 @@ def test_a_create_that_came_before_retry_after_allowed_is_found(still):
 
 
 @pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/_emulator/storm"),
+        ("POST", "/grok/v1/videos/edits"),
+        ("POST", "/other/videos/generations"),
+        ("PUT", "/grok/v1/videos/generations"),
+    ],
+)
+def test_what_the_api_does_not_take_for_a_create_is_none_in_the_log(still, method, path):
+    still.emulator.script("create", [faults.rate_limited(60)])
+    still.create()
+    assert still.call(method, path, b'{"seconds": 0}', still.key).status in (200, 404, 405)
+    assert [one.phase for one in still.emulator.requests] == ["create", None]
+    assert still.emulator.early == ()
+
+
+def test_a_create_is_one_however_its_address_is_spelled(still):
+    still.emulator.script("create", [faults.rate_limited(60)])
+    still.create()
+    still.call("POST", "/grok/v1/videos/%67enerations?a=b", b"{}", still.key)
+    assert [one.phase for one in still.emulator.requests] == ["create", "create"]
+    assert len(still.emulator.early) == 1
+
+
+@pytest.mark.parametrize(
     ("marker", "piece"),
     [
         ("[moderated]", b'"respect_moderation":false'),

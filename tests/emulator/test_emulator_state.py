@@ -134,13 +134,16 @@ def test_a_picture_and_a_fate_survive_too(tmp_path, picture, as_data_uri):
             assert container.streams.video[0].height == 480
 
 
-def test_every_attempt_at_a_create_is_noted(tmp_path, tiny_clip):
+def test_every_attempt_at_a_create_is_noted_and_nothing_else(tmp_path, tiny_clip):
     path = tmp_path / "state"
     with Emulator(state=path, clip=tiny_clip) as emulator:
         one = caller(emulator)
         emulator.script("create", [faults.rate_limited(2)])
         one.create()
         request_id = one.submit()
+        assert control(one, "storm", {"seconds": 0}).status == 200
+        assert one.call("POST", "/other/videos/generations", b"{}", one.key).status == 404
+        assert [each["status"] for each in control(one).json["attempts"]] == [429, 200]
     file = sqlite3.connect(path)
     rows = file.execute("SELECT status, retry_after, request_id FROM attempts").fetchall()
     file.close()
