@@ -61,6 +61,8 @@ class Exchange:
         self.keep = raw.keep_alive
         self.budget: int | None = None
         """Bytes that may still be sent; `None` for any number."""
+        self.status: int | None = None
+        """Of the answer that begins with the next byte; there may never be one."""
 
     # ------------------------------------------------------------------ reading
 
@@ -110,7 +112,7 @@ class Exchange:
     def head(self, reply: Reply, headers: Iterable[tuple[str, str]], length: int | None) -> bytes:
         """Status line and headers, down to the empty line."""
         now = self.connection.owner.service.now()
-        self.log.status, self.log.answered = reply.status, now
+        self.status = reply.status
         lines = [
             f"HTTP/1.1 {reply.status} {_REASONS.get(reply.status, 'Unknown')}",
             f"Date: {_date(int(now))}",
@@ -131,6 +133,10 @@ class Exchange:
         if self.budget is not None:
             self.budget -= len(data)
         if data:
+            if self.status is not None and self.log.status is None:
+                # Before the byte itself: who has it may ask the log.
+                self.log.status = self.status
+                self.log.answered = self.connection.owner.service.now()
             self.log.sent += len(data)
             await self.raw.writer.write(data)
         if spent:

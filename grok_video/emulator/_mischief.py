@@ -106,7 +106,7 @@ async def _stall(
 
 
 async def _trickle(exchange: Exchange, fault: EndlessHeaders) -> None:
-    exchange.log.status = 200
+    exchange.status = 200
     await exchange.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
     loop = asyncio.get_running_loop()
     deadline, number = loop.time() + fault.seconds, 0

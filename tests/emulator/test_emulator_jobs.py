@@ -1,13 +1,16 @@
 """The life of a job as its polls tell it, in every form, with and without a fate."""
 
 import asyncio
+import contextlib
 import gc
 import socket
+import sqlite3
 import warnings
 from urllib.parse import urlsplit
 
 import anyio
 import pytest
+from wire_caller import Caller
 
 from grok_video.emulator import Emulator, faults
 from grok_video.emulator._origins import Origins
@@ -155,6 +158,47 @@ def test_a_create_is_one_however_its_address_is_spelled(still):
     still.call("POST", "/grok/v1/videos/%67enerations?a=b", b"{}", still.key)
     assert [one.phase for one in still.emulator.requests] == ["create", "create"]
     assert len(still.emulator.early) == 1
+
+
+@pytest.mark.parametrize(
+    "fault", [faults.CutAnswer(after=0), faults.Stall(0.01, after=0)], ids=repr
+)
+def test_an_answer_of_which_no_byte_was_sent_is_none_in_the_log(tmp_path, tiny_clip, fault):
+    with Emulator(state=tmp_path / "state", clip=tiny_clip) as emulator:
+        emulator.script("create", [fault])
+        one = Caller(emulator)
+        assert one.raw(one.create_bytes())[0] == b""
+        (seen,) = emulator.requests
+    assert (seen.sent, seen.status, seen.answered) == (0, None, None)
+    with contextlib.closing(sqlite3.connect(tmp_path / "state")) as file:
+        assert file.execute("SELECT status, answered FROM attempts").fetchall() == [(None, None)]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        faults.CutAnswer(after=1),
+        faults.EndlessHeaders(seconds=0.01, interval=0.001),
+        faults.Stall(0.2, after=0, resume=True),
+        faults.HugeJSON(size=100),
+    ],
+    ids=repr,
+)
+def test_an_answer_begins_with_its_first_byte(still, fault):
+    still.emulator.script("create", [fault])
+    assert still.raw(still.create_bytes())[0]
+    (seen,) = still.emulator.requests
+    assert seen.status == 200
+    waited = 0.9 * fault.seconds if isinstance(fault, faults.Stall) else 0
+    assert seen.answered >= seen.at + waited
+
+
+def test_what_goes_wrong_before_the_first_byte_is_told_in_an_answer(still):
+    """The connection was reset, as if there had been an answer that could be broken off."""
+    still.emulator.script("create", [faults.Answer(418, headers={"X-Pot": "\N{HOT BEVERAGE}"})])
+    heard = still.create()
+    assert heard.status == 500
+    assert b"UnicodeEncodeError" in heard.body
 
 
 @pytest.mark.parametrize(
