@@ -166,21 +166,28 @@ class Emulator:
                 name=missing[0],
             )
         started = threading.Event()
+        thread = threading.Thread(
+            target=self._run, args=(started,), name="grok-video-emulator", daemon=True
+        )
+        try:
+            self._begin(thread, started)
+        except BaseException:
+            # Interrupted, perhaps: nobody will leave what was never entered.
+            if self._thread is thread:
+                self.stop()
+            raise
+
+    def _begin(self, thread: threading.Thread, started: threading.Event) -> None:
         with self._starting:
             if self._started or self._unwanted:
                 raise RuntimeError("an emulator runs once; make another one, with the same state")
             self._started = True
-            self._thread = threading.Thread(
-                target=self._run, args=(started,), name="grok-video-emulator", daemon=True
-            )
-            self._thread.start()
+            self._thread = thread
+            thread.start()
         if not started.wait(_PATIENCE):
-            self.stop()
             raise RuntimeError(f"the emulator has not started within {_PATIENCE:g} s")
         if self._failure is not None:
-            failure = self._failure
-            self.stop()
-            raise failure
+            raise self._failure
 
     def stop(self) -> None:
         """The server is gone, with its thread, connections and files; the records stay.
@@ -198,7 +205,12 @@ class Emulator:
             # The loop may have ended by itself, after a failure to start.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(stop.set)
-        thread.join(_STOPPING)
+        try:
+            thread.join(_STOPPING)
+        except RuntimeError:
+            if thread is threading.current_thread():
+                raise
+            # Interrupted while it was begun: it never runs, or sees that nobody wants it.
         if thread.is_alive():
             warnings.warn(
                 f"the emulator at {self._urls[0]} has not stopped within {_STOPPING:g} s: it waits "

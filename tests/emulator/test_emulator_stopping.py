@@ -132,6 +132,55 @@ def test_an_emulator_that_does_not_start_in_time_says_so(left, monkeypatch, tmp_
     assert not left()
 
 
+def test_an_emulator_that_is_interrupted_while_it_starts_leaves_nothing(tmp_path):
+    """Its `with` was not entered, so that nothing left it: it went on serving."""
+    script = """
+import signal, sqlite3, sys, threading, time
+from grok_video.emulator import Emulator
+# It cannot start before this is over.
+other = sqlite3.connect(sys.argv[1], isolation_level=None, check_same_thread=False)
+other.execute("BEGIN EXCLUSIVE")
+emulator = Emulator(state=sys.argv[1])
+
+def interrupt():
+    while emulator._thread is None:
+        pass
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    other.rollback()
+
+threading.Thread(target=interrupt).start()
+try:
+    with emulator:
+        print("entered")
+except KeyboardInterrupt:
+    print("interrupted")
+deadline = time.monotonic() + 2
+
+def running():
+    return [one.name for one in threading.enumerate() if one.is_alive() and "grok" in one.name]
+
+while running() and time.monotonic() < deadline:
+    pass
+print(running())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "state")],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    assert (ended.stdout.splitlines(), ended.stderr) == (["interrupted", "[]"], "")
+
+
+@pytest.mark.parametrize("name", ["start", "__enter__"])
+def test_a_second_start_is_refused_and_stops_nothing(name):
+    with Emulator() as emulator:
+        with pytest.raises(RuntimeError, match="an emulator runs once"):
+            getattr(emulator, name)()
+        assert Caller(emulator).create().status == 200
+
+
 def test_a_forked_child_that_ends_leaves_the_folder_of_its_parent_alone():
     """Its exit removed it, and with it every picture and clip of the running emulator."""
     script = """
