@@ -23,6 +23,8 @@ from grok_video._errors import (
     ConfigurationError,
     DestinationError,
     InvalidRequest,
+    JobExpired,
+    JobFailed,
     LedgerError,
     going_on_note,
     resume_hint,
@@ -74,9 +76,9 @@ class BatchRun:
         self._keys: set[str] = set()
         #: The items of which nobody was told yet: those in flight.
         self.untold: set[Entry] = set()
-        #: Those whose links were told, until the caller asks for more or leaves of their own will.
-        #: What broke them off before, they may have done nothing with the last one.
-        self._told: list[Entry] = []
+        #: Those whose links were told, each with the task that has it, until that asks for more or
+        #: the batch is left of its caller's own will. Broken off before, it may have kept none.
+        self._told: list[tuple[int, Entry]] = []
         #: True once the caller is known to leave so, whatever the batch is left with.
         self.is_heard_out = False
         self._all_taken = False
@@ -148,8 +150,8 @@ class BatchRun:
         """
         tasks, course = self._tasks, self.course
         if error is None or self.is_heard_out:
-            self._note_told()
-        self._told.clear()
+            self._note_told(self._told)
+        self._told = []
         if self._keys or not self._all_taken:
             course.stop("the batch was left")  # a create that was about to be sent is not
         self._manifest.close()  # first: places that come free now are nobody's
@@ -209,7 +211,7 @@ class BatchRun:
                     entry.key,
                     entry.request_id,
                     entry.state,
-                    resume_hint(entry.request_id),
+                    resume_hint(entry.request_id, uploaded=entry.is_delivered),
                 )
             elif entry.state is State.IN_DOUBT:
                 logger.warning(
@@ -231,7 +233,8 @@ class BatchRun:
 
     async def receive(self) -> Outcome:
         """Return the next outcome. Raises `StopAsyncIteration` at the end, or what ended it."""
-        self._note_told()
+        me = anyio.get_current_task().id
+        self._note_told([(task, entry) for task, entry in self._told if task == me])
         try:
             outcome, entry = await self._ends.take()
         except Over:
@@ -240,18 +243,19 @@ class BatchRun:
             raise StopAsyncIteration from None
         if entry is not None:
             self.untold.discard(entry)
-            if outcome.state is OutcomeState.DONE:
-                self._told.append(entry)
+            is_gone = entry.state is State.READY and isinstance(outcome.error, _ENDS)
+            if outcome.state is OutcomeState.DONE or is_gone:
+                self._told.append((me, entry))
         return outcome
 
-    def _note_told(self) -> None:
+    def _note_told(self, told: list[tuple[int, Entry]]) -> None:
         """The links told so far have done their service: the next run need not tell them again.
 
         Never before: one that its caller has not got, or broke at, would be "skipped" for ever
         after. Nobody waits for the disk: a death before tells them once more, for a poll each.
         """
-        told, self._told = self._told, []
-        for entry in told:
+        self._told = [one for one in self._told if one not in told]
+        for _, entry in told:
             self.course.journal.note(entry, Event.TOLD)
 
     # --- inside ----------------------------------------------------------------------------------
@@ -355,8 +359,7 @@ class BatchRun:
             case State.SAVED:
                 return True
             case State.READY:
-                # Without a folder there is nothing more to do once its link was told.
-                return settings.out is None and entry.was_told
+                return entry.was_told and entry.ends_as_ready(settings.out)
             case State.IN_DOUBT:
                 return entry.key not in settings.found_ids
             case _:
@@ -384,6 +387,8 @@ class BatchRun:
             self._ends.close()
 
 
+#: What the API says of a job that is no more: it has no link that could be told.
+_ENDS: Final = (JobFailed, JobExpired)
 #: Outcomes of jobs that were accepted, of which more is to come.
 _UNFINISHED: Final = (OutcomeState.PENDING, OutcomeState.UNFETCHED)
 

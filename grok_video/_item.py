@@ -97,6 +97,9 @@ class ItemRun:
         self._may_be_saved = entry.may_be_saved
         #: True if its file is gone: it is fetched again, and stays saved whatever comes of that.
         self._is_lost = entry.state is State.SAVED
+        #: True if only its link is told again: it stays ready whatever comes of that. A job that is
+        #: dropped after a day may have been heard of, and is bought again by nobody's mere retry.
+        self._is_told_again = entry.state is State.READY and entry.ends_as_ready(course.out)
         self._polls_before = entry.polls
         #: When the create was.
         self._began = current_time()
@@ -140,7 +143,7 @@ class ItemRun:
         return entry.outcome(state, video=self._video, error=error, is_changed=is_changed)
 
     def _called(self, error: Exception | None) -> OutcomeState:
-        if not self._is_lost or error is None:
+        if not (self._is_lost or self._is_told_again) or error is None:
             return _CALLED[self._entry.state]
         gone = isinstance(error, JobExpired | JobFailed | NotFound)
         return OutcomeState.EXPIRED if gone else OutcomeState.UNFETCHED
@@ -270,7 +273,9 @@ class ItemRun:
             self._course.fail(failure)
             return
         say_what_to_do(failure, entry.state)
-        if self._is_lost or (sending is not None and sending.is_as_before):
+        if self._is_lost or self._is_told_again:
+            return
+        if sending is not None and sending.is_as_before:
             return
         entry.fail(failure)
         entry.seconds = current_time() - self._began if entry.request_id else None

@@ -164,11 +164,15 @@ class Ledger(Journal):
 
         try:
             # To its end: whoever is cancelled here would leave a file open that nobody closes.
-            await finish(opening)
+            await finish(opening, grace=ledger._hurry)
         except BaseException:
             await ledger.close()
             raise
         return ledger
+
+    def _hurry(self) -> float:
+        self._file.is_unwanted = True
+        return math.inf
 
     def _begin(self, opened: Opened) -> None:
         self._is_open = True

@@ -33,6 +33,7 @@ from grok_video._ledgersql import (
 )
 from grok_video._lifecycle import Event
 from grok_video._lockfile import Held, LockFile
+from grok_video._log import logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,6 +47,8 @@ VERSION: Final = 2
 _PATIENCE: Final = 30.0
 #: Seconds between two looks at what is held up.
 _PAUSE: Final = 0.05
+#: Seconds after which the log says what is waited for: whoever only looks in is gone by then.
+_TOLD_AFTER: Final = 1.0
 #: Bytes kept free beside the ledger, so that the creates in flight can still be written down when
 #: the disk is full: 500 of them take about 150 KiB.
 RESERVE: Final = 2**20
@@ -92,6 +95,8 @@ class LedgerFile:
         self._run = 0
         #: Why nothing more should be begun, once a write has failed and the reserve was given up.
         self.trouble: str | None = None
+        #: Set by whoever does not want it any more while it is opened: it is not waited for then.
+        self.is_unwanted = False
 
     # --- opening ---------------------------------------------------------------------------------
 
@@ -178,17 +183,30 @@ class LedgerFile:
         Raises `LedgerError` where a reader holds that up for too long. Nothing can go into the file
         behind what it sees, and a copy of the file alone would pass for whole.
         """
-        end = time.monotonic() + _PATIENCE
-        # FULL waits for readers by itself, but not for another program that does the same.
+        began, is_told = time.monotonic(), False
+        # SQLite would wait for readers by itself, and look at nothing else meanwhile.
+        file.execute("PRAGMA busy_timeout = 0")
         while file.execute("PRAGMA wal_checkpoint(FULL)").fetchone()[0]:
-            if time.monotonic() >= end:
+            waited = time.monotonic() - began
+            if self.is_unwanted:
+                raise self._refusal("nobody waits for it any more")
+            if waited >= _PATIENCE:
                 raise self._refusal(
                     "another program (the shell of SQLite, a notebook, a browser of databases) is "
                     f"reading it, and has not come to its end for {_PATIENCE:g} s. Until then a "
                     "copy of the file alone would not say that jobs are missing in it, and they "
                     "would be paid again. Close it there"
                 )
+            if waited >= _TOLD_AFTER and not is_told:
+                is_told = True
+                logger.warning(
+                    "another program is reading the ledger %s; the batch begins when that has come "
+                    "to its end, or is refused in %.0f s",
+                    self.path,
+                    _PATIENCE - waited,
+                )
             time.sleep(_PAUSE)
+        file.execute(f"PRAGMA busy_timeout = {_PATIENCE * 1000:.0f}")
 
     def _inspect(self) -> int:
         """Return the version of a ledger that is there, read and not written.

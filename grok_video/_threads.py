@@ -11,7 +11,6 @@ import contextlib
 import math
 import os
 import threading
-from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple, Unpack
 
@@ -110,15 +109,42 @@ async def load(*names: str) -> None:
     loop = running_loop()
     sleeper = new_sleeper(loop)
     try:
-        is_awaited = _imports.begin(names, sleeper, loop)
+        is_over = _imports.begin(names).wake_at_its_end(sleeper, loop)
     except RuntimeError:
         return  # no thread can be had: then it holds the loop
-    if is_awaited:
+    if not is_over:
         await sleep_until(math.inf, sleeper, loop)
 
 
+class _Import:
+    """What one thread imports, for all who wait for the same.
+
+    Without a lock: a signal handler may come in between, and wait for a call that loads the same.
+    """
+
+    def __init__(self, names: tuple[str, ...], lock: threading.RLock) -> None:
+        self._names = names
+        self._lock = lock
+        self._waiting: list[tuple[Any, Any]] = []
+        self.is_over = False
+
+    def wake_at_its_end(self, sleeper: object, loop: object) -> bool:
+        """Wake the sleeper when it is over; return whether it is, which then may tell nobody."""
+        self._waiting.append((sleeper, loop))
+        return self.is_over
+
+    def run(self) -> None:
+        for name in self._names:
+            with self._lock, contextlib.suppress(BaseException):
+                import_module(name)
+        self.is_over = True  # before it looks who waits: who comes now sees it
+        for sleeper, loop in self._waiting:
+            with contextlib.suppress(Exception):  # whatever a loop of others raises: the next hears
+                wake(sleeper, loop)
+
+
 class _Imports:
-    """What is imported in such threads: one thread for all who wait for the same.
+    """What is imported in such threads.
 
     A lock is held while something is imported there, and across each fork: in a child that is
     forked in the middle of an import, Python's own lock of that module belongs for ever to a thread
@@ -127,39 +153,20 @@ class _Imports:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()  # a module that forks while it is imported has it already
-        #: The sleepers of those who wait, with their loops, by what they wait for.
-        self._waiting: dict[tuple[str, ...], list[tuple[Any, Any]]] = {}
+        self._under_way: dict[tuple[str, ...], _Import] = {}
 
-    def begin(self, names: tuple[str, ...], sleeper: object, loop: object) -> bool:
-        """Have these imported in a thread; return whether the sleeper is woken when they are.
+    def begin(self, names: tuple[str, ...]) -> _Import:
+        """Return the import of these, begun now if none is under way.
 
         Raises `RuntimeError` if no thread can be had.
         """
-        # Without a lock: a signal handler may come in between, and wait for a call that loads the
-        # same. Each step is one that no other thread comes into.
-        mine: list[tuple[Any, Any]] = []
-        try:
-            waiting = self._waiting.setdefault(names, mine)
-            waiting.append((sleeper, loop))
-            if waiting is mine:
-                run = partial(self._run, names)
-                threading.Thread(target=run, name="grok_video import", daemon=True).start()
-        except BaseException:
-            self._tell(names)  # who waits for this thread as well
-            raise
-        # If not, the import ended meanwhile, and may have told those before this one.
-        return self._waiting.get(names) is waiting
-
-    def _run(self, names: tuple[str, ...]) -> None:
-        for name in names:
-            with self.lock, contextlib.suppress(BaseException):
-                import_module(name)
-        self._tell(names)
-
-    def _tell(self, names: tuple[str, ...]) -> None:
-        for sleeper, loop in self._waiting.pop(names, ()):
-            with contextlib.suppress(Exception):  # whatever a loop of others raises: the next hears
-                wake(sleeper, loop)
+        found = self._under_way.get(names)
+        if found is None or found.is_over:
+            found = _Import(names, self.lock)
+            threading.Thread(target=found.run, name="grok_video import", daemon=True).start()
+            # Only now: who is interrupted before leaves nobody waiting for what was not begun.
+            self._under_way[names] = found
+        return found
 
     def before_fork(self) -> None:
         self.lock.acquire(timeout=_LONGEST_IMPORT)
@@ -171,7 +178,7 @@ class _Imports:
     def after_in_child(self) -> None:
         # Neither the threads of the parent are here nor those who wait for them.
         self.lock = threading.RLock()
-        self._waiting = {}
+        self._under_way = {}
 
 
 #: Seconds a fork waits for an import: dozens of times what any of these takes. A thread that forks

@@ -102,7 +102,10 @@ with grok_video.Client(**SETTINGS) as client:
     assert run(STOPPED + script + END).strip() == "True"
 
 
-def test_a_signal_handler_may_use_a_client_while_a_thread_for_an_import_is_begun() -> None:
+@pytest.mark.parametrize("place", ["__init__", "start"])
+def test_a_signal_handler_may_use_a_client_while_a_thread_for_an_import_is_begun(
+    place: str,
+) -> None:
     script = """
 import signal
 before["grok_video._documents"] = lambda: threading.Event().wait(0.3)  # on a slow disk
@@ -111,12 +114,12 @@ def handle(*_):
     job = client.submit("handler", duration=1)
     print(job.request_id in {one.request_id for one in api.creates})
 signal.signal(signal.SIGUSR1, handle)
-start = threading.Thread.start
-def start_and_signal(thread):
-    start(thread)
+begin = getattr(threading.Thread, PLACE)
+def begin_and_signal(thread, *args, **kwargs):
+    begin(thread, *args, **kwargs)
     if thread.name == "grok_video import" and threading.current_thread() is threading.main_thread():
         signal.raise_signal(signal.SIGUSR1)
-threading.Thread.start = start_and_signal
+setattr(threading.Thread, PLACE, begin_and_signal)
 async def main():
     async with AsyncClient(**SETTINGS) as client:
         await client.submit("drift", duration=1)
@@ -124,4 +127,4 @@ asyncio.run(main())
 client.close()
 print(api.accepted)
 """
-    assert run(STOPPED + script + END).split() == ["True", "2"]
+    assert run(f"PLACE = {place!r}\n" + STOPPED + script + END).split() == ["True", "2"]

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 
-from grok_video import (
-    AsyncClient,
-    JobExpired,
-    JobTimeout,
-)
+from grok_video import AsyncBatch, AsyncClient, JobExpired, JobTimeout, VideoRequest
 from grok_video.emulator import Emulator, faults
 
 from .conftest import NewClient, NewEmulator, outcomes, read, requests, states, until
@@ -140,15 +138,55 @@ async def test_what_a_run_with_a_folder_could_not_fetch_is_no_skipped_item_witho
 async def test_a_link_that_died_before_it_was_told_is_no_skipped_item(
     client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
 ) -> None:
-    words = {"ledger": tmp_path / "a.sqlite"}
+    words: dict[str, Any] = {"ledger": tmp_path / "a.sqlite"}
     async with client.batch(requests(1), **words) as batch:
         await until(lambda: batch.summary.total == 1)
     grok_emulator.expire(grok_emulator.creates[0].request_id)
+    words["retry_failed"] = True
     found = await outcomes(client, requests(1), **words)
     assert states(found) == {"key-000": "expired"}
     assert isinstance(found["key-000"].error, JobExpired)
     assert found["key-000"].cost_usd == Decimal("0.14")
+    # It was rendered, and perhaps heard of: no mere retry pays for it again.
+    assert not found["key-000"].retryable
+    assert states(await outcomes(client, requests(1), **words)) == {"key-000": "skipped"}
     assert grok_emulator.accepted == 1
+
+
+async def test_a_link_counts_as_told_when_the_task_that_has_it_asks_for_more(
+    client: AsyncClient, tmp_path: Path
+) -> None:
+    words, kept = {"ledger": tmp_path / "a.sqlite"}, list[str]()
+
+    async def keep_slowly(batch: AsyncBatch) -> None:
+        kept.append((await anext(batch)).key)
+        await anyio.sleep_forever()
+
+    with pytest.raises(ZeroDivisionError):
+        async with client.batch(requests(4), **words) as batch:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(keep_slowly, batch)
+                await until(lambda: bool(kept))
+                async for _ in batch:
+                    pass
+                tasks.cancel_scope.cancel()
+            raise ZeroDivisionError
+    found = await outcomes(client, requests(4), **words)
+    assert [key for key, one in found.items() if one.state == "done"] == kept
+
+
+async def test_what_is_delivered_elsewhere_is_over_once_that_was_told(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    output = {"upload_url": "https://bucket.example/a.mp4"}
+    delivered = {"status": "done", "video": {"url": None, "duration": 1}}
+    grok_emulator.script("poll", [faults.Answer(200, delivered)] * 2)
+    words: dict[str, Any] = {"ledger": tmp_path / "a.sqlite", "out": tmp_path}
+    one = [("key-000", VideoRequest("drift", duration=1, output=output))]
+    assert states(await outcomes(client, one, **words)) == {"key-000": "done"}
+    seen = len(grok_emulator.requests)
+    assert states(await outcomes(client, one, **words)) == {"key-000": "skipped"}
+    assert len(grok_emulator.requests) == seen
 
 
 async def test_a_ledger_that_breaks_while_links_are_told_keeps_none_of_them_back(

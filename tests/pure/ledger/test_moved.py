@@ -249,6 +249,27 @@ async def test_a_run_waits_for_whoever_has_nearly_read_the_ledger(tmp_path: Path
     assert rows(path, "SELECT count(*) FROM run WHERE ended_at IS NOT NULL") == [(2,)]
 
 
+async def test_who_does_not_want_a_ledger_any_more_waits_for_none_of_its_readers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.sqlite"
+    await write(path, Event.SENDING_BEGAN, Event.ACCEPTED)
+    monkeypatch.setattr(_ledgerfile, "_TOLD_AFTER", 0.0)
+    with closing(sqlite3.connect(path)) as notebook:
+        look_on(notebook)
+        began = anyio.current_time()
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(Ledger.open, path)
+                while not caplog.messages:
+                    await anyio.lowlevel.checkpoint()
+                scope.cancel()
+        assert anyio.current_time() - began < _ledgerfile._PATIENCE / 2
+        assert f"another program is reading the ledger {path}" in caplog.text
+        notebook.rollback()
+    await write(path, Event.SENDING_BEGAN, key="dog")
+
+
 async def test_a_ledger_whose_end_a_reader_holds_back_is_whole_with_its_log_alone(
     tmp_path: Path,
 ) -> None:
