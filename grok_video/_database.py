@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["APPLICATION", "MAGIC", "connect", "file_behind", "looking_mode"]
+__all__ = ["APPLICATION", "MAGIC", "connect", "file_behind", "looking_mode", "trouble_of"]
 
 #: SQLite's `application_id` of a ledger: the letters GRKV.
 APPLICATION: Final = 0x47524B56
@@ -70,6 +70,17 @@ def looking_mode(path: Path) -> str:
     if has_log and not os.path.lexists(f"{path}-wal"):
         return "ro&immutable=1"
     return "ro"
+
+
+def trouble_of(error: sqlite3.Error, code: int) -> str:
+    """Return what is wrong with a file that takes no more, as far as SQLite's `code` tells."""
+    if code == sqlite3.SQLITE_FULL:
+        return "the disk of the ledger is full"
+    # SQLite has one word for all else, a quota among it, and keeps the system's own to itself.
+    return (
+        f"the ledger was written at the second try only ({error}): its disk may be failing, or a "
+        "quota reached"
+    )
 
 
 def _decoded(text: bytes) -> str:

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attrs import frozen
 
-from grok_video import _disk
-from grok_video._database import APPLICATION, MAGIC, connect, file_behind, looking_mode
+from grok_video import _database, _disk
 from grok_video._errors import LedgerError
 from grok_video._ledgersql import (
     ADD_EVENTS,
@@ -108,7 +107,7 @@ class LedgerFile:
         """
         try:
             # Two names of one file must meet at one lock.
-            self.path = file_behind(self.path)
+            self.path = _database.file_behind(self.path)
             self._take_lock()
             try:
                 return self._open()
@@ -124,7 +123,7 @@ class LedgerFile:
         Whether another process holds it is not asked. Raises `LedgerError` as `open` does.
         """
         try:
-            self.path = file_behind(self.path)
+            self.path = _database.file_behind(self.path)
             self._was_torn_off = self._beside(".lock").exists()
             if self.path.exists():
                 self._inspect()
@@ -219,19 +218,19 @@ class LedgerFile:
             # Opened all the same, SQLite would leave files beside it that nobody may write either.
             raise self._refusal("it may not be written")
         with self.path.open("rb") as file:
-            head = file.read(len(MAGIC))
+            head = file.read(len(_database.MAGIC))
         if not head:
             raise self._refusal(
                 "it is empty, and a ledger never is: it was damaged, or is no ledger. If nothing "
                 "was ever sent with it, remove it"
             )
-        if head != MAGIC:
+        if head != _database.MAGIC:
             raise self._refusal("it is not a ledger (not a SQLite database)")
         has_all = self._was_torn_off or any(self._beside(end).exists() for end in _PARTS)
-        with contextlib.closing(self._connect(looking_mode(self.path))) as readable:
+        with contextlib.closing(self._connect(_database.looking_mode(self.path))) as readable:
             (application,) = readable.execute("PRAGMA application_id").fetchone()
             (version,) = readable.execute("PRAGMA user_version").fetchone()
-            if application != APPLICATION:
+            if application != _database.APPLICATION:
                 raise self._refusal("it is a SQLite database, but not a ledger of grok_video")
             if any(old not in MIGRATIONS for old in range(version, VERSION)):
                 raise self._refusal(
@@ -279,7 +278,7 @@ class LedgerFile:
             name.unlink(missing_ok=True)
         try:
             with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as made:
-                made.execute(f"PRAGMA application_id = {APPLICATION}")
+                made.execute(f"PRAGMA application_id = {_database.APPLICATION}")
                 made.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
                 made.execute("PRAGMA journal_mode = WAL")
             new.replace(self.path)
@@ -320,7 +319,7 @@ class LedgerFile:
             os.close(descriptor)
 
     def _connect(self, mode: str) -> sqlite3.Connection:
-        return connect(self.path, mode, _PATIENCE)
+        return _database.connect(self.path, mode, _PATIENCE)
 
     # --- writing and reading ---------------------------------------------------------------------
 
@@ -335,7 +334,7 @@ class LedgerFile:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if self.trouble is not None or code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise self.failure(error) from error
-            self.trouble = _trouble(error, code)
+            self.trouble = _database.trouble_of(error, code)
             self._give_up_reserve()
             try:
                 self._commit(requests, events)
@@ -464,16 +463,6 @@ class LedgerFile:
         end = "" if self._identity else " Nothing was sent."
         message = f"the ledger {self.path} cannot be used: {problem}.{end}"
         return LedgerError(message, path=self.path)
-
-
-def _trouble(error: sqlite3.Error, code: int) -> str:
-    if code == sqlite3.SQLITE_FULL:
-        return "the disk of the ledger is full"
-    # SQLite has one word for all else, a quota among it, and keeps the system's own to itself.
-    return (
-        f"the ledger was written at the second try only ({error}): its disk may be failing, or a "
-        "quota reached"
-    )
 
 
 def iso(seconds: float) -> str:

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from grok_video._requests import VideoRequest
     from grok_video._slots import Slots
     from grok_video._transports._base import Answer, TransportConfig
-    from grok_video._transports._loops import LoopLocal
+    from grok_video._transports._looplocal import LoopLocal
 
 #: A shorter key (in tests) may stand in any word of an answer; real ones have 40 characters.
 _LEAST_KEY: Final = 12

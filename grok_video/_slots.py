@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any, Final
 
+from grok_video._transports._looplocal import LoopLocal
 from grok_video._transports._loops import (
     Bell,
-    LoopLocal,
     call_in_next_turn,
     current_time,
     new_sleeper,

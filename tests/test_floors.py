@@ -56,6 +56,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_transports.__init__",
             "_transports._base",
             "_transports._loops",
+            "_transports._looplocal",
             "_tracing",
             "_threads",
             "_lifetime",

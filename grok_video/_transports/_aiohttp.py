@@ -51,7 +51,7 @@ from grok_video._transports._base import (
     refuse_private,
 )
 from grok_video._transports._debuglog import hide_written_bytes
-from grok_video._transports._loops import LoopLocal
+from grok_video._transports._looplocal import LoopLocal
 from grok_video._urls import Origin, sendable
 
 if TYPE_CHECKING:

@@ -46,7 +46,7 @@ from grok_video._transports._httpxlines import (
     family_of,
     own_family,
 )
-from grok_video._transports._loops import LoopLocal
+from grok_video._transports._looplocal import LoopLocal
 from grok_video._urls import Origin
 
 if TYPE_CHECKING:
