@@ -246,6 +246,8 @@ class BatchRun:
             is_gone = entry.state is State.READY and isinstance(outcome.error, _ENDS)
             if outcome.state is OutcomeState.DONE or is_gone:
                 self._told.append((me, entry))
+                # A task for each question (`wait_for` makes one) asks for no more.
+                self._note_told(self._told[:-_TOLD_AT_MOST])
         return outcome
 
     def _note_told(self, told: list[tuple[int, Entry]]) -> None:
@@ -387,6 +389,8 @@ class BatchRun:
             self._ends.close()
 
 
+#: Links of which it is not known whether their tasks have done with them, at most.
+_TOLD_AT_MOST: Final = 100
 #: What the API says of a job that is no more: it has no link that could be told.
 _ENDS: Final = (JobFailed, JobExpired)
 #: Outcomes of jobs that were accepted, of which more is to come.

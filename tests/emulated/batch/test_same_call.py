@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from grok_video import AsyncBatch, AsyncClient, JobExpired, JobTimeout, VideoRequest
+from grok_video import AsyncBatch, AsyncClient, JobExpired, JobTimeout, VideoRequest, _batchrun
 from grok_video.emulator import Emulator, faults
 
 from .conftest import NewClient, NewEmulator, outcomes, read, requests, states, until
@@ -173,6 +173,25 @@ async def test_a_link_counts_as_told_when_the_task_that_has_it_asks_for_more(
             raise ZeroDivisionError
     found = await outcomes(client, requests(4), **words)
     assert [key for key, one in found.items() if one.state == "done"] == kept
+
+
+async def test_tasks_that_ask_once_keep_few_links_from_being_told(
+    client: AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `wait_for` does it: the memory of a batch does not grow with what it has told."""
+    monkeypatch.setattr(_batchrun, "_TOLD_AT_MOST", 2)
+    ledger = tmp_path / "a.sqlite"
+
+    async def ask(batch: AsyncBatch) -> None:
+        await anext(batch)
+
+    async with client.batch(requests(6), ledger=ledger) as batch:
+        for _ in range(6):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(ask, batch)
+        told = "SELECT count(*) FROM event WHERE event = 'told'"
+        await until(lambda: read(ledger, told) == [(4,)])
+    assert read(ledger, told) == [(6,)]
 
 
 async def test_what_is_delivered_elsewhere_is_over_once_that_was_told(
