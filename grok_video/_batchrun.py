@@ -37,7 +37,7 @@ from grok_video._lifecycle import Event, State
 from grok_video._log import logger
 from grok_video._manifest import Line, Manifest, Unusable
 from grok_video._outcomes import BatchSummary, Outcome, OutcomeState, Tally
-from grok_video._transports._loops import current_time
+from grok_video._transports._loops import current_time, has_ended, running_task
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,7 +78,7 @@ class BatchRun:
         self.untold: set[Entry] = set()
         #: Those whose links were told, each with the task that has it, until that asks for more or
         #: the batch is left of its caller's own will. Broken off before, it may have kept none.
-        self._told: list[tuple[int, Entry]] = []
+        self._told: list[tuple[object, Entry]] = []
         #: True once the caller is known to leave so, whatever the batch is left with.
         self.is_heard_out = False
         self._all_taken = False
@@ -233,8 +233,8 @@ class BatchRun:
 
     async def receive(self) -> Outcome:
         """Return the next outcome. Raises `StopAsyncIteration` at the end, or what ended it."""
-        me = anyio.get_current_task().id
-        self._note_told([(task, entry) for task, entry in self._told if task == me])
+        me = running_task()
+        self._note_told([one for one in self._told if one[0] is me])
         try:
             outcome, entry = await self._ends.take()
         except Over:
@@ -247,10 +247,11 @@ class BatchRun:
             if outcome.state is OutcomeState.DONE or is_gone:
                 self._told.append((me, entry))
                 # A task for each question (`wait_for` makes one) asks for no more.
-                self._note_told(self._told[:-_TOLD_AT_MOST])
+                asked_once = [one for one in self._told if has_ended(one[0])]
+                self._note_told(asked_once[:-_TOLD_AT_MOST])
         return outcome
 
-    def _note_told(self, told: list[tuple[int, Entry]]) -> None:
+    def _note_told(self, told: list[tuple[object, Entry]]) -> None:
         """The links told so far have done their service: the next run need not tell them again.
 
         Never before: one that its caller has not got, or broke at, would be "skipped" for ever
@@ -361,7 +362,8 @@ class BatchRun:
             case State.SAVED:
                 return True
             case State.READY:
-                return entry.was_told and entry.ends_as_ready(settings.out)
+                # Without a folder there is nothing more to do once its link was told.
+                return settings.out is None and entry.was_told
             case State.IN_DOUBT:
                 return entry.key not in settings.found_ids
             case _:
@@ -389,7 +391,7 @@ class BatchRun:
             self._ends.close()
 
 
-#: Links of which it is not known whether their tasks have done with them, at most.
+#: Links of tasks that ended with them, for better or worse, and are not noted yet, at most.
 _TOLD_AT_MOST: Final = 100
 #: What the API says of a job that is no more: it has no link that could be told.
 _ENDS: Final = (JobFailed, JobExpired)

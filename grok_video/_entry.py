@@ -190,10 +190,6 @@ class Entry:
         """True where `retry_failed` would send it again."""
         return is_retryable(self.state, self.error_type)
 
-    def ends_as_ready(self, out: Path | None) -> bool:
-        """True where nothing comes after its link: no folder, or it is delivered elsewhere."""
-        return out is None or self.is_delivered
-
     def fail(self, error: BaseException | None) -> None:
         """Set what went wrong, or that nothing did."""
         self.error_type = type(error).__name__ if error is not None else None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from grok_video import _download
 from grok_video._budget import Account
-from grok_video._earlier import earlier_video, not_sent_again
+from grok_video._earlier import earlier_outcome, earlier_video, not_sent_again
 from grok_video._errors import (
     APIError,
     AuthenticationError,
@@ -99,7 +99,9 @@ class ItemRun:
         self._is_lost = entry.state is State.SAVED
         #: True if only its link is told again: it stays ready whatever comes of that. A job that is
         #: dropped after a day may have been heard of, and is bought again by nobody's mere retry.
-        self._is_told_again = entry.state is State.READY and entry.ends_as_ready(course.out)
+        self._is_told_again = entry.state is State.READY and (
+            course.out is None or (entry.is_delivered and entry.was_told)
+        )
         self._polls_before = entry.polls
         #: When the create was.
         self._began = current_time()
@@ -137,6 +139,9 @@ class ItemRun:
             self._account.close()
         if sending is not None and sending.is_as_before:
             error = not_sent_again(entry, str(error or self._course.stopped))
+        if self._is_told_again and entry.was_told and isinstance(error, JobExpired | JobFailed):
+            # Delivered elsewhere and told as done: that the provider keeps it no longer is no news.
+            return earlier_outcome(entry, is_changed=entry.fingerprint != self._fingerprint)
         done = entry.state is State.READY and error is None
         state = OutcomeState.DONE if done else self._called(error)
         is_changed = entry.state is not State.PLANNED and entry.fingerprint != self._fingerprint
@@ -145,7 +150,9 @@ class ItemRun:
     def _called(self, error: Exception | None) -> OutcomeState:
         if not (self._is_lost or self._is_told_again) or error is None:
             return _CALLED[self._entry.state]
-        gone = isinstance(error, JobExpired | JobFailed | NotFound)
+        gone = isinstance(error, JobExpired | JobFailed)
+        # It is asked for again, and a link that was never told may come back.
+        gone = gone or (self._is_lost and isinstance(error, NotFound))
         return OutcomeState.EXPIRED if gone else OutcomeState.UNFETCHED
 
     # --- waiting and fetching --------------------------------------------------------------------
@@ -183,6 +190,7 @@ class ItemRun:
             else:
                 if not self._is_lost:
                     self._journal.note(entry, Event.RENDERED)
+                self._is_told_again = False  # it is fetched as any other
                 await self._fetch(poller, video)
         finally:
             entry.polls = self._polls_before + poller.polls

@@ -131,6 +131,9 @@ class _Import:
     def wake_at_its_end(self, sleeper: object, loop: object) -> bool:
         """Wake the sleeper when it is over; return whether it is, which then may tell nobody."""
         self._waiting.append((sleeper, loop))
+        if self.is_over:
+            with contextlib.suppress(ValueError):  # its thread may have told it all the same
+                self._waiting.remove((sleeper, loop))
         return self.is_over
 
     def run(self) -> None:
@@ -138,9 +141,10 @@ class _Import:
             with self._lock, contextlib.suppress(BaseException):
                 import_module(name)
         self.is_over = True  # before it looks who waits: who comes now sees it
-        for sleeper, loop in self._waiting:
-            with contextlib.suppress(Exception):  # whatever a loop of others raises: the next hears
-                wake(sleeper, loop)
+        while self._waiting:  # and holds nobody's loop any longer
+            # Whatever a loop of others raises: the next hears of it.
+            with contextlib.suppress(Exception):
+                wake(*self._waiting.pop())
 
 
 class _Imports:

@@ -62,6 +62,20 @@ def running_loop() -> Any:  # noqa: ANN401 - an asyncio loop or a trio token
     return asyncio.get_running_loop()
 
 
+def running_task() -> Any:  # noqa: ANN401 - a task of asyncio or of trio
+    """Return the running task."""
+    if running_library() == "trio":
+        return sys.modules["trio"].lowlevel.current_task()
+    return asyncio.current_task()
+
+
+def has_ended(task: Any) -> bool:  # noqa: ANN401 - as above
+    """Return whether a task is over, however it ended."""
+    if isinstance(task, asyncio.Future):
+        return task.done()
+    return task.coro.cr_frame is None
+
+
 def _is_of_asyncio(loop: Any) -> bool:  # noqa: ANN401 - as `running_loop` returns it
     return isinstance(loop, asyncio.AbstractEventLoop)
 
