@@ -71,9 +71,9 @@ def running_task() -> Any:  # noqa: ANN401 - a task of asyncio or of trio
 
 def has_ended(task: Any) -> bool:  # noqa: ANN401 - as above
     """Return whether a task is over, however it ended."""
-    if isinstance(task, asyncio.Future):
+    if asyncio.isfuture(task):  # of whatever kind a loop makes
         return task.done()
-    return task.coro.cr_frame is None
+    return task is None or task.coro.cr_frame is None  # none where a coroutine is driven by hand
 
 
 def _is_of_asyncio(loop: Any) -> bool:  # noqa: ANN401 - as `running_loop` returns it
