@@ -148,8 +148,9 @@ for wait in waits:
             # Counted here, not by the emulator: the child may be ahead of this loop.
             made += count
             until(lambda made=made: len(slow.creates) == made)
-            polls = slow.polls
-            until(lambda polls=polls: slow.polls > polls)
+            # A poll of the newest: another one may be of the wait before.
+            newest = slow.creates[-1].request_id
+            until(lambda name=newest: any(name in one.path for one in slow.requests))
             child.process.send_signal(signal.SIGTERM)
             note = child.hears("left")
             for create in slow.creates[-count:]:
