@@ -19,7 +19,7 @@ __all__ = ["DECODER", "SCANNED", "excerpt", "is_object", "looks_like_html", "rea
 DECODER: Final = json.JSONDecoder()
 
 
-def is_object(value: Any) -> TypeGuard[dict[str, Any]]:  # noqa: ANN401
+def is_object(value: Any) -> TypeGuard[dict[str, Any]]:  # noqa: ANN401 - raw JSON
     """Return whether raw JSON is an object."""
     return isinstance(value, dict)
 

@@ -98,9 +98,9 @@ def _may_be_the_key(place: str) -> bool:
     """Return whether what should name the file of the key could be a key that was pasted there."""
     if os.path.exists(place):  # noqa: PTH110 - which a name of any length may be asked for
         return False
-    folder = os.path.dirname(place)  # noqa: PTH120
+    folder = os.path.dirname(place)  # noqa: PTH120 - a text that may be no path
     if folder:  # a key in base64 has slashes as well, and they lead nowhere
-        return not os.path.isdir(folder)  # noqa: PTH112
+        return not os.path.isdir(folder)  # noqa: PTH112 - as above, of any length
     return "." not in place or len(place) > _LONGEST_NAME
 
 

@@ -388,7 +388,7 @@ def open_rows(place: str, defaults: Mapping[str, str | None], *, out: str) -> Ge
 
 
 def _opened(place: str, given: Mapping[str, str], out: str, stack: contextlib.ExitStack) -> Rows:
-    mode = os.stat(place).st_mode  # noqa: PTH116
+    mode = os.stat(place).st_mode  # noqa: PTH116 - a text as it was given
     if stat.S_ISDIR(mode):
         if "prompt" not in given:
             message = f"{place} is a folder of pictures: give one --prompt for all of them."
@@ -397,13 +397,13 @@ def _opened(place: str, given: Mapping[str, str], out: str, stack: contextlib.Ex
     if not stat.S_ISREG(mode):
         message = f"{place} must be a file or a folder: it is read twice. Nothing was sent."
         raise ConfigurationError(message)
-    with open(place, "rb") as raw:  # noqa: PTH123
+    with open(place, "rb") as raw:  # noqa: PTH123 - as above
         if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             message = f"{place} is UTF-16: save it as UTF-8. Nothing was sent."
             raise ConfigurationError(message)
     # One file for both readings: an editor that replaces it changes nothing. Bytes that are
     # no UTF-8 may be part of a path and nothing else, which is seen where they are used.
-    file = open(  # noqa: PTH123, SIM115 - the stack closes it
+    file = open(  # noqa: PTH123, SIM115 - as above; the stack closes it
         place, encoding="utf-8-sig", errors="surrogateescape", newline=""
     )
     rows = Rows(place, given, stack.enter_context(file))

@@ -53,7 +53,7 @@ class LoopLocal(Generic[T]):
         if keeper is not None:
             await keeper.aclose()
 
-    async def _keep(self, loop: Any, value: T) -> AsyncGenerator[T, None]:  # noqa: ANN401
+    async def _keep(self, loop: Any, value: T) -> AsyncGenerator[T, None]:  # noqa: ANN401 - a loop
         try:
             yield value
         finally:

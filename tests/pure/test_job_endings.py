@@ -69,7 +69,7 @@ def test_who_waits_for_a_delivery_in_vain_is_told_the_handle_that_knows_of_it() 
             assert str(caught.value).endswith(caught.value.resume)
             assert pickle.loads(pickle.dumps(caught.value)).resume == caught.value.resume
         with pytest.raises(InvalidRequest, match="uploaded must be"):
-            client.job(name, uploaded="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            client.job(name, uploaded="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # on purpose
 
     run(main, Provider(seconds=600))
 
