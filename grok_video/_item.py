@@ -139,12 +139,12 @@ class ItemRun:
             self._account.close()
         if sending is not None and sending.is_as_before:
             error = not_sent_again(entry, str(error or self._course.stopped))
+        is_changed = entry.state is not State.PLANNED and entry.fingerprint != self._fingerprint
         if self._is_told_again and entry.was_told and isinstance(error, JobExpired | JobFailed):
             # Delivered elsewhere and told as done: that the provider keeps it no longer is no news.
-            return earlier_outcome(entry, is_changed=entry.fingerprint != self._fingerprint)
+            return earlier_outcome(entry, is_changed=is_changed)
         done = entry.state is State.READY and error is None
         state = OutcomeState.DONE if done else self._called(error)
-        is_changed = entry.state is not State.PLANNED and entry.fingerprint != self._fingerprint
         return entry.outcome(state, video=self._video, error=error, is_changed=is_changed)
 
     def _called(self, error: Exception | None) -> OutcomeState:

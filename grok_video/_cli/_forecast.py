@@ -100,8 +100,8 @@ def _has_begun(entry: Entry | None, settings: Settings) -> bool:
 def _require_folder(folder: Path) -> None:
     """Raise `DestinationError` if the folder of the videos cannot be made."""
     # (`Path.exists` raises where a folder on the way may not be looked into.)
-    # `Path.exists` raises for a name that is too long.
-    there = next(one for one in (folder, *folder.parents) if os.path.exists(one))  # noqa: PTH110
+    places = (folder, *folder.parents)
+    there = next(one for one in places if os.path.exists(one))  # noqa: PTH110 - as said
     if not there.is_dir():
         message = f"the folder {folder} cannot be made: {there} is no folder. Nothing was sent."
         raise DestinationError(message, request_id=None)
