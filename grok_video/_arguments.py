@@ -15,16 +15,19 @@ from grok_video._errors import InvalidRequest
 from grok_video._redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
 __all__ = [
     "problem_of_id",
     "refuse",
     "refuse_unknown",
     "require_flags",
+    "require_one_of",
     "require_path",
     "require_positive",
     "require_request_id",
+    "require_seconds",
+    "require_whole",
 ]
 
 #: Bits of the largest int that is shown with its digits.
@@ -54,6 +57,25 @@ def require_positive(name: str, value: float, limit: str = "must be a number abo
             if 0 < value < math.inf:
                 return float(value)
     raise refuse(name, value, limit)
+
+
+def require_seconds(name: str, value: float | None) -> float | None:
+    """Return a positive, finite number of seconds, or None for no end; or refuse it."""
+    if value is None:
+        return None
+    return require_positive(name, value, "must be a number of seconds above 0, or None")
+
+
+def require_whole(name: str, value: int) -> None:
+    """Refuse what is no int of 1 or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise refuse(name, value, "must be a whole number, 1 or more")
+
+
+def require_one_of(name: str, value: object, known: Collection[str]) -> None:
+    """Refuse what is none of these."""
+    if value not in known:
+        raise refuse(name, value, f"must be one of {', '.join(known)}")
 
 
 def require_path(name: str, value: object) -> None:

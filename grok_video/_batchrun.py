@@ -12,7 +12,6 @@ import os
 from typing import TYPE_CHECKING, Final, cast
 
 import anyio
-from anyio import to_thread
 
 from grok_video._arguments import refuse
 from grok_video._budget import Budget
@@ -37,6 +36,7 @@ from grok_video._lifecycle import Event, State
 from grok_video._log import logger
 from grok_video._manifest import Line, Manifest, Unusable
 from grok_video._outcomes import BatchSummary, Outcome, OutcomeState, Tally
+from grok_video._threads import CHECKS
 from grok_video._transports._loops import current_time, has_ended, running_task
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class BatchRun:
         """
         settings, session = self._settings, self._session
         if settings.out is not None:
-            await to_thread.run_sync(_make_folder, settings.out)
+            await CHECKS.run(_make_folder, settings.out)
         journal = Journal() if settings.ledger is None else await Ledger.open(settings.ledger)
         try:
             if settings.found_ids:
@@ -117,11 +117,7 @@ class BatchRun:
                 journal,
                 Budget(settings.max_cost_usd, journal.spent_usd, journal.open_usd),
                 Gate(session.retry, session.random, session.limits.connections, current_time),
-                settings.out,
-                settings.name,
-                settings.overwrite,
-                settings.sha256,
-                settings.timeout,
+                settings,
             )
             tasks = anyio.create_task_group()
             await tasks.__aenter__()
@@ -333,10 +329,10 @@ class BatchRun:
     async def _without_file(self, entries: Iterable[Entry], course: Course) -> set[str]:
         """Return the keys of saved items whose files are not here any more."""
         saved = [entry for entry in entries if entry.state is State.SAVED]
-        if course.out is None or not saved:
+        if course.settings.out is None or not saved:
             return set()
         # All of them in one hand-over to a thread: ten thousand are looked for in a second.
-        return await to_thread.run_sync(_missing, saved, course)
+        return await CHECKS.run(_missing, saved, course)
 
     def _is_changed(self, entry: Entry, line: Line) -> bool:
         """Return whether the item was begun with another request than this one; the log is told."""

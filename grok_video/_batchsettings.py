@@ -14,7 +14,8 @@ from grok_video._arguments import (
     refuse,
     require_flags,
     require_path,
-    require_positive,
+    require_seconds,
+    require_whole,
 )
 from grok_video._filenames import check_template
 
@@ -55,12 +56,8 @@ class Settings:
         timeout: float | None,
     ) -> Self:
         """Return the settings. Raises `InvalidRequest` naming the first one that cannot be."""
-        if isinstance(max_in_flight, bool) or not isinstance(max_in_flight, int):
-            raise refuse("max_in_flight", max_in_flight, "must be a whole number, 1 or more")
-        if max_in_flight < 1:
-            raise refuse("max_in_flight", max_in_flight, "must be a whole number, 1 or more")
-        if timeout is not None:
-            require_positive("timeout", timeout, "must be a number of seconds above 0, or None")
+        require_whole("max_in_flight", max_in_flight)
+        require_seconds("timeout", timeout)
         require_flags(
             retry_failed=retry_failed,
             resubmit_in_doubt=resubmit_in_doubt,

@@ -195,7 +195,7 @@ class AsyncClient:
         did not take it, and `CreateOutcomeUnknown` if it may have: then nothing is sent again.
         """
         image = veil(image)
-        deadline = Deadline.after(current_time(), timeout) if timeout is not None else None
+        deadline = Deadline.after(current_time(), timeout)
         request = _as_request(
             AsyncClient.submit,
             prompt,
@@ -448,7 +448,7 @@ class AsyncClient:
     async def _start(
         self,
         request: VideoRequest,
-        deadline: Deadline | None,
+        deadline: Deadline,
         on_submitted: Callable[[AsyncJob], object] | None,
     ) -> AsyncJob:
         if on_submitted is not None and not callable(on_submitted):

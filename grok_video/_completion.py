@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 import anyio
 import anyio.lowlevel
 
-from grok_video._arguments import refuse, require_positive
+from grok_video._arguments import refuse, require_seconds
 from grok_video._errors import (
     GrokVideoError,
     JobTimeout,
@@ -56,8 +56,7 @@ class Completion:
         self._timeout = timeout
         self._pump: _Pump | None = None
         self._ready: deque[AsyncJob] = deque()
-        if timeout is not None:
-            require_positive("timeout", timeout, "must be a number of seconds above 0, or None")
+        require_seconds("timeout", timeout)
 
     def __aiter__(self) -> Self:
         return self

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 from attrs import define, field
 
+from grok_video._batchsettings import Settings
 from grok_video._budget import Budget
 from grok_video._errors import GrokVideoError
 from grok_video._filenames import file_name
 from grok_video._gate import Gate
 from grok_video._ledger import Journal
 from grok_video._session import Session
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["Course", "MoneyLine"]
 
@@ -91,14 +94,7 @@ class Course:
     journal: Journal
     budget: Budget
     gate: Gate
-    #: The folder for the files, None for no downloads, and the template of their names.
-    out: Path | None
-    name: str
-    overwrite: bool
-    #: Whether files are hashed as they arrive.
-    sha256: bool
-    #: Seconds for each wait, None for no end.
-    timeout: float | None
+    settings: Settings
     #: Raised when every outcome was told: what ended the batch before its manifest.
     failure: Exception | None = None
     #: Who may ask for money next.
@@ -109,8 +105,9 @@ class Course:
 
     def place(self, key: str) -> Path:
         """Return where an item's file belongs; asked only where there is a folder."""
-        assert self.out is not None  # noqa: S101 - for the type checker
-        return self.out / file_name(self.name, key)
+        folder = self.settings.out
+        assert folder is not None  # noqa: S101 - for the type checker
+        return folder / file_name(self.settings.name, key)
 
     @property
     def stopped(self) -> str | None:
@@ -134,10 +131,10 @@ class Course:
 
     def unfollowed_until(self) -> float:
         """Return the time before which the wait of a new job would see no poll in time."""
-        if self.timeout is None:
+        if self.settings.timeout is None:
             return -math.inf
         blocked_until = self.session.polls_blocked_until()
-        return blocked_until - self.timeout + min(_LEAST_WAIT, self.timeout / 2)
+        return blocked_until - self.settings.timeout + min(_LEAST_WAIT, self.settings.timeout / 2)
 
     async def news(self) -> None:
         """Return at the next announcement."""

@@ -90,12 +90,9 @@ def _doubt(entry: Entry) -> str:
 def _error(entry: Entry) -> GrokVideoError:
     """Return the error of an item that is in doubt, or ended without a video."""
     if entry.state is State.IN_DOUBT:
-        return CreateOutcomeUnknown(
+        return entry.unknown(
             f"{_doubt(entry)} With an id from there give found_ids; to send it again, "
-            "resubmit_in_doubt.",
-            fingerprint=entry.fingerprint,
-            sent_at=entry.sent_at or 0.0,
-            phase="awaiting the answer",
+            "resubmit_in_doubt."
         )
     again = "It is tried again only with retry_failed."
     if not entry.is_retryable:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attrs import define, field
 
+from grok_video._errors import CreateOutcomeUnknown
 from grok_video._ledgerfile import iso
 from grok_video._lifecycle import Event, State, advance
 from grok_video._outcomes import Outcome
@@ -194,6 +195,15 @@ class Entry:
         """Set what went wrong, or that nothing did."""
         self.error_type = type(error).__name__ if error is not None else None
         self.error = plain(redact(str(error), limit=_LONGEST_ERROR)) if error is not None else None
+
+    def unknown(self, message: str) -> CreateOutcomeUnknown:
+        """Return the error that says so of its last create."""
+        return CreateOutcomeUnknown(
+            message,
+            fingerprint=self.fingerprint,
+            sent_at=self.sent_at or 0.0,
+            phase="awaiting the answer",
+        )
 
     def outcome(
         self,

@@ -100,7 +100,7 @@ class ItemRun:
         #: True if only its link is told again: it stays ready whatever comes of that. A job that is
         #: dropped after a day may have been heard of, and is bought again by nobody's mere retry.
         self._is_told_again = entry.state is State.READY and (
-            course.out is None or (entry.is_delivered and entry.was_told)
+            course.settings.out is None or (entry.is_delivered and entry.was_told)
         )
         self._polls_before = entry.polls
         #: When the create was.
@@ -176,13 +176,13 @@ class ItemRun:
             # As it was begun: an address that the manifest has lost makes no job a failure.
             is_delivered=entry.is_delivered,
         )
-        deadline = Deadline.after(current_time(), self._course.timeout)
+        deadline = Deadline.after(current_time(), self._course.settings.timeout)
         try:
             if self._found_id is not None:
                 await self._take_id(self._found_id, poller, deadline)
             self._video = video = await poller.wait(deadline)
             self._note_cost(video.cost_usd)
-            if not self._is_lost and (self._course.out is None or video.url is None):
+            if not self._is_lost and (self._course.settings.out is None or video.url is None):
                 if entry.state is not State.READY or entry.seconds is None:
                     entry.seconds = current_time() - self._began
                 entry.polls = self._polls_before + poller.polls
@@ -197,7 +197,7 @@ class ItemRun:
 
     async def _fetch_again(self) -> None:
         """The file of a saved item is here once more; nothing is ever sent for that."""
-        entry, overwrite = self._entry, self._course.overwrite
+        entry, overwrite = self._entry, self._course.settings.overwrite
         self._video = earlier_video(entry)
         try:
             # It may be another file of somebody's, or this one as somebody has changed it.
@@ -246,9 +246,9 @@ class ItemRun:
                 poller,
                 video,
                 self._place(),
-                overwrite=self._course.overwrite,
+                overwrite=self._course.settings.overwrite,
                 adopt=self._may_be_saved,
-                sha256=self._course.sha256,
+                sha256=self._course.settings.sha256,
                 deadline=NO_END,
             )
         except LinkExpired as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Self
 
-from grok_video._arguments import require_flags, require_path, require_positive
+from grok_video._arguments import require_flags, require_path, require_seconds
 from grok_video._models import JobStatus, Snapshot, Video
 from grok_video._policies import Deadline
 from grok_video._poller import Poller
@@ -189,8 +189,7 @@ class _Updates:
     """The snapshots of a job as they change; holds nothing that would have to be closed."""
 
     def __init__(self, poller: Poller, timeout: float | None) -> None:
-        if timeout is not None:
-            require_positive("timeout", timeout, "must be a number of seconds above 0, or None")
+        require_seconds("timeout", timeout)
         self._poller = poller
         self._timeout = timeout
         self._deadline: Deadline | None = None

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterable, Iterable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import anyio
-import anyio.to_thread
 from attrs import frozen
 
 from grok_video._arguments import refuse
@@ -19,6 +18,7 @@ from grok_video._errors import InvalidRequest
 from grok_video._outcomes import BatchItem
 from grok_video._requests import VideoRequest
 from grok_video._sources import Aside, End, Nothing, source_of
+from grok_video._threads import CHECKS
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -151,5 +151,5 @@ async def _fingerprint(request: VideoRequest) -> str:
     image = request.image
     if image is not None and image.kind in ("bytes", "data") and len(image.source) > _LARGE:
         # A picture of 20 MiB takes 15 ms: not in the event loop.
-        return await anyio.to_thread.run_sync(request.fingerprint)
+        return await CHECKS.run(request.fingerprint)
     return request.fingerprint()

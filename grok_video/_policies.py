@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import field, frozen
 
-from grok_video._arguments import refuse, require_flags, require_positive
+from grok_video._arguments import require_flags, require_positive, require_seconds, require_whole
 from grok_video._errors import APIError
 from grok_video._lifecycle import Event, meaning_of_failed_create
 from grok_video._public import Value, publish
@@ -35,8 +35,7 @@ def _positive(instance: object, attribute: Attribute[float], value: float | None
 
 def _whole(instance: object, attribute: Attribute[int], value: int) -> None:
     del instance
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise refuse(attribute.name, value, "must be a whole number, 1 or more")
+    require_whole(attribute.name, value)
 
 
 def _flag(instance: object, attribute: Attribute[bool], value: bool) -> None:
@@ -141,7 +140,7 @@ class Deadline:
         """Return the deadline `timeout` seconds from now, or none at all for None."""
         if timeout is None:
             return cls(math.inf, None)
-        require_positive("timeout", timeout, "must be a number of seconds above 0, or None")
+        require_seconds("timeout", timeout)
         return cls(now + timeout, timeout)
 
     def remaining(self, now: float) -> float:

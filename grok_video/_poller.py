@@ -412,7 +412,7 @@ class Poller:
         return self.snapshot.status.value + shown
 
     def _timeout(self, deadline: Deadline, *, wish: float | None = None) -> JobTimeout:
-        after = f"after {deadline.timeout:g} s" if deadline.timeout is not None else ""
+        after = f"after {deadline.timeout:g} s"
         said = f"is still {self._words()} {after}; it goes on and may be billed."
         failure = self._passing_error
         if wish is not None:

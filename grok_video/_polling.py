@@ -62,7 +62,7 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import field, frozen
 
-from grok_video._arguments import refuse, require_flags, require_positive
+from grok_video._arguments import refuse, require_flags, require_positive, require_seconds
 from grok_video._curve import answered_at, shown_at
 from grok_video._experience import SOONEST, Experience, Watch
 from grok_video._kinds import Humps, Kind, narrow
@@ -248,8 +248,7 @@ def _jitter(value: float) -> float:
 
 
 def _stalled_after(value: float | None) -> float | None:
-    limit = "must be a number of seconds above 0, or None"
-    return None if value is None else require_positive("stalled_after", value, limit)
+    return require_seconds("stalled_after", value)
 
 
 @frozen(eq=False, repr=False)
@@ -332,7 +331,7 @@ class Polling(Value):
                 return min(1.0, 0.05 * plan.first) * random.uniform(0.8, 1.2)
         if watch.unread:
             watch.unread = False
-            _take_in(watch, kind, plan, random)
+            _take_in(watch, kind, random)
         if watch.age_known:
             target = _target(watch, kind, elapsed, plan)
         else:
@@ -344,11 +343,11 @@ class Polling(Value):
         return delay - experience.round_trip if watch.polls else delay
 
 
-def _take_in(watch: Watch, kind: Kind, plan: Plan, random: _random.Random) -> None:
+def _take_in(watch: Watch, kind: Kind, random: _random.Random) -> None:
     """Combine the number of the last poll with what is believed of this job."""
     if kind.talking < UNTESTED or not watch.age_known:
         return
-    belief, readings = watch.belief, watch.readings[-1:]
+    readings = watch.readings[-1:]
     shown = watch.readings[-2][1] if len(watch.readings) > 1 else None
     if not watch.tested:
         # Only now the curve is the server's own: read all numbers from the first.

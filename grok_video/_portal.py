@@ -101,7 +101,7 @@ class Portal:
 
     def call(self, work: Callable[[], Awaitable[T]]) -> T:
         """Return what the coroutine function returns, run in the loop; raise what it raises."""
-        return Call(self.enter(), work).run(_as_it_is)
+        return Call(self.enter(), work).run(as_it_is)
 
     def call_and_give(self, work: Callable[[], Awaitable[T]], give: Callable[[T], G]) -> G:
         """Return what is given for what the coroutine function returns, as one step of the call."""
@@ -162,7 +162,8 @@ class Portal:
             line.stop_soon()
 
 
-def _as_it_is(value: T) -> T:
+def as_it_is(value: T) -> T:
+    """Return the value."""
     return value
 
 

@@ -119,7 +119,7 @@ def _read_error_body(body: bytes) -> tuple[str | None, str, bool]:
     elif isinstance(inner, str):
         text = inner
     if not isinstance(text, str) or not text:
-        text = text if isinstance(text, str) and text else json.dumps(raw)
+        text = json.dumps(raw)
     word = None if code is None or code == "" or isinstance(code, bool) else str(code)
     return word and word[:TEXT_LIMIT], text[:TEXT_LIMIT], True
 
@@ -164,7 +164,7 @@ def _is_refusal(
         return False
     if status < 300 and kind is BadRequest:
         # "Taken" above and an error below: only an error that is known says which of them holds.
-        return (code or "").strip().lower() in _BAD_REQUEST_CODES
+        return _word(code) in _BAD_REQUEST_CODES
     if kind is not ServerError:
         return True
     # That it asks to come back proves nothing: with a Retry-After gateways answer as well where the

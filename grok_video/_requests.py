@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Literal, Never, Self, TypeAlia
 
 from attrs import field, frozen
 
-from grok_video._arguments import refuse, refuse_unknown, require_path
+from grok_video._arguments import refuse, refuse_unknown, require_one_of, require_path
 from grok_video._public import Shown, publish
 from grok_video._redaction import Veiled, lift, redact_url
 from grok_video._urls import Origin
@@ -108,8 +108,7 @@ class Image:
     source: Any = field(repr=False)
 
     def __attrs_post_init__(self) -> None:
-        if self.kind not in _KINDS:
-            raise refuse("kind", self.kind, f"must be one of {', '.join(_KINDS)}")
+        require_one_of("kind", self.kind, _KINDS)
         source, (fits, what) = self.source, _KINDS[self.kind]
         if not fits(source):
             kind = type(cast("object", source))
@@ -309,10 +308,10 @@ class VideoRequest(Shown):
             or not 1 <= duration <= MAX_DURATION
         ):
             raise refuse("duration", duration, f"must be an int from 1 to {MAX_DURATION} (seconds)")
-        if aspect_ratio is not None and aspect_ratio not in ASPECT_RATIOS:
-            raise refuse("aspect_ratio", aspect_ratio, f"must be one of {', '.join(ASPECT_RATIOS)}")
-        if resolution is not None and resolution not in RESOLUTIONS:
-            raise refuse("resolution", resolution, f"must be one of {', '.join(RESOLUTIONS)}")
+        if aspect_ratio is not None:
+            require_one_of("aspect_ratio", aspect_ratio, ASPECT_RATIOS)
+        if resolution is not None:
+            require_one_of("resolution", resolution, RESOLUTIONS)
         if not isinstance(model, str) or not model.strip():
             raise refuse("model", model, "must be a str that is not blank")
         if user is not None and not isinstance(user, str):
@@ -412,10 +411,8 @@ def frame_size(
     eight (480p 16:9 is 848x480). Real files can differ by some pixels, so treat it as an
     intention. Raises `InvalidRequest` if either value is unknown.
     """
-    if resolution not in RESOLUTIONS:
-        raise refuse("resolution", resolution, f"must be one of {', '.join(RESOLUTIONS)}")
-    if aspect_ratio not in ASPECT_RATIOS:
-        raise refuse("aspect_ratio", aspect_ratio, f"must be one of {', '.join(ASPECT_RATIOS)}")
+    require_one_of("resolution", resolution, RESOLUTIONS)
+    require_one_of("aspect_ratio", aspect_ratio, ASPECT_RATIOS)
     short = int(resolution[:-1])
     across, down = (int(part) for part in aspect_ratio.split(":"))
     long = short * max(across, down) // min(across, down) // 8 * 8

@@ -75,10 +75,10 @@ class Sending:
         """The item is accepted. Raises `Closed` if no more are sent."""
         course = self._course
         try:
-            if course.out is not None:
+            if course.settings.out is not None:
                 place = course.place(self._entry.key)
                 await _download.check_destination(
-                    place, overwrite=course.overwrite, request_id=None
+                    place, overwrite=course.settings.overwrite, request_id=None
                 )
             if course.budget.ceiling is not None:
                 await self._place.first()
@@ -148,7 +148,7 @@ class Sending:
                 asked = self._course.session.polls_blocked_until() - now
                 course.stop(
                     f"the server asks for no poll in the next {asked:.0f} s: a job created now "
-                    f"could not be followed within its timeout ({course.timeout:g} s)"
+                    f"could not be followed within its timeout ({course.settings.timeout:g} s)"
                 )
                 break
             with ends_at(until):
@@ -260,13 +260,10 @@ class Sending:
         return self._unknown(reason)
 
     def _unknown(self, reason: str) -> CreateOutcomeUnknown:
-        return CreateOutcomeUnknown(
+        return self._entry.unknown(
             "the create may have been accepted and billed, and no request_id is known: its answer "
             f"was lost. It was not sent again ({reason.rstrip('.')}). Look at the account's usage; "
-            "then give found_ids, or resubmit_in_doubt to send it again.",
-            fingerprint=self._entry.fingerprint,
-            sent_at=self._entry.sent_at or 0.0,
-            phase="awaiting the answer",
+            "then give found_ids, or resubmit_in_doubt to send it again."
         )
 
 

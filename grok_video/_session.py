@@ -200,7 +200,7 @@ class Session:
         self,
         request: VideoRequest,
         *,
-        deadline: Deadline | None = None,
+        deadline: Deadline = NO_END,
         record: Record | None = None,
     ) -> str:
         """Return the id of a job that was accepted.
@@ -211,14 +211,13 @@ class Session:
         have been.
         """
         transport = await self.ready_transport()  # closed, it says so before a picture is opened
-        until = deadline or NO_END
-        async with create_body(request, until) as body:
+        async with create_body(request, deadline) as body:
             with Attempts(request) as tried:
                 while True:
-                    outcome = await self._try_once(transport, body, tried, until, record)
+                    outcome = await self._try_once(transport, body, tried, deadline, record)
                     if outcome.request_id is not None:
                         return outcome.request_id
-                    await self._sleep_before_next(tried, outcome, until)
+                    await self._sleep_before_next(tried, outcome, deadline)
 
     async def _try_once(
         self,

@@ -24,7 +24,7 @@ from grok_video._errors import (
 )
 from grok_video._job import DEFAULT_TIMEOUT, AsyncJob, poller_of
 from grok_video._log import logger
-from grok_video._portal import BlockingIterator, Portal
+from grok_video._portal import BlockingIterator, Portal, as_it_is
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -193,7 +193,7 @@ class Twin(Generic[H]):
 
     def _iterate(self, values: AsyncIterator[T]) -> Iterator[T]:
         """Return a plain iterator over what a method of the handle gives."""
-        return BlockingIterator(self._core, values, _as_it_is, self._tell)
+        return BlockingIterator(self._core, values, as_it_is, self._tell)
 
     def _tell(self, error: BaseException) -> None:
         """What ends the program (Ctrl-C, `sys.exit`) is told which jobs go on, all of them.
@@ -408,7 +408,3 @@ async def _from_within(batch: AsyncBatch) -> AsyncGenerator[Outcome | None, None
 
 def _told(outcome: Outcome | None) -> Outcome:
     return cast("Outcome", outcome)
-
-
-def _as_it_is(value: T) -> T:
-    return value

@@ -77,13 +77,10 @@ def unproven(
     kept = f"the item keeps the id {entry.request_id!r}"
     if entry.request_id is None:
         kept = "the create is in doubt as before, and may have been accepted and billed"
-    return CreateOutcomeUnknown(
+    return entry.unknown(
         f"the API {problem} the job {found_id!r}, which found_ids gives for this item: {reason}. "
         f"Nothing was sent, and {kept}. Look at the account's usage for its request_id, and give "
-        "that with found_ids.",
-        fingerprint=entry.fingerprint,
-        sent_at=entry.sent_at or 0.0,
-        phase="awaiting the answer",
+        "that with found_ids."
     )
 
 

@@ -351,7 +351,7 @@ def _failure(
 ) -> JobFailure:
     codes = [level.error.code for level in levels if level.error is not None and level.error.code]
     codes += [level.code for level in levels if level.code and not _is_success(level.code)]
-    code = codes[-1] if len(codes) == 1 else (codes[0] if codes else None)
+    code = codes[0] if codes else None
     reason = _reason(levels) or text or "the provider gave no reason"
     words = [level.status.strip().lower() for level in levels if level.status]
     if reason == "the provider gave no reason" and {"cancelled", "canceled"} & set(words):

@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 from attrs import frozen
 
+from grok_video._database import MAGIC
 from grok_video._entry import is_retryable, plain
 from grok_video._errors import DestinationError
 from grok_video._report._reading import Contents, command_beside, count_states, earlier, read
@@ -41,8 +42,6 @@ _POLICY: Final = (
 
 #: How a page begins, by which the next one knows what it may replace.
 _MARK: Final = b"<!doctype html>\n<!-- made by grok-video report -->\n"
-#: How every ledger begins, also that of another batch.
-_DATABASE: Final = b"SQLite format 3\0"
 
 
 @frozen
@@ -106,7 +105,7 @@ def _problem(path: Path, contents: Contents, *, overwrite: bool) -> str | None:
     head = _head(path) if found is not None else b""
     if head == _MARK:
         return None
-    if head.startswith(_DATABASE):
+    if head.startswith(MAGIC):
         return f"it is a database; {another}"
     if any(_is_one(Path(name), places, found) for name in _files(contents)):
         return f"it is a picture or video of this batch; {another}"
