@@ -127,7 +127,7 @@ def farewell_of(batch: AsyncBatch) -> str | None:
 
 
 def hear_out(batch: AsyncBatch) -> None:
-    """Whoever leaves the batch now does so of their own will; an iterator's end does not say it."""
+    """Whoever leaves the batch now has heard all that it told, the last outcome as well."""
     run = batch._run  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - as said
     if run is not None:
         run.is_heard_out = True

@@ -18,9 +18,9 @@ from grok_video._errors import (
     GrokVideoError,
     InvalidRequest,
     UnexpectedResponse,
+    add_job_name,
     add_note,
-    name_job,
-    names_job,
+    is_job_named,
     resume_hint,
     reword,
 )
@@ -60,7 +60,7 @@ def transport_failed(error: Exception) -> APIConnectionError:
 
 def log_unheard(request_id: str, error: BaseException | None = None) -> None:
     """Tell the log of a job that was accepted, unless the error that the caller gets names it."""
-    if error is None or not names_job(error, request_id):
+    if error is None or not is_job_named(error, request_id):
         logger.warning(
             "the call was broken off; job %s goes on and may be billed. %s",
             request_id,
@@ -137,7 +137,7 @@ class _Watched:
         return chunk
 
     async def aclose(self) -> None:
-        """Close what holds a file open."""
+        """Close the chunks, if they can be: those of a caller's own body may hold a file."""
         close = getattr(self._chunks, "aclose", None)
         if close is not None:
             await close()
@@ -288,7 +288,7 @@ class Attempt:
     def _grace(self) -> float:
         """The seconds for which an answer is waited for by a caller that was cancelled just now.
 
-        None where no server can have it. A beginning that is still being recorded has them, too.
+        0 where no server can have it. A beginning that is still being recorded has them, too.
         """
         self._is_unwanted = True
         # A transport may write in a task of its own, which this cancellation reaches too late.
@@ -337,7 +337,7 @@ class Attempt:
             try:
                 await self._note(Event.ACCEPTED, request_id)
             except BaseException as error:
-                if not name_job(error, request_id):
+                if not add_job_name(error, request_id):
                     log_unheard(request_id)
                 raise
             finally:

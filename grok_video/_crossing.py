@@ -21,8 +21,8 @@ import anyio
 from grok_video._create import CANCEL_GRACE, log_unheard
 from grok_video._errors import (
     ConfigurationError,
+    add_job_name,
     add_note,
-    name_job,
     resume_hint,
 )
 from grok_video._fresh import fresh
@@ -225,7 +225,7 @@ class Call(Crossing[T]):
                 if not self.is_heard:
                     # Nobody may look at its notes: `sys.exit` shows none.
                     log_unheard(self.request_id, error)
-                name_job(error, self.request_id)
+                add_job_name(error, self.request_id)
             raise
 
     def withdraw(self) -> None:

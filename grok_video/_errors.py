@@ -116,16 +116,16 @@ def accepted_note(request_id: str) -> str:
     return f"The job was accepted. {resume_hint(request_id)}"
 
 
-def names_job(error: BaseException, request_id: str) -> bool:
+def is_job_named(error: BaseException, request_id: str) -> bool:
     """Return whether whoever catches the error learns the id of this job from it."""
     if getattr(error, "request_id", None) == request_id:
         return True
     return accepted_note(request_id) in getattr(error, "__notes__", ())
 
 
-def name_job(error: BaseException, request_id: str) -> bool:
+def add_job_name(error: BaseException, request_id: str) -> bool:
     """The error tells of a job that was accepted; False where nothing can be added to it."""
-    if names_job(error, request_id):
+    if is_job_named(error, request_id):
         return True
     if isinstance(error, GrokVideoError) and error.request_id is None:
         error.request_id = request_id

@@ -109,7 +109,7 @@ class Gate:
         self._inside += 1
 
     def leave(self) -> None:
-        """A create had its turn."""
+        """A create has had its turn, or waits for it no more."""
         self._inside -= 1
         if not self._inside:
             self._idle_since = self.clock()

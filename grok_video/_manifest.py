@@ -72,8 +72,9 @@ class Manifest:
         self._source: Source
         self._failure: Exception | None = None
         self._count = 0
-        #: True once it is not waited for any more, and what waits for the next item.
+        #: True once the source is not waited for any more.
         self.is_hurried: bool = False
+        #: Around whoever waits for the next item.
         self._waiting: anyio.CancelScope | None = None
 
     def start(self, tasks: TaskGroup) -> None:

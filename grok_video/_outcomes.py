@@ -166,7 +166,7 @@ class Tally:
     _latencies: Counter[int] = field(factory=Counter[int])
 
     def add(self, outcome: Outcome, *, polls_before: int = 0, was_saved: bool = False) -> None:
-        """Count one outcome, of which earlier runs had so much: polls, or all but the file."""
+        """Count one outcome; `polls_before` and `was_saved` say what earlier runs have done."""
         self.counts[outcome.state] += 1
         self.retryable += outcome.retryable
         if outcome.is_changed and len(self.changed) < NAMED:

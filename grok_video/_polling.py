@@ -84,8 +84,8 @@ LONGEST_WISH: Final = 600.0
 DEAREST: Final = 20.0
 #: Each delay is changed by up to this share of itself, so that a batch does not poll in step.
 JITTER: Final = 0.03
-# Progress is used after `UNTESTED` jobs and while this share of jobs ended where it said; this
-# share of jobs is watched by the time alone as well.
+# Progress is used once `UNTESTED` jobs have sent some, and while it foretells better than time does
+# (`Kind.gain`); this share of jobs is watched by time alone, so that it can be compared.
 UNTESTED: Final = 3
 AUDITED: Final = 1.0 / 32.0
 #: log(fraction of life) beyond which "not yet over" is all that a number says.

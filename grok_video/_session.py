@@ -145,7 +145,7 @@ class Session:
     async def ready_transport(self) -> Transport:
         """Return the transport, made with its first use; the event loop is not held for that.
 
-        Nor for what reads the answers: it is here as well.
+        What reads the answers is loaded by then, too, and did not hold the event loop either.
         """
         self.lifetime.require()
         library = running_library()

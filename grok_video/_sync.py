@@ -150,13 +150,13 @@ class Client(ClientTwin):
     ) -> Job:
         """Start a job and return its handle as soon as its request_id is known.
 
-        At most one video is paid for, whatever happens. Takes the words of `VideoRequest`, or one
-        `VideoRequest`; only what is set is sent. `timeout` is seconds for all of it, None for as
-        long as `Retry` goes on; an answer that is on its way then is waited for, at most 5 s.
-        `on_submitted` is called with the job before
-        anything else happens to it, also when the call is being cancelled: the place to write the
-        id down. A cancelled call waits for the answer of a create that was sent, at most 5 s, and
-        is cancelled then; the id is logged if there is no `on_submitted`, or if that
+        At most one video is paid for, whatever happens (unless `Retry` was told to send again what
+        may have been taken). Takes the words of `VideoRequest`, or one `VideoRequest`; only what is
+        set is sent. `timeout` is seconds for all of it, None for as long as `Retry` goes on; an
+        answer that is on its way then is waited for, at most 5 s. `on_submitted` is called with the
+        job before anything else happens to it, also when the call is being cancelled: the place to
+        write the id down. A cancelled call waits for the answer of a create that was sent, at most
+        5 s, and is cancelled then; the id is logged if there is no `on_submitted`, or if that
         raised or did not come to its end.
 
         Raises `InvalidRequest` if the input is refused here (nothing was sent), `APIError` if the

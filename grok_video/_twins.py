@@ -17,10 +17,10 @@ from grok_video._crossing import accept
 from grok_video._errors import (
     ConfigurationError,
     JobTimeout,
+    add_job_name,
     add_note,
     going_on_note,
-    name_job,
-    names_job,
+    is_job_named,
 )
 from grok_video._job import DEFAULT_TIMEOUT, AsyncJob, poller_of
 from grok_video._log import logger
@@ -137,7 +137,9 @@ class Core(Portal):
         ids = [
             job.request_id
             for job in (list(self._accepted.values()) if jobs is None else jobs)
-            if not (job.is_finished or job.request_id in named or names_job(error, job.request_id))
+            if not (
+                job.is_finished or job.request_id in named or is_job_named(error, job.request_id)
+            )
         ]
         if ids:
             tell(error, going_on_note(ids))
@@ -235,7 +237,7 @@ class JobTwin(Twin[AsyncJob]):
 
     def _tell(self, error: BaseException) -> None:
         if isinstance(error, Exception):
-            name_job(error, self._own_handle.request_id)
+            add_job_name(error, self._own_handle.request_id)
         else:
             # Also where it was made from an id: somebody was waiting for it.
             self._core.accept(self._handle)

@@ -5,8 +5,8 @@ costs what typer costs. The modules of this package: `_app` (commands) and `_opt
 of them take), `_connect` (where requests go), `_jobs`, `_doctor` and `_serve` (what is done),
 `_arguments` (a request from words), `_endings` (exit codes, last words), `_interrupts` (signals),
 `_console` and `_bar` (what is shown, and where). For many jobs: `_rows` (the manifest), `_plan`
-(its options), `_batch` (what is done), `_words` (what is said of it), `_progress` (its bar) and
-`_show` (its report).
+(its options), `_forecast` (what it would send and cost), `_batch` (what is done), `_words` (what is
+said of it), `_progress` (its bar) and `_show` (its report).
 """
 
 from __future__ import annotations

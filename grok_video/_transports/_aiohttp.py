@@ -3,8 +3,8 @@
 Three kinds of sessions, made when first used and one set for each event loop: creates, the API
 (which goes on with the connections that creates have left) and files (no total timeout). The key is
 given with each request to the API and stands in no local variable; it is no default header of a
-session, because aiohttp sends those to a proxy as well, the key as Proxy-Authorization. What is,
-names this package and asks for no coding, which a proxy may know.
+session, because aiohttp sends those to a proxy as well, the key as Proxy-Authorization. Those
+that it has (User-Agent, and Accept-Encoding that asks for no coding) a proxy may see.
 """
 
 from __future__ import annotations

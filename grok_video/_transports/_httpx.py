@@ -401,7 +401,7 @@ async def _upload(
             {"Content-Type": "application/json", "Content-Length": str(body.length)},
         )
     finally:
-        # A body that was not read to its end holds a file open.
+        # A caller's own body may hold a file until its chunks are closed.
         close = getattr(chunks, "aclose", None)
         if close is not None:
             with anyio.CancelScope(shield=True):
