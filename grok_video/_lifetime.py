@@ -12,7 +12,7 @@ from grok_video._errors import ConfigurationError
 from grok_video._transports._loops import Bell, current_time
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
 __all__ = ["Lifetime"]
 
@@ -33,12 +33,20 @@ class Lifetime:
             message = "this client is closed; make a new one."
             raise ConfigurationError(message)
 
-    def sleep_until(self, when: float, bell: Bell | None = None) -> Coroutine[Any, Any, None]:
+    def sleep_until(
+        self,
+        when: float,
+        bell: Bell | None = None,
+        unless: Callable[[], bool] | None = None,
+    ) -> Coroutine[Any, Any, None]:
         """Return at `when` (of `current_time`), when the bell is rung, or when the client ends.
 
-        At once if it has ended.
+        At once if it has ended, or `unless` returns true.
         """
-        return (bell or Bell()).wait_until(when, self._has_ended, self._watched)
+        needless = self._has_ended
+        if unless is not None:
+            needless = lambda: self.is_over or unless()  # noqa: E731 - as short as it is said
+        return (bell or Bell()).wait_until(when, needless, self._watched)
 
     async def sleep(self, seconds: float) -> None:
         """Return after so many seconds, or when the client ends."""

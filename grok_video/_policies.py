@@ -180,8 +180,9 @@ _FLOOR: Final = 0.1
 class Pacer:
     """One budget of requests for all jobs of a client.
 
-    `rate` is requests per second, None for as fast as wanted until the server objects. The
-    caller asks `reserve` and sleeps as long as it says, then reports what the server thought.
+    `rate` is requests per second, None for as fast as wanted until the server objects. Nobody is
+    given a place in advance: what was fair at the pace of one moment is minutes away at the next.
+    Whoever is first in line asks when it may `go`, and reports what the server thought.
     """
 
     def __init__(self, rate: float | None) -> None:
@@ -189,8 +190,8 @@ class Pacer:
         self._pace = rate if rate is not None else math.inf
         #: What the pace recovers to.
         self._target = self._pace
-        self._next = -math.inf
-        self._next_departure = -math.inf
+        #: When the last request went, or would have gone in a burst that was spread evenly.
+        self._last = -math.inf
         #: The time before which nothing starts: a Retry-After.
         self.blocked_until: float = -math.inf
         self._slowed_at = -math.inf
@@ -203,64 +204,42 @@ class Pacer:
         """The requests per second of this moment; infinity where nothing limits them."""
         return self._pace
 
-    def go_at_once(self, now: float) -> bool:
-        """Return whether a request may go now; then it has its place and has departed.
-
-        The quick way of `reserve` and `depart`, where nobody is held back.
-        """
-        if now < self.blocked_until or self._pace < self._target:
+    def go(self, now: float) -> bool:
+        """Return whether a request may go now; then it is counted."""
+        if now < self.blocked_until:
             return False
-        if self.rate is None:
+        if self.rate is None and self._pace >= self._target:
             self._observe(now)
             return True
-        start = max(self._next, now - _BURST_SECONDS, self.blocked_until)
-        departure = max(self._next_departure, now - _BURST_SECONDS)
-        if start > now or departure > now:
-            return False
-        self._next = start + 1.0 / self._pace
-        self._next_departure = departure + 1.0 / self._pace
-        return True
-
-    def reserve(self, now: float, until: float = math.inf) -> float:
-        """Return how many seconds the next request has to wait; the place is taken by the call.
-
-        A place later than `until` is not taken: nobody would come for it.
-        """
         if self._pace < self._target:
             self._recover(now)
-        if self._pace == math.inf:
-            return max(0.0, self.blocked_until - now)
-        start = max(self._next, now - self._burst(), self.blocked_until)
-        if start <= max(now, until):
-            self._next = start + 1.0 / self._pace
-        return max(0.0, start - now)
-
-    def depart(self, now: float, until: float = math.inf) -> float:
-        """Return how many seconds a request that had its place and could go now has yet to wait.
-
-        Places are given in advance: where those who had them were held up (all connections were in
-        use), they would go all together. A departure later than `until` is not taken.
-        """
+        if self._pace != math.inf:
+            start = self._next(now, self._pace)
+            if start > now:
+                return False
+            self._last = start
         if self.rate is None:
             self._observe(now)
+        return True
+
+    def earliest(self, now: float, ahead: int = 0) -> float:
+        """Return when a request may go that has so many ahead of it, at the pace of this moment."""
         if self._pace < self._target:
             self._recover(now)
-        if self._pace == math.inf:
-            return 0.0
-        start = max(self._next_departure, now - self._burst())
-        if start <= max(now, until):
-            self._next_departure = start + 1.0 / self._pace
-        return max(0.0, start - now)
+        return self._start(now, ahead, self._pace)
 
-    def stay(self) -> None:
-        """Take back a departure of a request that will not be sent."""
-        if self._pace != math.inf:
-            self._next_departure -= 1.0 / self._pace
+    def soonest(self, now: float, ahead: int) -> float:
+        """Return when it may go at best: if the server objects no more."""
+        return self._start(now, ahead, self.rate if self.rate is not None else math.inf)
 
-    def give_back(self) -> None:
-        """Take back a place whose request will not be sent."""
-        if self._pace != math.inf:
-            self._next -= 1.0 / self._pace
+    def _start(self, now: float, ahead: int, pace: float) -> float:
+        start = max(now, self.blocked_until)
+        return start if pace == math.inf else max(start, self._next(now, pace) + ahead / pace)
+
+    def _next(self, now: float, pace: float) -> float:
+        # After a quiet time some may start together, but never right after a slow-down.
+        burst = _BURST_SECONDS if self._pace >= self._target else 0.0
+        return max(self._last + 1.0 / pace, now - burst)
 
     def throttled(self, now: float, retry_after: float | None) -> None:
         """Slow down: the server said "too many". A Retry-After holds every request back."""
@@ -281,10 +260,6 @@ class Pacer:
             self._seen *= math.exp(-gap)
             self._seen_at = now
         self._seen += 1.0
-
-    def _burst(self) -> float:
-        # After a quiet time some may start together, but never right after a slow-down.
-        return 0.0 if self._pace < self._target else _BURST_SECONDS
 
     def _recover(self, now: float) -> None:
         since = max(self._recovered_at, self.blocked_until)

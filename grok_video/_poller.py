@@ -164,8 +164,8 @@ class Poller:
             self._begin(now)
         try:
             await self._poll(now, deadline)
-        except TooLate:
-            error = self._timeout(deadline)
+        except TooLate as late:
+            error = self._timeout(deadline, had_turn=late.had_turn)
             raise error from error.__cause__
         assert self.snapshot is not None  # noqa: S101 - for the type checker: it was just polled
         return self.snapshot
@@ -237,8 +237,8 @@ class Poller:
             self._believed = believed
             try:
                 now = await self._poll(now, deadline)
-            except TooLate:
-                error = self._timeout(deadline)
+            except TooLate as late:
+                error = self._timeout(deadline, had_turn=late.had_turn)
                 raise error from error.__cause__
             except GrokVideoError as error:
                 now, passes = current_time(), passes_until(error)
@@ -411,7 +411,9 @@ class Poller:
         shown = f" ({progress:g} %)" if progress is not None else ""
         return self.snapshot.status.value + shown
 
-    def _timeout(self, deadline: Deadline, *, wish: float | None = None) -> JobTimeout:
+    def _timeout(
+        self, deadline: Deadline, *, wish: float | None = None, had_turn: bool = True
+    ) -> JobTimeout:
         after = f"after {deadline.timeout:g} s"
         said = f"is still {self._words()} {after}; it goes on and may be billed."
         failure = self._passing_error
@@ -426,8 +428,14 @@ class Poller:
                 f"is not known to the API {after}; check the id, or ask again, as a new job may "
                 "be unknown for half a minute."
             )
-        elif failure is not None:
-            said += f" The last poll failed: {failure.message.rstrip('.')}."
+        else:
+            if failure is not None:
+                said += f" The last poll failed: {failure.message.rstrip('.')}."
+            if not had_turn:
+                said += (
+                    " The next had no turn in time: other polls of this client took what its "
+                    "limits, or the server, let it send."
+                )
         error = JobTimeout(
             f"job {self.request_id} {said} {self._resume}",
             request_id=self.request_id,

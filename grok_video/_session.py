@@ -386,11 +386,8 @@ class Session:
             transport = await self.ready_transport()
             try:
                 slots, now = await self._polls.take(now, until.at)
-            except NoTurn as no:
-                if no.delay is not None:
-                    await self.lifetime.sleep_until(now + until.remaining(now))
-                    self.lifetime.require()
-                raise TooLate from None
+            except NoTurn:
+                raise TooLate(had_turn=False) from None
             asker.is_on_its_way = True
             try:
                 self.lifetime.require()
@@ -459,14 +456,21 @@ class Heard:
 
 
 class TooLate(Exception):
-    """A poll found no answer before the end of the wait that asked for it."""
+    """A poll found no answer before the end of the wait that asked for it.
+
+    `had_turn` says whether it was sent.
+    """
+
+    def __init__(self, *, had_turn: bool) -> None:
+        super().__init__(had_turn)
+        self.had_turn = had_turn
 
 
 async def _in_time(ask: Callable[[], Awaitable[Answer]], until: Deadline) -> Answer:
     await load_anyio()
     with ends_at(until.at):
         return await ask()
-    raise TooLate
+    raise TooLate(had_turn=True)
 
 
 def _not_in_time(problem: str, until: Deadline, so_far: str) -> APITimeoutError:

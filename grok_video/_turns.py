@@ -1,4 +1,4 @@
-"""When a request may go: its place in the client's budget, then a connection that is free.
+"""When a request may go: as the client's budget lets it, and over a connection that is free.
 
 One `Turns` stands before all creates of a client and one before all its polls. What a request is,
 and what is told to a caller who cannot have a turn, is decided in `_session`.
@@ -6,17 +6,21 @@ and what is told to a caller who cannot have a turn, is decided in `_session`.
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
 
 from grok_video._policies import Pacer
-from grok_video._slots import Slots, slots_of_each_loop
-from grok_video._transports._loops import current_time
+from grok_video._slots import Slots
+from grok_video._transports._looplocal import LoopLocal
+from grok_video._transports._loops import Bell, current_time
 
 if TYPE_CHECKING:
     from grok_video._lifetime import Lifetime
 
 __all__ = ["NoTurn", "Turns"]
+
+#: Seconds after which whoever is first in line looks at the pace again, which recovers meanwhile.
+_LOOK_AGAIN: Final = 1.0
 
 
 class NoTurn(Exception):
@@ -27,86 +31,120 @@ class NoTurn(Exception):
         self.delay = delay
 
 
+class _Lane:
+    """What the requests of one event loop have together: connections, and a line."""
+
+    __slots__ = ("line", "slots")
+
+    def __init__(self, at_once: int) -> None:
+        self.slots = Slots(at_once)
+        #: Those whom the budget holds up, in the order of their coming. Only the first of them
+        #: looks at the pace, so that nobody sleeps for what the pace of an earlier moment was, and
+        #: whoever leaves moves all others up.
+        self.line: OrderedDict[Bell, None] = OrderedDict()
+
+    def is_first(self, bell: Bell) -> bool:
+        """Return whether nobody is ahead in the line."""
+        return next(iter(self.line), bell) is bell
+
+    def leave(self, bell: Bell) -> None:
+        """Leave the line; who was behind the first is the first now, and hears of it."""
+        was_first = self.is_first(bell)
+        del self.line[bell]
+        following = next(iter(self.line), None)
+        if was_first and following is not None:
+            following.ring()
+
+
 class Turns:
     """At most `rate` requests a second, as the server allows, and `at_once` at the same time."""
 
-    __slots__ = ("_lifetime", "_slots", "pacer")
+    __slots__ = ("_lanes", "_lifetime", "pacer")
 
     def __init__(self, rate: float | None, at_once: int, lifetime: Lifetime) -> None:
         self.pacer = Pacer(rate)
         self._lifetime = lifetime
-        self._slots = slots_of_each_loop(at_once)
+        self._lanes = LoopLocal(lambda: _Lane(at_once), _nothing_to_close)
 
     async def take(
-        self, now: float, until: float, patience: float = math.inf
+        self, now: float, until: float, patience: float | None = None
     ) -> tuple[Slots, float]:
         """Return the slots of which one is taken, to be released after the request, and the time.
 
-        Raises `NoTurn`: at once if its place comes after `until`, or the server asked for more than
-        `patience` seconds, and at `until` if no connection became free; and `ConfigurationError`
-        if the client is closed while it waits for its place.
+        Raises `NoTurn` at `until`; where there is a `patience` also at once, if the server asked
+        for more seconds than that, or the limits let it go only after `until` even if all goes
+        well. Raises `ConfigurationError` if the client is closed while it waits in line.
         """
-        slots = self._slots.held() or await self._slots.get()
-        pacer = self.pacer
-        if slots.take_at_once():
-            if pacer.go_at_once(now):
-                return slots, now
-            slots.release()
-        while True:
-            delay = pacer.reserve(now, until)
-            asked = pacer.blocked_until - now
-            if delay > 0 and now + delay > until:
-                raise NoTurn(asked if asked > patience else delay)
-            if asked > patience:
-                pacer.give_back()
-                raise NoTurn(asked)
-            if delay > 0 or not slots.take_at_once():
-                try:
-                    if delay > 0:
-                        await self._sleep_until(now + delay)
-                    taken = await slots.take(until)
-                except BaseException:
-                    pacer.give_back()
-                    raise
-                if not taken:
-                    pacer.give_back()
+        lane = self._lanes.held() or await self._lanes.get()
+        slots, pacer = lane.slots, self.pacer
+        if not lane.line:
+            if slots.take_at_once():
+                if pacer.go(now):
+                    return slots, now
+                slots.release()
+            if pacer.earliest(now) <= now:
+                # Only a connection is missing. Many may wait for one, and go as they have it.
+                if not await slots.take(until):
                     raise NoTurn(None)
                 now = current_time()
-            # Those who stood in line together do not go together, and meanwhile the server may
-            # have said "too many" to another.
-            delay = pacer.depart(now, until)
-            if delay > 0:
-                try:
-                    await self._hold(delay, now, until)
-                except BaseException:
-                    slots.release()
-                    raise
+                if not lane.line and pacer.go(now):
+                    return slots, now
+                slots.release()
+        bell = Bell()
+        lane.line[bell] = None
+        try:
+            ahead = len(lane.line) - 1
+            while not lane.is_first(bell):
+                self._require_hope(now, ahead, until, patience)
+                await self._lifetime.sleep_until(until, bell, lambda: lane.is_first(bell))
+                self._lifetime.require()
                 now = current_time()
-            if pacer.blocked_until <= now:
-                return slots, now
-            slots.release()
+            return slots, await self._go_first(slots, now, until, patience)
+        finally:
+            lane.leave(bell)
+
+    async def _go_first(
+        self, slots: Slots, now: float, until: float, patience: float | None
+    ) -> float:
+        """Return when the first in line goes, with a slot."""
+        pacer = self.pacer
+        while True:
+            self._require_hope(now, 0, until, patience)
+            start = pacer.earliest(now)
+            if start > now:
+                look = max(pacer.blocked_until, now + _LOOK_AGAIN)
+                await self._lifetime.sleep_until(min(start, look, until))
+                self._lifetime.require()
+            else:
+                # What is held up by the budget holds no connection.
+                if not await slots.take(until):
+                    raise NoTurn(None)
+                now = current_time()
+                if pacer.go(now):
+                    return now
+                slots.release()
             now = current_time()
 
-    async def _hold(self, delay: float, now: float, until: float) -> None:
-        """Sleep until a request that has its connection may go. Raises `NoTurn` if that is late."""
-        if now + delay > until:
-            raise NoTurn(delay)
-        try:
-            await self._sleep_until(now + delay)
-        except BaseException:
-            self.pacer.stay()
-            raise
-
-    async def _sleep_until(self, when: float) -> None:
-        await self._lifetime.sleep_until(when)
-        self._lifetime.require()
+    def _require_hope(self, now: float, ahead: int, until: float, patience: float | None) -> None:
+        """Return if there may be a turn in time, for one with so many ahead. Raises `NoTurn`."""
+        pacer = self.pacer
+        asked = pacer.blocked_until - now
+        if patience is not None and asked > patience:
+            raise NoTurn(asked)
+        soonest = now if patience is None else pacer.soonest(now, ahead)
+        if soonest >= until:
+            raise NoTurn(pacer.earliest(now, ahead) - now)
 
     async def until_idle(self, until: float) -> None:
         """Return when no request of the running event loop has a slot, `until` at the latest."""
-        slots = self._slots.held()
-        if slots is not None:
-            await slots.until_all_free(until)
+        lane = self._lanes.held()
+        if lane is not None:
+            await lane.slots.until_all_free(until)
 
     async def aclose(self) -> None:
-        """Forget the slots of the running event loop."""
-        await self._slots.aclose()
+        """Forget the slots and the line of the running event loop."""
+        await self._lanes.aclose()
+
+
+async def _nothing_to_close(_: object) -> None:
+    """Do nothing: a lane holds no resource."""

@@ -134,18 +134,28 @@ def test_the_last_poll_lies_inside_the_deadline() -> None:
     assert Deadline.after(100, 60).remaining(170) == 0
 
 
+def departures_of(pacer: Pacer, count: int, now: float = 0.0) -> list[float]:
+    """Return when so many go that come together, each as soon as it may."""
+    departures: list[float] = []
+    while len(departures) < count:
+        if pacer.go(now):
+            departures.append(now)
+        else:
+            now = max(pacer.earliest(now), now + 1e-9)
+    return departures
+
+
 def test_a_budget_spreads_requests_after_a_burst_of_one_second() -> None:
-    pacer = Pacer(10.0)
-    waits = [pacer.reserve(0.0) for _ in range(30)]
-    assert waits[:11] == [0.0] * 11
-    assert waits[-1] == pytest.approx(1.9)
+    departures = departures_of(Pacer(10.0), 30)
+    assert departures[:11] == [0.0] * 11
+    assert departures[-1] == pytest.approx(1.9)
 
 
 def test_a_retry_after_holds_every_request_back() -> None:
     pacer = Pacer(10.0)
     pacer.throttled(0.0, 5.0)
-    assert pacer.reserve(0.0) == pytest.approx(5.0)
-    assert pacer.blocked_until == 5.0
+    assert pacer.earliest(0.0) == pacer.blocked_until == 5.0
+    assert not pacer.go(4.9)
 
 
 @pytest.mark.parametrize("wish", [None, 0.0, 1.0])
@@ -154,7 +164,7 @@ def test_a_shorter_wish_takes_nothing_from_a_longer_one(wish: float | None) -> N
     pacer.throttled(0.0, 60.0)
     pacer.throttled(5.0, wish)
     assert pacer.blocked_until == 60.0
-    assert pacer.reserve(5.0) == pytest.approx(55.0)
+    assert pacer.earliest(5.0) == 60.0
 
 
 def test_one_429_halves_the_pace_and_several_at_once_are_one_piece_of_news() -> None:
@@ -171,7 +181,7 @@ def test_the_pace_recovers_additively_to_what_was_set() -> None:
     pacer.throttled(0.0, None)
     paces = []
     for second in range(1, 15):
-        pacer.reserve(float(second))
+        pacer.earliest(float(second))
         paces.append(pacer.pace)
     assert paces == sorted(paces)
     assert paces[0] == pytest.approx(5.5)
@@ -181,32 +191,20 @@ def test_the_pace_recovers_additively_to_what_was_set() -> None:
 def test_a_pace_that_was_never_set_is_learned_from_the_first_429() -> None:
     pacer = Pacer(None)
     for n in range(200):
-        assert pacer.reserve(n / 100) == pacer.depart(n / 100) == 0.0
+        assert pacer.go(n / 100)
     pacer.throttled(2.0, None)
     assert 20 < pacer.pace < 60
     for second in range(3, 40):
-        pacer.reserve(float(second))
+        pacer.earliest(float(second))
     assert pacer.pace == math.inf
 
 
 def test_a_lull_before_the_first_429_does_not_make_the_learned_pace_a_crawl() -> None:
     pacer = Pacer(None)
     for when in (*[0.0] * 100, 2.5):
-        pacer.reserve(when)
-        pacer.depart(when)
+        assert pacer.go(when)
     pacer.throttled(2.6, None)
-    assert max(pacer.reserve(3.4) for _ in range(50)) < 15
-
-
-def test_who_only_stands_in_line_was_not_sent() -> None:
-    """Three hundred wait for a connection, and the five that had one were too many."""
-    pacer = Pacer(None)
-    for _ in range(300):
-        pacer.reserve(0.0)
-    for n in range(5):
-        pacer.depart(n / 5)
-    pacer.throttled(1.0, None)
-    assert pacer.pace < 3
+    assert departures_of(pacer, 50, 3.4)[-1] < 18.4
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.05, 0.1, 0.15, 1.0])
@@ -214,42 +212,37 @@ def test_a_429_slows_every_pace_down_and_never_up(rate: float) -> None:
     pacer = Pacer(rate)
     pacer.throttled(0.0, None)
     assert pacer.pace <= rate
-    pacer.reserve(100.0)
+    pacer.earliest(100.0)
     assert pacer.pace == rate
 
 
-def test_a_pace_recovers_while_those_depart_who_had_their_places_before() -> None:
-    pacer = Pacer(1.0)
-    for _ in range(100):
-        pacer.reserve(0.0)
-    pacer.throttled(0.0, None)
-    now = 0.0
-    for _ in range(100):
-        now += pacer.depart(now)
-    assert now < 110
+def test_what_the_slowest_moment_put_off_is_no_later_once_the_pace_has_recovered() -> None:
+    pacer = Pacer(10.0)
+    for second in range(0, 12, 2):
+        pacer.throttled(float(second), None)
+    assert pacer.pace < 0.5
+    assert pacer.go(10.0)
+    put_off = pacer.earliest(10.0)
+    assert put_off > 12
+    assert pacer.earliest(12.0) < 12.7 < put_off
 
 
-@given(st.lists(st.tuples(st.floats(0, 5), st.booleans(), st.none() | st.floats(0, 30))))
-def test_a_pacer_never_gives_a_place_in_the_past_or_never(events) -> None:
-    pacer, now = Pacer(5.0), 0.0
-    for step, objected, wish in events:
-        now += step
-        delay = pacer.reserve(now)
-        assert 0 <= delay < math.inf
-        assert now + delay >= pacer.blocked_until or delay >= 0
-        if objected:
-            pacer.throttled(now, wish)
-            assert pacer.pace > 0
+@pytest.mark.parametrize("rate", [None, 10.0])
+def test_at_best_is_as_if_the_server_had_not_objected(rate: float | None) -> None:
+    pacer = Pacer(rate)
+    assert pacer.go(0.0)
+    pacer.throttled(0.0, 3.0)
+    assert pacer.soonest(0.0, 0) == 3.0
+    assert pacer.soonest(0.0, 100) == (3.0 if rate is None else 10.0)
+    assert pacer.earliest(0.0, 100) >= 20
 
 
 #: Seconds until the next thing happens, and what it is: so many requests come, or the server says
-#: "too many" and how many seconds it wants none. And whether those whose time has come have a
-#: connection as well.
+#: "too many" and how many seconds it wants none.
 _EVENTS = st.lists(
     st.tuples(
-        st.sampled_from([0.0, 0.01, 0.3, 1.0, 4.0, 25.0]),
+        st.sampled_from([0.0, 0.01, 0.3, 1.0, 4.0, 25.0]) | st.floats(0, 5),
         st.integers(1, 30) | st.none() | st.sampled_from([0.5, 6.0]),
-        st.booleans(),
     ),
     max_size=40,
 )
@@ -257,37 +250,31 @@ _EVENTS = st.lists(
 
 @settings(max_examples=400)
 @given(st.sampled_from([None, 0.1, 3.0, 10.0]), _EVENTS)
-def test_who_may_go_at_once_is_told_so_and_counts_as_all_others_do(rate, events) -> None:
-    quick, usual, now = Pacer(rate), Pacer(rate), 0.0
-    places: list[float] = []  # of those who sleep until then
-    for step, event, connected in events:
+def test_who_may_go_is_told_when_and_goes_then(rate: float | None, events) -> None:
+    pacer, now, went = Pacer(rate), 0.0, []
+    for step, event in events:
         now += step
         if not isinstance(event, int):
-            for pacer in (quick, usual):
-                pacer.throttled(now, event)
+            pacer.throttled(now, event)
+            assert pacer.pace > 0
             continue
-        if connected:
-            for _ in [place for place in places if place <= now]:
-                assert quick.depart(now) == usual.depart(now)
-            places = [place for place in places if place > now]
-        for _ in range(event):
-            slowed = usual.pace < (rate or math.inf)
-            if place := usual.reserve(now):
-                assert not quick.go_at_once(now)
-                assert quick.reserve(now) == place
-                places.append(now + place)
-            elif departure := usual.depart(now):
-                assert not quick.go_at_once(now)
-                assert (quick.reserve(now), quick.depart(now)) == (0, departure)
-            elif not quick.go_at_once(now):
-                assert slowed, "nobody else is sent the long way"
-                assert (quick.reserve(now), quick.depart(now)) == (0, 0)
-        assert quick.pace == usual.pace
+        for ahead in range(event):
+            earliest, soonest = pacer.earliest(now), pacer.soonest(now, 0)
+            assert now <= soonest <= earliest < math.inf
+            assert pacer.earliest(now, ahead) >= earliest >= pacer.blocked_until
+            if pacer.go(now):
+                assert earliest == now
+                went.append(now)
+            else:
+                assert earliest > now
+    for first, last in zip(went, went[len(went) // 2 :], strict=False):
+        many = sum(first <= when <= last for when in went)
+        assert rate is None or many <= (last - first) * rate + rate + 1.001
 
 
 @pytest.mark.parametrize("rate", [None, 10.0])
 def test_nobody_goes_at_once_before_a_retry_after_is_over(rate) -> None:
     pacer = Pacer(rate)
     pacer.blocked_until = 5.0
-    assert not pacer.go_at_once(4.9)
-    assert pacer.go_at_once(5.0)
+    assert not pacer.go(4.9)
+    assert pacer.go(5.0)

@@ -153,3 +153,91 @@ def test_who_waits_for_a_place_is_told_at_once_that_its_client_is_closed() -> No
         assert current_time() == began
 
     run(main)
+
+
+def test_who_waits_goes_as_soon_as_the_pace_of_then_allows_and_not_that_of_its_coming() -> None:
+    async def main() -> None:
+        turns, began = Turns(100.0, 5, Lifetime()), current_time()
+        for _ in range(10):
+            turns.pacer.throttled(current_time(), 1.0)
+            await trio.sleep(1)
+        assert turns.pacer.pace < 1
+        async with trio.open_nursery() as tasks:
+            for _ in range(200):
+                tasks.start_soon(go, turns)
+        assert current_time() - began < 22
+
+    run(main)
+
+
+def test_nobody_passes_those_who_stand_in_line() -> None:
+    async def main() -> None:
+        turns, order = Turns(None, 5, Lifetime()), list[int]()
+
+        async def wait(number: int) -> None:
+            (await taken(turns)).release()
+            order.append(number)
+
+        turns.pacer.throttled(current_time(), None)
+        async with trio.open_nursery() as tasks:
+            for number in range(50):
+                tasks.start_soon(wait, number)
+                await trio.sleep(0.3)
+        assert order == list(range(50))
+
+    run(main)
+
+
+def test_who_leaves_the_line_moves_all_behind_it_up() -> None:
+    async def main() -> None:
+        turns, began = Turns(1.0, 5, Lifetime()), current_time()
+        for _ in range(2):
+            (await taken(turns)).release()
+        async with trio.open_nursery() as tasks:
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as leaving:
+                    for _ in range(27):
+                        leaving.start_soon(go, turns)
+                    await trio.testing.wait_all_tasks_blocked()
+                    tasks.start_soon(go, turns)
+                    await trio.testing.wait_all_tasks_blocked()
+                    scope.cancel()
+        assert current_time() - began == pytest.approx(1)
+
+    run(main)
+
+
+def test_a_slow_moment_refuses_nobody_whom_the_limits_would_let_go_in_time() -> None:
+    async def main() -> None:
+        turns, began = Turns(None, 5, Lifetime()), current_time()
+        turns.pacer.throttled(began, None)
+        async with trio.open_nursery() as tasks:
+            for _ in range(100):
+                tasks.start_soon(go, turns, 30.0, 60.0)
+        assert current_time() - began < 15
+
+    run(main)
+
+
+def test_who_would_come_too_late_even_if_all_goes_well_is_told_at_once() -> None:
+    async def main() -> None:
+        turns, began = Turns(1.0, 5, Lifetime()), current_time()
+        async with trio.open_nursery() as tasks:
+            for _ in range(11):
+                tasks.start_soon(go, turns, 10.0, 60.0)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(NoTurn) as no:
+                await taken(turns, 10.0, patience=60.0)
+            assert current_time() == began
+            assert no.value.delay == pytest.approx(10)
+            with pytest.raises(NoTurn):
+                await turns.take(began, began + 10.0)
+            assert current_time() - began == pytest.approx(10), "who has no patience hopes on"
+
+    run(main)
+
+
+async def go(turns: Turns, seconds: float = math.inf, patience: float | None = None) -> None:
+    now = current_time()
+    slots, _ = await turns.take(now, now + seconds, patience)
+    slots.release()
