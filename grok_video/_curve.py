@@ -38,6 +38,38 @@ _BESIDE: Final = (0.2, 0.5, 0.8, 1.0, 0.8, 0.5, 0.2)
 _STALE: Final = 0.75
 _STALE_SHARE: Final = 0.1
 
+# What is believed before much is seen. All in squares of percent points, unless it says otherwise.
+#: How far numbers of one moment of a life lie apart: four points either way, as recorded; and how
+#: many readings that counts for.
+_USUAL_NOISE: Final = 16.0
+_NOISE_COUNTS: Final = 4.0
+#: What is left between numbers that never strayed: they are rounded, and counted in steps.
+_LEAST_NOISE: Final = 0.25
+#: Readings of one stretch that count for which shape is the server's: none decides it alone.
+_MOST_VOTES: Final = 3.0
+#: A shape whose squared misses are this much more than the best one's is 0.6 times as likely.
+_FORGIVEN: Final = 100.0
+#: How well the nearest known shape is trusted at most where nothing was seen.
+_LEAST_DOUBT: Final = 6.0
+#: Readings of a stretch from which on its climb can be told from its noise, and the largest share
+#: of what looks like noise that is taken for it.
+_CLIMB_COUNTS: Final = 4.0
+_MOST_CLIMB: Final = 0.7
+
+# How a number is read.
+#: Fine steps that explain a number ten times worse than the best one are left out: 2 ln 10.
+_TEN_TIMES_WORSE: Final = 4.6
+#: The first fine steps, a twentieth of a life: their logarithms lie so far apart that a number that
+#: fits anywhere would be read as "just begun".
+_TOO_EARLY: Final = 3
+#: Squares of log(fraction): the curve's own error for good (1 %), and before the first job (8 %).
+_OWN_ERROR: Final = 0.0001
+_UNTRIED_ERROR: Final = 0.012
+#: The most of a reading's width that is noise; the rest is where the curve is flat, and stays wide.
+_MOST_NOISE: Final = 0.10
+#: What a number says that fits nowhere: any fraction from a twentieth to the whole.
+_NOTHING_SAID: Final = (-3.0, 0.0, 0.05)
+
 
 def _percent(knots: tuple[tuple[float, float], ...], fraction: float) -> float:
     for (x0, p0), (x1, p1) in pairwise(knots):
@@ -119,84 +151,102 @@ class Curve:
         return self._shape[min(_FINE - 1, int(fraction * _FINE))][1]
 
     def _draw(self) -> None:
+        """Draw the curve anew: its mean and its error at each stretch, then in fine steps."""
         counts = self.count
         averages = [t / n if n else 0.0 for t, n in zip(self.total, counts, strict=True)]
         inside = sum(self.square) - sum(n * a * a for n, a in zip(counts, averages, strict=True))
         free = sum(n - 1.0 for n in counts if n > 1.0)
-        noise = (4.0 * 16.0 + max(inside, 0.0)) / (4.0 + free)
-        # Which known shape is nearest, and how near: what unvisited stretches are filled with.
-        misfits = [
-            sum(min(n, 3.0) * (a - p) ** 2 for n, a, p in zip(counts, averages, shape, strict=True))
-            for shape in _SHAPES
-        ]
-        least = min(misfits)
-        stray = least / (1.0 + sum(min(n, 3.0) for n in counts))
-        votes = [math.exp(-0.5 * (m - least) / 100.0) for m in misfits]
-        total = sum(votes)
-        guesses = [
-            sum(v * shape[i] for v, shape in zip(votes, _SHAPES, strict=True)) / total
-            for i in range(_BINS)
-        ]
+        usual = _NOISE_COUNTS * _USUAL_NOISE
+        noise = (usual + max(inside, 0.0)) / (_NOISE_COUNTS + free)
+        guesses, doubts = self._guess(averages)
         # What a server shows late it shows late all along: stretches learn from those beside them.
         strays = [t - n * g for t, n, g in zip(self.total, counts, guesses, strict=True)]
         means, errors = [0.0] * _BINS, [0.0] * _BINS
-        for i in range(_BINS):
-            guess = guesses[i]
-            doubt = (
-                6.0
-                + stray
-                + sum(v * (shape[i] - guess) ** 2 for v, shape in zip(votes, _SHAPES, strict=True))
-                / total
-            )
+        for i, (guess, doubt) in enumerate(zip(guesses, doubts, strict=True)):
             first, beyond = max(i - 3, 0), min(i + 4, _BINS)
             near = _BESIDE[3 + first - i : 3 + beyond - i]
             heard = sum(k * n for k, n in zip(near, counts[first:beyond], strict=True))
-            guess += sum(k * r for k, r in zip(near, strays[first:beyond], strict=True)) / (
-                heard + noise / doubt
-            )
-            doubt = max(doubt * noise / (heard * doubt + noise), 6.0)
-            here = max(self.square[i] - counts[i] * averages[i] ** 2, 0.0)
-            here = (4.0 * noise + here) / (4.0 + max(counts[i] - 1.0, 0.0))
-            # what the curve climbs inside one stretch, or a blurred one, is not noise
-            left, right = max(i - 1, 0), min(i + 1, _BINS - 1)
-            if counts[i] > 4.0 and counts[left] and counts[right]:
-                climb = (averages[right] - averages[left]) / (right - left)
-                blur = 1.0 + self.blur[i] / counts[i]
-                here -= min(climb * climb * blur / 12.0, 0.7 * here)
-            here += 0.25
+            strayed = sum(k * r for k, r in zip(near, strays[first:beyond], strict=True))
+            guess += strayed / (heard + noise / doubt)  # noqa: PLW2901 - the same guess, corrected
+            doubt = max(doubt * noise / (heard * doubt + noise), _LEAST_DOUBT)  # noqa: PLW2901
+            here = self._noise_at(i, averages, noise)
             weight = here / doubt
             means[i] = (weight * guess + self.total[i]) / (weight + counts[i])
             errors[i] = math.sqrt(here + here / (weight + counts[i]))
-        self._shape = []
-        for k in range(_FINE):
-            fraction = (k + 0.5) / _FINE
-            position = fraction * _BINS - 0.5
-            i = min(max(int(position), 0), _BINS - 2)
-            t = position - i
-            mean = means[i] + t * (means[i + 1] - means[i])
-            error = errors[i] + min(max(t, 0.0), 1.0) * (errors[i + 1] - errors[i])
-            self._shape.append((math.log(fraction), mean, 1.0 / error))
+        self._shape = _in_fine_steps(means, errors)
+
+    def _guess(self, averages: list[float]) -> tuple[list[float], list[float]]:
+        """Return what the known shapes say of each stretch, each as it fits, and how sure that is.
+
+        Stretches that nobody has looked at are filled with it.
+        """
+        votes_of = [min(n, _MOST_VOTES) for n in self.count]
+        misfits = [
+            sum(n * (a - p) ** 2 for n, a, p in zip(votes_of, averages, shape, strict=True))
+            for shape in _SHAPES
+        ]
+        least = min(misfits)
+        stray = least / (1.0 + sum(votes_of))
+        votes = [math.exp(-0.5 * (misfit - least) / _FORGIVEN) for misfit in misfits]
+        total = sum(votes)
+        guesses: list[float] = []
+        doubts: list[float] = []
+        for said in zip(*_SHAPES, strict=True):
+            guess = sum(v * p for v, p in zip(votes, said, strict=True)) / total
+            apart = sum(v * (p - guess) ** 2 for v, p in zip(votes, said, strict=True)) / total
+            guesses.append(guess)
+            doubts.append(_LEAST_DOUBT + stray + apart)
+        return guesses, doubts
+
+    def _noise_at(self, i: int, averages: list[float], noise: float) -> float:
+        """Return how far numbers of this stretch lie apart; `noise` is what those of any do."""
+        count = self.count[i]
+        here = max(self.square[i] - count * averages[i] ** 2, 0.0)
+        here = (_NOISE_COUNTS * noise + here) / (_NOISE_COUNTS + max(count - 1.0, 0.0))
+        # What the curve climbs inside one stretch, or a blurred one, is not noise.
+        left, right = max(i - 1, 0), min(i + 1, _BINS - 1)
+        if count > _CLIMB_COUNTS and self.count[left] and self.count[right]:
+            climb = (averages[right] - averages[left]) / (right - left)
+            blur = 1.0 + self.blur[i] / count
+            # Evenly spread over a width, values have a twelfth of its square for their variance.
+            here -= min(climb * climb * blur / 12.0, _MOST_CLIMB * here)
+        return here + _LEAST_NOISE
 
     def _read(self, percent: int) -> tuple[float, float, float]:
         if not self._shape:
             self._draw()
         gaps = [((percent - mean) * sharpness) ** 2 for _, mean, sharpness in self._shape]
-        # far fractions that explain it badly would count by their distance alone
-        most = min(gaps) + 4.6
+        # Far fractions that explain it badly would count by their distance alone.
+        most = min(gaps) + _TEN_TIMES_WORSE
         total = first = second = 0.0
         for k, gap in enumerate(gaps):
-            if gap < most and k > 3:
+            if gap < most and k > _TOO_EARLY:
                 logarithm, _, sharpness = self._shape[k]
-                # equal steps of a fraction are unequal steps of its logarithm
+                # Equal steps of a fraction are unequal steps of its logarithm.
                 share = math.exp(-0.5 * gap) * sharpness / (k + 0.5)
                 total += share
                 first += share * logarithm
                 second += share * logarithm * logarithm
         if total <= 0.0:
-            return (-3.0, 0.0, 0.05)
+            return _NOTHING_SAID
         centre = first / total
         variance = max(second / total - centre * centre, 0.0)
-        variance += 0.0001 + 0.012 / (2.0 + self.jobs)
-        noise = min(math.sqrt(variance), 0.10)
+        variance += _OWN_ERROR + _UNTRIED_ERROR / (2.0 + self.jobs)
+        noise = min(math.sqrt(variance), _MOST_NOISE)
+        # As wide as an even spread of that variance is, to either side.
         half = math.sqrt(3.0 * max(variance - noise * noise, 0.0))
         return (centre - half, min(centre + half, 0.0), noise)
+
+
+def _in_fine_steps(means: list[float], errors: list[float]) -> list[tuple[float, float, float]]:
+    """Return (log of the fraction, percent, one over its error), from stretch to stretch."""
+    shape: list[tuple[float, float, float]] = []
+    for k in range(_FINE):
+        fraction = (k + 0.5) / _FINE
+        position = fraction * _BINS - 0.5
+        i = min(max(int(position), 0), _BINS - 2)
+        t = position - i
+        mean = means[i] + t * (means[i + 1] - means[i])
+        error = errors[i] + min(max(t, 0.0), 1.0) * (errors[i + 1] - errors[i])
+        shape.append((math.log(fraction), mean, 1.0 / error))
+    return shape
