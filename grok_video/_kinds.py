@@ -36,6 +36,33 @@ AGREEMENT: Final = 0.3
 TAIL_SHARE: Final = 0.03
 TAIL_OFFSET: Final = 1.25
 TAIL_SPREAD: Final = 0.45
+#: Imagined jobs that hold the share of the second hump, and late ones its place and spread.
+SHARE_COUNTS: Final = 25.0
+LATE_COUNTS: Final = 3.0
+#: Spreads from the middle of the usual jobs within which the second hump never comes, and beyond
+#: which it starts.
+TAIL_NEAREST: Final = 2.0
+TAIL_START: Final = 2.5
+#: Spreads above the mean beyond which a window may be one of the tail.
+MAYBE_LATE: Final = 1.5
+#: Newton steps of one fit, the longest of one for the mean and for log(spread), and the share of a
+#: spread below which one changes nothing: a fit starts where the last one ended.
+STEPS: Final = 4
+LONGEST_STEP: Final = 0.7
+LONGEST_WARMING: Final = 0.5
+NO_STEP: Final = 0.02
+#: Spreads between the mean and the middle of all windows from which on steps are too small.
+TOO_FAR: Final = 3.0
+#: Degrees of freedom of what other kinds suggest (a Student-t): few, so that windows outvote it.
+FREEDOM: Final = 2.0
+#: The least and the largest spread of log(seconds) that is believed.
+LEAST_SPREAD: Final = 0.01
+MOST_SPREAD: Final = 1.5
+
+#: A window with no beginning (log of nearly nothing) is one of a job that the first poll found
+#: done: it is put so far below its end.
+NO_BEGINNING: Final = -20.0
+OPEN_BELOW: Final = 0.3
 
 #: A job not yet seen running stands on no rung of `Cohort.waiting`.
 NO_RUNG: Final = -1000
@@ -229,30 +256,29 @@ class Kind:
         if not self.version:
             self.mean = before
         middles = sorted(
-            high - 0.3 if low < -20.0 else 0.5 * (low + high)
+            high - OPEN_BELOW if low < NO_BEGINNING else 0.5 * (low + high)
             for _, low, high in items
             if high < math.inf
         )
         middle = middles[len(middles) // 2] if middles else self.mean
-        if abs(middle - self.mean) > 3.0 * self.sigma:
-            # too far for small steps
+        if abs(middle - self.mean) > TOO_FAR * self.sigma:
             self.mean, self.tail_mean = middle, middle + TAIL_OFFSET
-        for _ in range(4):
+        for _ in range(STEPS):
             sums = self._weigh(items)
             pull = (self.mean - before) / before_error
-            trust = 3.0 / (2.0 + pull * pull) / before_error**2
+            trust = (FREEDOM + 1.0) / (FREEDOM + pull * pull) / before_error**2
             information = sums.information + trust
             step = (sums.slope - trust * (self.mean - before)) / information
-            self.mean += min(max(step, -0.7), 0.7)
-            # log-normal, so that a server that hardly varies is soon believed
+            self.mean += min(max(step, -LONGEST_STEP), LONGEST_STEP)
+            # Log-normal, so that a server that hardly varies is soon believed
             warmer = (sums.heat + 2.0 * FIRMNESS * math.log(SPREAD / self.sigma)) / (
                 sums.heat_information + 2.0 * FIRMNESS
             )
-            self.sigma *= math.exp(min(max(warmer, -0.5), 0.5))
-            self.sigma = min(max(self.sigma, 0.01), 1.5)
+            self.sigma *= math.exp(min(max(warmer, -LONGEST_WARMING), LONGEST_WARMING))
+            self.sigma = min(max(self.sigma, LEAST_SPREAD), MOST_SPREAD)
             self.mean_error = 1.0 / math.sqrt(information)
             self._place_tail(sums)
-            if abs(step) < 0.02 * self.sigma:
+            if abs(step) < NO_STEP * self.sigma:
                 break
         self.spread = math.hypot(self.sigma, self.mean_error)
         self.weighed += self.news
@@ -267,7 +293,7 @@ class Kind:
         for weight, low, high in items:
             mass, z, zz = truncated((low - mean) / sigma, (high - mean) / sigma)
             part = weight
-            if high - mean > 1.5 * sigma:
+            if high - mean > MAYBE_LATE * sigma:
                 tail_mass, zt, zzt = truncated((low - far) / wide, (high - far) / wide)
                 odds = share * tail_mass / (share * tail_mass + (1.0 - share) * mass)
                 part *= 1.0 - odds
@@ -293,9 +319,12 @@ class Kind:
     def _place_tail(self, sums: _Sums) -> None:
         """Put the second hump where the late jobs were, held by a few imagined ones."""
         n, total = sums.tail_n, sums.tail_sum
-        self.tail_share = (25.0 * TAIL_SHARE + n) / (25.0 + sums.core_n + n)
-        start = self.mean + max(TAIL_OFFSET, 2.5 * self.sigma)
-        far = max((3.0 * start + total) / (3.0 + n), self.mean + 2.0 * self.sigma)
+        self.tail_share = (SHARE_COUNTS * TAIL_SHARE + n) / (SHARE_COUNTS + sums.core_n + n)
+        start = self.mean + max(TAIL_OFFSET, TAIL_START * self.sigma)
+        nearest = self.mean + TAIL_NEAREST * self.sigma
+        far = max((LATE_COUNTS * start + total) / (LATE_COUNTS + n), nearest)
         square = max(sums.tail_square - 2.0 * far * total + n * far * far, 0.0)
         self.tail_mean = far
-        self.tail_sigma = math.sqrt((3.0 * TAIL_SPREAD * TAIL_SPREAD + square) / (3.0 + n))
+        self.tail_sigma = math.sqrt(
+            (LATE_COUNTS * TAIL_SPREAD * TAIL_SPREAD + square) / (LATE_COUNTS + n)
+        )
