@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
     from grok_video._errors import GrokVideoError
 
-__all__ = ["NO_END", "Deadline", "Limits", "Pacer", "Retry"]
+__all__ = ["NO_END", "Deadline", "Limits", "Pacer", "Retry", "poll_pause"]
+
+#: Seconds of a Retry-After after which polls look again. A client whose polls stand still follows
+#: none of the jobs that were paid for, and one look in an hour is no burden for any server.
+LONGEST_PAUSE: Final = 3600.0
 
 
 def _positive(instance: object, attribute: Attribute[float], value: float | None) -> None:
@@ -51,7 +55,8 @@ class Retry(Value):
     connect, TLS), or the server clearly refused it for a passing reason (429, a 503 before any
     upstream took it). A poll may always be sent again. Waits double from `base` to `cap` seconds,
     of which each takes between half and all at random, and never undercut a Retry-After; a create
-    gives up where that is longer than `patience`. `attempts` counts the first one too.
+    gives up where that is longer than `patience`, and polls look again after an hour of it.
+    `attempts` counts the first one too.
 
     `resend_unknown_creates` takes the promise back that nothing is paid twice: a create whose
     outcome is unknown is sent again, and each such resend can pay for a second video.
@@ -80,7 +85,8 @@ class Retry(Value):
         """
         if attempt >= self.attempts or not self._may_resend(failure):
             return None
-        return self._delay(failure, attempt, random)
+        wish = failure.retry_after if isinstance(failure, APIError) else None
+        return self._delay(wish, attempt, random)
 
     def _may_resend(self, failure: GrokVideoError) -> bool:
         if isinstance(failure, APIError) and (failure.retry_after or 0.0) > self.patience:
@@ -91,12 +97,17 @@ class Retry(Value):
 
     def poll_delay(self, failure: GrokVideoError, failures: int, random: random.Random) -> float:
         """Return the seconds to wait after so many polls in a row that failed in passing."""
-        return self._delay(failure, failures, random)
+        return self._delay(poll_pause(failure), failures, random)
 
-    def _delay(self, failure: GrokVideoError, attempt: int, random: random.Random) -> float:
+    def _delay(self, wish: float | None, attempt: int, random: random.Random) -> float:
         backoff = random.uniform(0.5, 1.0) * min(self.cap, self.base * 2.0 ** min(attempt - 1, 30))
-        wish = failure.retry_after if isinstance(failure, APIError) else None
         return max(backoff, wish or 0.0)
+
+
+def poll_pause(failure: GrokVideoError) -> float | None:
+    """Return the seconds for which a failed poll asks for no other one; None if it asks nothing."""
+    wish = failure.retry_after if isinstance(failure, APIError) else None
+    return min(wish, LONGEST_PAUSE) if wish is not None else None
 
 
 @frozen(eq=False, repr=False)

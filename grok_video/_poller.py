@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakMethod
 
 from grok_video._errors import (
-    APIError,
     GrokVideoError,
     JobError,
     JobExpired,
@@ -28,7 +27,7 @@ from grok_video._errors import (
 from grok_video._lifecycle import is_unknown, passes_until
 from grok_video._log import life, logger
 from grok_video._models import JobStatus, Snapshot, Video
-from grok_video._policies import NO_END
+from grok_video._policies import NO_END, poll_pause
 from grok_video._polling import Watch
 from grok_video._session import TooLate
 from grok_video._tracing import span
@@ -285,8 +284,8 @@ class Poller:
             self._heard = heard if len(heard.body) < _WORTH_KEEPING else None
             self._accept(heard.snapshot, ended, hint)
         except GrokVideoError as error:
-            if isinstance(error, APIError) and error.retry_after is not None:
-                self._not_before = current_time() + error.retry_after
+            if (pause := poll_pause(error)) is not None:
+                self._not_before = current_time() + pause
             raise
         except BaseException:
             if self._asker is asker:

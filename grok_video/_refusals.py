@@ -37,6 +37,9 @@ _GATEWAY_ID: Final = r"\(request id:\s*([^)\s]+)\s*\)"
 #: Characters of an error text that are looked at: the longest recorded one has 230, and patterns
 #: must not run over megabytes.
 TEXT_LIMIT: Final = 2**14
+#: The longest wish in seconds that is believed. No service asks for more than a day, but Unix
+#: seconds in place of a span, or a date by a clock that is wrong, would hold a client up for years.
+_LONGEST_BELIEVED: Final = 86_400.0
 _NO_MONEY: Final = (
     r"(?i)quota is not enough|insufficient[_ ](user[_ ])?(quota|balance|credit|fund)|"
     r"used all available credits|spending limit|purchase more credits|out of credits|"
@@ -175,23 +178,29 @@ def _is_refusal(
 def read_retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
     """Return the server's wish in seconds: from milliseconds, seconds or a date; None without one.
 
-    A date is measured against the answer's own Date, so that a wrong clock on either side does not
-    matter; `now` (Unix seconds) stands in where there is none. Dates are cut to whole seconds, so
-    one second more is taken: a wish is honoured in full.
+    One of more than a day is a mistake, and none. A date is measured against the answer's own Date,
+    so that a wrong clock on either side does not matter; `now` (Unix seconds) stands in where there
+    is none. Dates are cut to whole seconds, so a second more is taken: a wish is honoured in full.
     """
     value = headers.get("retry-after-ms")
     if value is not None and (seconds := _positive(value)) is not None:
-        return seconds / 1000
+        wish = _believable(seconds / 1000)
+        if wish is not None:
+            return wish
     value = headers.get("retry-after")
     if value is None:
         return None
     if (seconds := _positive(value)) is not None:
-        return seconds
+        return _believable(seconds)
     then = _date(value)
     if then is None:
         return None
     left = then - (_date(headers.get("date", "")) or now)
-    return left + 1.0 if left >= 0 else 0.0
+    return _believable(left + 1.0) if left >= 0 else 0.0
+
+
+def _believable(seconds: float) -> float | None:
+    return seconds if seconds <= _LONGEST_BELIEVED else None
 
 
 def _positive(text: str) -> float | None:

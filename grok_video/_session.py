@@ -34,7 +34,7 @@ from grok_video._lifecycle import Event
 from grok_video._lifetime import Lifetime
 from grok_video._log import logger
 from grok_video._models import JobStatus, Snapshot
-from grok_video._policies import NO_END
+from grok_video._policies import NO_END, poll_pause
 from grok_video._polling import Experience
 from grok_video._refusals import read_retry_after
 from grok_video._slots import Taken, slots_of_each_loop
@@ -415,7 +415,7 @@ class Session:
                 heard = Heard(answer.status, answer.body, snapshot)
         except GrokVideoError as error:
             if isinstance(error, RateLimited):
-                self._polls.pacer.throttled(current_time(), error.retry_after)
+                self._polls.pacer.throttled(current_time(), poll_pause(error))
             error.request_id = request_id
             reword(error, f"job {request_id}: {error.message}")
             # Without its frames, which hold what the server said before it was redacted.

@@ -332,8 +332,9 @@ class Transfer:
 
     async def _pause(self, failure: GrokVideoError, failures: int) -> None:
         self.transport()  # what a closing client broke off is told now, not after a wait
-        delay = self._retry.poll_delay(failure, failures, self._random)
         wish = failure.retry_after if isinstance(failure, APIError) else None
+        # All of the wish: `patience` is its end here, not that of polls.
+        delay = max(self._retry.poll_delay(failure, failures, self._random), wish or 0.0)
         left = self._deadline.remaining(current_time())
         if delay >= left > 1.0 and (wish or 0.0) < left:
             delay = left - 1.0  # the last attempt lies inside

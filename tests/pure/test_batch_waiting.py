@@ -45,7 +45,7 @@ def test_no_create_is_sent_that_could_not_be_followed_within_its_timeout() -> No
 
 def test_what_one_job_is_told_holds_back_no_other() -> None:
     provider = Provider(seconds=60)
-    provider.failing = [answer(503, QUIET, **{"retry-after": "100000"})]
+    provider.failing = [answer(503, QUIET, **{"retry-after": "80000"})]
     outcomes, summary = batch_against(provider, timeout=600)
     assert len([one for one in outcomes if one.state is OutcomeState.DONE]) == 19
     assert len([one for one in outcomes if one.state is OutcomeState.PENDING]) == 1
@@ -54,7 +54,7 @@ def test_what_one_job_is_told_holds_back_no_other() -> None:
 
 def test_a_batch_ends_where_polls_are_not_wanted_for_longer_than_patience() -> None:
     provider = Provider(seconds=60)
-    provider.failing = [answer(429, QUIET, **{"retry-after": "100000"})]
+    provider.failing = [answer(429, QUIET, **{"retry-after": "80000"})]
     outcomes, summary = batch_against(provider, timeout=600)
     assert len(provider.creates) == 2
     assert len([one for one in outcomes if one.state is OutcomeState.LEFT]) == 18

@@ -224,6 +224,14 @@ def test_the_gateways_request_id_is_an_attribute() -> None:
         ({"retry-after": "soon"}, None),
         ({"retry-after": "-5"}, None),
         ({"retry-after": "inf"}, None),
+        # More than a day is a mistake: Unix seconds, a date by a clock that is wrong.
+        ({"retry-after": "86400"}, 86400),
+        ({"retry-after": "86401"}, None),
+        ({"retry-after": "1700000000"}, None),
+        ({"retry-after": "1e308"}, None),
+        ({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}, None),
+        ({"retry-after-ms": "99999999999"}, None),
+        ({"retry-after-ms": "99999999999", "retry-after": "7"}, 7),
         ({}, None),
     ],
 )
