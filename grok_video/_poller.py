@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import math
+from copy import copy
 from os import getpid
 from typing import TYPE_CHECKING, Final
 from weakref import WeakMethod
 
 from grok_video._errors import (
+    APIError,
     GrokVideoError,
     JobError,
     JobExpired,
@@ -93,6 +95,8 @@ class Poller:
         self._polls = 0
         self._failures = 0
         self._passing_error: GrokVideoError | None = None
+        #: The last error that ended a poll for good, another object each time and without frames.
+        self._refusal: APIError | None = None
         #: When a poll last told something new: another status, another progress.
         self._changed_at = -math.inf
         #: While someone polls: in which loop (None on trio) of which process; others wait.
@@ -202,10 +206,13 @@ class Poller:
         where no poll fits in any more, and where a poll later than `since` found that the job has
         stalled.
         """
-        seen, session = self._polls, self.session
+        seen, refusal, session = self._polls, self._refusal, self.session
         if now is None:
             now = current_time()
         while self._polls == seen:
+            if self._refusal is not None and self._refusal is not refusal:
+                # Another's poll was refused meanwhile: asked one by one, each would hear the same.
+                raise self._with_a_way_on(copy(self._refusal))
             if self._since is None:
                 self._begin(now)
             blocked_until = self.blocked_until
@@ -244,12 +251,17 @@ class Poller:
                 if self._age(now) < passes:
                     self._bear(error, now, passes)
                     continue
-                error.request_id = self.request_id  # a closed client's has none
-                is_mistyped = self._may_be_mistyped and is_unknown(error)
-                error.resume = "" if is_mistyped else self._resume
-                reword(error, f"{error.message} {error.resume}")
+                self._with_a_way_on(error)
                 raise
         return now
+
+    def _with_a_way_on(self, error: GrokVideoError) -> GrokVideoError:
+        """Return the error of a poll that ends a wait, worded so that it says how to go on."""
+        error.request_id = self.request_id  # a closed client's has none
+        is_mistyped = self._may_be_mistyped and is_unknown(error)
+        error.resume = "" if is_mistyped else self._resume
+        reword(error, f"{error.message} {error.resume}")
+        return error
 
     def _bear(self, error: GrokVideoError, now: float, passes: float) -> None:
         """Take a failed poll that says nothing about the job as one more reason to wait.
@@ -286,6 +298,8 @@ class Poller:
         except GrokVideoError as error:
             if (pause := poll_pause(error)) is not None:
                 self._not_before = current_time() + pause
+            if isinstance(error, APIError) and passes_until(error) <= self._age(current_time()):
+                self._refusal = copy(error)  # before they are told that the poll is over
             raise
         except BaseException:
             if self._asker is asker:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import pickle
+import weakref
 from collections.abc import AsyncIterator, Mapping
 
+import anyio
 import pytest
 
 from grok_video import (
     AsyncClient,
+    AuthenticationError,
     DownloadError,
     InvalidRequest,
     JobFailed,
     JobTimeout,
     ModerationRefused,
+    PermissionDenied,
 )
 from grok_video._transports._base import Answer, StreamedAnswer
 from tests.pure.provider import LINK, PENDING, Provider, answer, run
@@ -124,3 +129,88 @@ def test_a_transport_refuses_a_private_host_as_it_is_documented() -> None:
                 pass
 
     run(main, Refusing(seconds=0))
+
+
+def test_a_poll_that_is_refused_is_told_to_all_who_waited_for_it() -> None:
+    provider = Provider(seconds=1e9)
+    refusal = answer(401, {"error": {"message": "Invalid token"}})
+    provider.failing = [refusal] * 100
+    caught: list[tuple[float, AuthenticationError]] = []
+
+    async def main(client: AsyncClient) -> None:
+        job = client.job("job-0")
+        began = anyio.current_time()
+
+        async def wait(after: float) -> None:
+            await anyio.sleep(after)
+            with pytest.raises(AuthenticationError, match=r"Resume with client\.job") as info:
+                await job
+            caught.append((anyio.current_time() - began, info.value))
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(40):
+                tasks.start_soon(wait, number / 100)
+        assert len(provider.polls["job-0"]) == 1
+        with pytest.raises(AuthenticationError):
+            await job
+        # Who comes later asks anew.
+        assert len(provider.polls["job-0"]) == 2
+
+    run(main, provider)
+    assert {at for at, _ in caught} == {provider.latency}
+    errors = [error for _, error in caught]
+    assert len({id(error) for error in errors}) == 40
+    assert {(error.request_id, str(error), error.status) for error in errors} == {
+        ("job-0", str(errors[0]), 401)
+    }
+    assert str(errors[0]).count("Resume") == 1
+
+
+def test_as_completed_hears_of_a_refusal_that_somebody_else_asked_for() -> None:
+    provider = Provider(seconds=1e9)
+    provider.failing = [answer(403, {"error": {"message": "not yours"}})] * 2
+
+    async def main(client: AsyncClient) -> None:
+        job = client.job("job-0")
+
+        async def wait() -> None:
+            with pytest.raises(PermissionDenied):
+                await job
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            await anyio.sleep(0.1)
+            assert [one async for one in client.as_completed([job])] == [job]
+        assert len(provider.polls["job-0"]) == 1
+
+    run(main, provider)
+
+
+def test_what_a_refusal_was_raised_through_is_not_kept_by_its_job() -> None:
+    class Held:
+        pass
+
+    provider = Provider(seconds=1e9)
+    provider.failing = [answer(401, {"error": {"message": "Invalid token"}})] * 2
+
+    async def main(client: AsyncClient) -> None:
+        job = client.job("job-0")
+
+        async def wait() -> weakref.ref[Held]:
+            held = Held()
+            with contextlib.suppress(AuthenticationError):
+                await job
+            return weakref.ref(held)
+
+        found: list[weakref.ref[Held]] = []
+
+        async def keep() -> None:
+            found.append(await wait())
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(keep)
+            tasks.start_soon(keep)
+        gc.collect()
+        assert [ref() for ref in found] == [None, None]
+
+    run(main, provider)
