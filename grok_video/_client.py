@@ -7,7 +7,6 @@ It checks what it is set up with, makes jobs, and owns the connections. Money is
 from __future__ import annotations
 
 import copy
-import inspect
 import sys
 from typing import TYPE_CHECKING, Any, Final, Literal, Never, Self, overload
 
@@ -29,13 +28,13 @@ from grok_video._job import (
     load_downloads,
     poller_of,
 )
-from grok_video._lifecycle import Event
 from grok_video._policies import Deadline, Limits, Retry
 from grok_video._polling import Polling
 from grok_video._redaction import lift, redact_url, veil
 from grok_video._requests import DEFAULT_MODEL, VideoRequest
 from grok_video._session import Session
 from grok_video._settings import checked_headers, checked_proxy, find_base_url, find_key
+from grok_video._start import Start
 from grok_video._threads import load
 from grok_video._transports._base import Transport, TransportConfig, without_frames
 from grok_video._transports._loops import current_time, finish
@@ -265,6 +264,7 @@ class AsyncClient:
 
         `timeout` is seconds for all of it, None for no end. `save_to` is checked before anything is
         paid for; `overwrite` lets it replace a file, and with `sha256` it is hashed as it arrives.
+        Nothing is sent, and `RateLimited` raised, while the server wants no poll in that time.
         Raises what `submit`, `AsyncJob.result` and `AsyncJob.download` raise; every error after the
         create has the request_id. If the call is cancelled, the id is logged where there is no
         `on_submitted`.
@@ -300,7 +300,7 @@ class AsyncClient:
             await _download.check_destination(
                 save_to, overwrite=overwrite, request_id=None, until=deadline
             )
-        job = await self._start(request, deadline, on_submitted)
+        job = await self._start(request, deadline, on_submitted, wait=deadline)
         try:
             if save_to is None:
                 return await poller_of(job).wait(deadline)
@@ -450,11 +450,13 @@ class AsyncClient:
         request: VideoRequest,
         deadline: Deadline,
         on_submitted: Callable[[AsyncJob], object] | None,
+        wait: Deadline | None = None,
     ) -> AsyncJob:
         if on_submitted is not None and not callable(on_submitted):
             limit = "must be a function that can be called with the job, or None"
             raise refuse("on_submitted", on_submitted, limit)
-        start = _Start(self._session, request, on_submitted)
+        start = Start(self._session, request, on_submitted, wait)
+        start.require_polls()  # before the picture is opened
         outer = sys.exception()
         try:
             await self._session.create(request, deadline=deadline, record=start)
@@ -468,36 +470,6 @@ class AsyncClient:
             raise
         assert start.job is not None  # noqa: S101 - for the type checker: it was accepted
         return start.job
-
-
-class _Start:
-    """Makes the job of a create the moment it is accepted, and tells the caller's function.
-
-    A class, because thousands of creates may wait, and a function inside another would hold five
-    objects for each.
-    """
-
-    __slots__ = ("_on_submitted", "_request", "_session", "job")
-
-    def __init__(
-        self,
-        session: Session,
-        request: VideoRequest,
-        on_submitted: Callable[[AsyncJob], object] | None,
-    ) -> None:
-        self._session = session
-        self._request = request
-        self._on_submitted = on_submitted
-        self.job: AsyncJob | None = None
-
-    async def __call__(self, event: Event, request_id: str | None) -> None:
-        if event is Event.ACCEPTED and request_id is not None:
-            self.job = AsyncJob(self._session, request_id, self._request)
-            if self._on_submitted is not None:
-                told = self._on_submitted(self.job)
-                # A job can be awaited as well: who hands it back does not ask for its end.
-                if inspect.isawaitable(told) and not isinstance(told, AsyncJob):
-                    await told
 
 
 def renewed(client: AsyncClient) -> AsyncClient:

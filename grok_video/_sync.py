@@ -233,6 +233,7 @@ class Client(ClientTwin):
 
         `timeout` is seconds for all of it, None for no end. `save_to` is checked before anything is
         paid for; `overwrite` lets it replace a file, and with `sha256` it is hashed as it arrives.
+        Nothing is sent, and `RateLimited` raised, while the server wants no poll in that time.
         Raises what `submit`, `Job.result` and `Job.download` raise; every error after the
         create has the request_id. If the call is cancelled, the id is logged where there is no
         `on_submitted`.

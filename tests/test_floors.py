@@ -100,6 +100,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_session",
             "_poller",
             "_job",
+            "_start",
             "_completion",
             "_verdicts",
             "_earlier",
