@@ -28,6 +28,7 @@ from grok_video._lifecycle import Event, meaning_of_failed_create
 from grok_video._log import life, logger
 from grok_video._threads import load_anyio
 from grok_video._tracing import span
+from grok_video._transports._base import transport_failed
 from grok_video._transports._loops import current_time, ends_at, finish, is_cancellation, shield
 
 if TYPE_CHECKING:
@@ -46,16 +47,6 @@ NOTHING_SENT: Final = "the create was broken off before it was sent whole: nothi
 #: Seconds that a cancelled create goes on waiting for its answer: the slowest of 60 recorded
 #: creates took 2.0 s, so 5 s find nearly every id and still let a process end.
 CANCEL_GRACE: Final = 5.0
-
-
-def transport_failed(error: Exception) -> APIConnectionError:
-    """Return what a transport of the caller's own, or a defect, leaves to be said of a create.
-
-    Nobody can tell what the server has.
-    """
-    return APIConnectionError(
-        f"the transport failed with {type(error).__name__}", may_have_been_sent=True
-    )
 
 
 def log_unheard(request_id: str, error: BaseException | None = None) -> None:
@@ -322,7 +313,6 @@ class Attempt:
                 await self._note_unsent()
                 raise
             broken = transport_failed(error)
-            broken.__cause__ = error
             self.outcome = AttemptOutcome(Event.ANSWER_LOST, failure=broken, sent_at=self._sent_at)
             await self._note(Event.ANSWER_LOST, None)
         except BaseException as error:

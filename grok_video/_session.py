@@ -19,7 +19,7 @@ from urllib.parse import quote
 from grok_video import _wire
 from grok_video._attempts import Attempts
 from grok_video._body import TextBody, create_body
-from grok_video._create import CANCEL_GRACE, Attempt, Sending, transport_failed
+from grok_video._create import CANCEL_GRACE, Attempt, Sending
 from grok_video._errors import (
     APIConnectionError,
     APIError,
@@ -39,7 +39,7 @@ from grok_video._polling import Experience
 from grok_video._refusals import read_retry_after
 from grok_video._slots import Taken, slots_of_each_loop
 from grok_video._threads import CHECKS, load, load_anyio
-from grok_video._transports._base import Address, Transport, proves_refusal
+from grok_video._transports._base import Address, Transport, proves_refusal, transport_failed
 from grok_video._transports._loops import checkpoint, current_time, ends_at, running_library
 from grok_video._turns import NoTurn, Turns
 
@@ -396,6 +396,10 @@ class Session:
                 else:
                     # Only here: a scope costs half as much as all else that a poll is.
                     answer = await _in_time(partial(transport.get, url), until)
+            except (GrokVideoError, TooLate):
+                raise
+            except Exception as error:  # of the caller's own transport
+                raise transport_failed(error) from error
             finally:
                 slots.release()
             ended = current_time()

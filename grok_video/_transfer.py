@@ -43,7 +43,7 @@ from grok_video._ranges import (
     request_headers,
 )
 from grok_video._redaction import redact_url
-from grok_video._transports._base import NotRequestable
+from grok_video._transports._base import NotRequestable, transport_failed
 from grok_video._transports._loops import current_time
 
 if TYPE_CHECKING:
@@ -163,12 +163,8 @@ class Transfer:
                         finally:
                             await close(chunks)
                         intake.end()
-            except APIConnectionError as error:
-                failure = error
-            except PermissionError:
-                raise self.error(
-                    DownloadError, "the link was not followed: it leads into a private network"
-                ) from None
+            except Exception as error:  # noqa: BLE001 - a caller's own transport may raise anything
+                failure = self._passing(error)
             match verdict:
                 case None:
                     pass
@@ -197,6 +193,17 @@ class Transfer:
                     assert_never(verdict)
             assert failure is not None  # noqa: S101 - for the type checker
             await self._wait(failure)
+
+    def _passing(self, error: Exception) -> APIConnectionError:
+        """Return what broke a request in passing; raises what ends the transfer."""
+        if isinstance(error, APIConnectionError):
+            return error
+        if isinstance(error, PermissionError):
+            problem = "the link was not followed: it leads into a private network"
+            raise self.error(DownloadError, problem) from None
+        if isinstance(error, GrokVideoError):
+            raise error
+        return transport_failed(error)
 
     def transport(self) -> Transport:
         """Return what the next request goes through. Raises `DownloadError` if that is closed."""

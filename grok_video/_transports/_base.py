@@ -155,7 +155,8 @@ class Transport(abc.ABC):
     It works in whatever event loop it is called from, attaches the key itself (`Authorization:
     Bearer ...`, to what goes to the API and to nothing else), follows no redirect and sends nothing
     twice. A create that fails says with `may_have_been_sent` whether it may have reached the
-    server; an error of any other kind out of `post` is taken for one that may.
+    server; an error of any other kind out of `post` is taken for one that may, and out of `get` or
+    `stream` for a passing trouble.
     """
 
     @abc.abstractmethod
@@ -387,6 +388,18 @@ class Trouble(enum.Enum):
         if self is Trouble.NOT_A_URL:
             kind = NotRequestable
         return kind(text + known, may_have_been_sent=may_have_been_sent)
+
+
+def transport_failed(error: Exception) -> APIConnectionError:
+    """Return what a transport of the caller's own, or a defect, leaves to be said of a request.
+
+    Nobody can tell what the server has.
+    """
+    failure = APIConnectionError(
+        f"the transport failed with {type(error).__name__}", may_have_been_sent=True
+    )
+    failure.__cause__ = error
+    return failure
 
 
 def causes(error: BaseException, outer: BaseException | None = None) -> list[BaseException]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,33 @@ import httpx
 import pytest
 
 from grok_video import (
+    APIConnectionError,
     AsyncClient,
     ConfigurationError,
     CreateOutcomeUnknown,
     GrokVideoError,
     InvalidRequest,
+    JobTimeout,
     OutcomeState,
     RateLimited,
     ServerError,
+    Truncated,
     UnexpectedResponse,
     VideoRequest,
 )
-from grok_video._transports._base import Answer, Body, Transport, causes
+from grok_video._redaction import Secret
+from grok_video._transports._base import (
+    Answer,
+    Body,
+    StreamedAnswer,
+    Transport,
+    TransportConfig,
+    causes,
+)
+from grok_video._transports._httpx import HttpxTransport
 from grok_video.emulator import Emulator
 
+from ..conftest import EAGER, QUICK
 from .batch.conftest import outcomes, read, requests, states
 
 #: A transport of the caller's own is the same on each lane of a loop.
@@ -227,3 +241,91 @@ async def test_a_create_of_which_a_byte_was_asked_for_is_in_doubt_whatever_broke
     found = await outcomes(defective, requests(1), ledger=ledger)
     assert states(found) == {"key-000": "in_doubt"}
     assert read(ledger, "SELECT state FROM item") == [("in_doubt",)]
+
+
+class Tunnelled(HttpxTransport):
+    """One of the caller's own over a tunnel, which breaks as no HTTP library does."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        key = Secret(emulator.api_key)
+        super().__init__(TransportConfig(emulator.base_url, key, 10.0, None, None, {}))
+        #: How many of the next polls and files it does not bring.
+        self.breaks = 0.0
+        self.broken = 0
+
+    def _break(self) -> None:
+        if self.breaks > 0:
+            self.breaks -= 1
+            self.broken += 1
+            raise OSError("my tunnel broke")
+
+    async def get(self, url: str) -> Answer:
+        self._break()
+        return await super().get(url)
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, url: str, headers: Mapping[str, str], *, public_only: bool
+    ) -> AsyncIterator[StreamedAnswer]:
+        self._break()
+        async with super().stream(url, headers, public_only=public_only) as answer:
+            yield answer
+            self._break()
+
+
+@pytest.fixture
+async def tunnelled(grok_emulator: Emulator) -> AsyncIterator[tuple[AsyncClient, Tunnelled]]:
+    transport = Tunnelled(grok_emulator)
+    async with AsyncClient(
+        "k", base_url=grok_emulator.base_url, transport=transport, polling=QUICK, retry=EAGER
+    ) as client:
+        yield client, transport
+
+
+@EACH_LOOP
+async def test_a_poll_whose_transport_breaks_in_its_own_way_is_sent_again(
+    tunnelled: tuple[AsyncClient, Tunnelled],
+) -> None:
+    client, transport = tunnelled
+    transport.breaks = 3
+    video = await client.generate("drift", duration=1, timeout=20)
+    assert video.url is not None
+    assert transport.broken == 3
+    job = client.job(video.request_id)
+    transport.breaks = 1
+    with pytest.raises(APIConnectionError, match="failed with OSError") as caught:
+        await job.refresh()
+    assert caught.value.request_id == video.request_id
+    assert any("my tunnel broke" in str(one) for one in causes(caught.value))
+
+
+@EACH_LOOP
+async def test_a_wait_whose_transport_goes_on_breaking_in_its_own_way_ends_with_the_id(
+    tunnelled: tuple[AsyncClient, Tunnelled],
+) -> None:
+    client, transport = tunnelled
+    job = await client.submit("drift", duration=1)
+    transport.breaks = float("inf")
+    with pytest.raises(JobTimeout, match=r"The last poll failed: .* OSError") as caught:
+        await job.result(timeout=0.3)
+    assert caught.value.request_id == job.request_id
+    with pytest.raises(JobTimeout) as caught:
+        await anext(client.as_completed([job], timeout=0.3))
+    assert caught.value.pending == (job.request_id,)
+
+
+@EACH_LOOP
+async def test_a_file_whose_transport_breaks_in_its_own_way_is_asked_for_again(
+    tunnelled: tuple[AsyncClient, Tunnelled], tmp_path: Path
+) -> None:
+    client, transport = tunnelled
+    job = await client.submit("drift", duration=1)
+    await job
+    transport.breaks = 2
+    video = await job.download(tmp_path / "a.mp4", timeout=20)
+    assert video.size == (tmp_path / "a.mp4").stat().st_size
+    assert transport.broken == 2
+    transport.breaks = float("inf")
+    with pytest.raises(Truncated, match="failed with OSError") as caught:
+        await job.download(tmp_path / "b.mp4", timeout=20)
+    assert caught.value.request_id == job.request_id
