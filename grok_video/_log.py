@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from grok_video._redaction import redact
 
-__all__ = ["life", "logger"]
+__all__ = ["News", "life", "logger"]
 
 
 class Log:
@@ -47,6 +47,25 @@ class Log:
         except Exception as failure:  # noqa: BLE001 - whatever a program's handlers raise
             if level > logging.INFO:
                 _tell_stderr(message % tuple(map(_shown, args)), failure)
+
+
+class News:
+    """Words of a server of which each is worth one line: it may send them with every answer."""
+
+    __slots__ = ("_told",)
+
+    #: Many more than any API has: one that makes a word of each answer is not told on and on.
+    _MOST: Final = 32
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def is_new(self, word: str) -> bool:
+        """Return whether the word was not told before, and is to be told now."""
+        if word in self._told or len(self._told) >= self._MOST:
+            return False
+        self._told.add(word)
+        return True
 
 
 def _tell_stderr(text: str, failure: Exception) -> None:

@@ -32,7 +32,7 @@ from grok_video._errors import (
 )
 from grok_video._lifecycle import Event
 from grok_video._lifetime import Lifetime
-from grok_video._log import logger
+from grok_video._log import News, logger
 from grok_video._models import JobStatus, Snapshot
 from grok_video._policies import NO_END, poll_pause
 from grok_video._polling import Experience
@@ -59,6 +59,9 @@ if TYPE_CHECKING:
 _LEAST_KEY: Final = 12
 #: The round trip of a poll before one was measured: the median of 55 recorded ones, in seconds.
 _ROUND_TRIP: Final = 0.5
+_ODD_WORD: Final = (
+    "job %s has the status %r, which this version does not know: it is taken for still running"
+)
 
 
 class Session:
@@ -81,6 +84,7 @@ class Session:
         self.random: random.Random = random.Random()  # noqa: S311 - jitter, not a secret
         self.experience: Experience = Experience()
         self.round_trip: float = _ROUND_TRIP
+        self._odd_words = News()
         self.download_slots: LoopLocal[Slots] = slots_of_each_loop(limits.concurrent_downloads)
         self.create_url: Address = Address(config.base_url + _wire.CREATE_PATH)
         # Turns stand before the transports, so that waiting for a connection is neither waiting for
@@ -414,8 +418,10 @@ class Session:
                     now=time.time(),
                     delivered_elsewhere=delivered_elsewhere,
                 )
-                if snapshot.status is JobStatus.PROCESSING and not _wire.is_known_word(snapshot):
-                    logger.warning("job %s has a status this version does not know", request_id)
+                if snapshot.status is JobStatus.PROCESSING:
+                    word = _wire.unknown_word(snapshot)
+                    if word is not None and self._odd_words.is_new(word):
+                        logger.warning(_ODD_WORD, request_id, word)
                 heard = Heard(answer.status, answer.body, snapshot)
         except GrokVideoError as error:
             if isinstance(error, RateLimited):

@@ -252,16 +252,16 @@ def _word(word: str) -> JobStatus | None:
     return _WORDS.get(word.strip().lower())
 
 
-def is_known_word(snapshot: Snapshot) -> bool:
-    """Return False if the provider's status is a word that is in no document we know."""
+def unknown_word(snapshot: Snapshot) -> str | None:
+    """Return the provider's status, cut, if it is a word that is in no document we know."""
     found: Any = snapshot.raw
-    known = True
+    unknown = None
     while is_object(found):
         word = found.get("status")
         if isinstance(word, str):
-            known = _word(word) is not None
+            unknown = redact(word, limit=60) if _word(word) is None else None
         found = found.get("data")
-    return known
+    return unknown
 
 
 def shows_a_job(snapshot: Snapshot) -> bool:

@@ -310,6 +310,7 @@ def test_what_surrounds_a_picture_is_json() -> None:
 
 
 def test_an_unknown_word_is_told_apart_from_a_known_one() -> None:
-    assert not _wire.is_known_word(poll({"status": "transcoding"}))
-    assert _wire.is_known_word(poll({"status": "processing"}))
-    assert _wire.is_known_word(poll({"request_id": "x"}))
+    assert _wire.unknown_word(poll({"status": "transcoding"})) == "transcoding"
+    assert _wire.unknown_word(poll({"status": "processing"})) is None
+    assert _wire.unknown_word(poll({"request_id": "x"})) is None
+    assert _wire.unknown_word(poll({"status": "done", "data": {"status": "odd"}})) == "odd"

@@ -79,6 +79,39 @@ async def test_an_id_that_is_no_word_stays_on_its_line_and_shows_no_secret(
     ]
 
 
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+
+
+async def test_a_status_that_nobody_knows_is_told_once_by_its_word(
+    client: AsyncClient, grok_emulator: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        job = await client.submit("drift", duration=1)
+        grok_emulator.script(
+            "poll",
+            [faults.Answer(200, {"status": "polishing", "progress": n}) for n in range(5)],
+        )
+        await job
+    [line] = warnings(caplog)
+    assert "'polishing'" in line
+    grok_emulator.assert_faults_consumed()
+
+
+async def test_words_that_nobody_knows_are_told_without_secrets_and_only_so_many(
+    client: AsyncClient, grok_emulator: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = ["https://host/a?signature=s3cret", "x" * 5000, "a\nCRITICAL b"]
+    words = odd + [f"step {n} of 60" for n in range(60)]
+    job = await client.submit("drift", duration=1)
+    grok_emulator.script("poll", [faults.Answer(200, {"status": word}) for word in words])
+    await job
+    told = warnings(caplog)
+    assert 10 < len(told) < 40
+    assert "s3cret" not in caplog.text
+    assert all(line.isprintable() and len(line) < 400 for line in told)
+
+
 @pytest.fixture
 def _broken_log() -> Iterator[None]:
     """A program whose handlers raise out of the call that logs, which Python's own never do."""
