@@ -11,6 +11,7 @@ import contextlib
 import math
 import os
 import threading
+from collections import deque
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple, Unpack
 
@@ -125,14 +126,15 @@ class _Import:
     def __init__(self, names: tuple[str, ...], lock: threading.RLock) -> None:
         self._names = names
         self._lock = lock
-        self._waiting: list[tuple[Any, Any]] = []
+        self._waiting: deque[tuple[Any, Any]] = deque()
         self.is_over = False
 
     def wake_at_its_end(self, sleeper: object, loop: object) -> bool:
         """Wake the sleeper when it is over; return whether it is, which then may tell nobody."""
         self._waiting.append((sleeper, loop))
         if self.is_over:
-            with contextlib.suppress(ValueError):  # its thread may have told it all the same
+            # Its thread may have told it all the same, or tell others at this moment.
+            with contextlib.suppress(ValueError, IndexError):
                 self._waiting.remove((sleeper, loop))
         return self.is_over
 
@@ -144,7 +146,7 @@ class _Import:
         while self._waiting:  # and holds nobody's loop any longer
             # Whatever a loop of others raises: the next hears of it.
             with contextlib.suppress(Exception):
-                wake(*self._waiting.pop())
+                wake(*self._waiting.popleft())  # creates go in the order of the calls
 
 
 class _Imports:

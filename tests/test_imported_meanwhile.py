@@ -128,3 +128,20 @@ client.close()
 print(api.accepted)
 """
     assert run(f"PLACE = {place!r}\n" + STOPPED + script + END).split() == ["True", "2"]
+
+
+def test_calls_that_wait_for_the_same_import_go_on_in_their_order() -> None:
+    script = """
+async def main():
+    # One at a time, so that they come in the order in which they went.
+    async with AsyncClient(**SETTINGS, limits=grok_video.Limits(connections=1)) as client:
+        assert "grok_video._documents" not in sys.modules
+        went = []
+        async def submit(number):
+            await client.submit("drift", duration=1)
+            went.append(number)
+        await asyncio.gather(*map(submit, range(12)))
+        print(*went)
+asyncio.run(main())
+"""
+    assert run(STOPPED + script + END).split() == [str(number) for number in range(12)]
