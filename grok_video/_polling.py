@@ -78,6 +78,11 @@ __all__ = ["Experience", "Polling", "Watch"]
 #: would cost a look where it is hardly ever done; hours-long jobs are seen to live every 120.
 SHORTEST: Final = 0.05
 LONGEST: Final = 120.0
+#: The intervals that are taken, in seconds: from what no server answers faster than to eleven days.
+#: What lies far beyond has no price that can be reckoned with, and the first to know would be a
+#: job that was paid for.
+LEAST_INTERVAL: Final = 0.001
+MOST_INTERVAL: Final = 1e6
 #: Seconds up to which the server's wish is kept: the usual patience for a whole job.
 LONGEST_WISH: Final = 600.0
 #: The length of job at which a look costs most, in seconds.
@@ -238,7 +243,11 @@ def _after_number(kind: Kind, fraction: float, width: float, price: float, typic
 
 
 def _interval(value: float) -> float:
-    return require_positive("interval", value, "must be a number of seconds above 0")
+    limit = f"must be a number of seconds from {LEAST_INTERVAL:g} to {MOST_INTERVAL:,.0f}"
+    seconds = require_positive("interval", value, limit)
+    if not LEAST_INTERVAL <= seconds <= MOST_INTERVAL:
+        raise refuse("interval", value, limit)
+    return seconds
 
 
 def _jitter(value: float) -> float:
@@ -262,8 +271,8 @@ class Polling(Value):
     without anything new end a wait with `JobTimeout`; None waits to its deadline.
     """
 
-    #: Seconds. A fixed policy asks this often; the learner is about as thrifty as that where it
-    #: knows nothing, and better on both counts the more it knows.
+    #: Seconds, 0.001 to 1,000,000. A fixed policy asks this often; the learner is about as thrifty
+    #: as that where it knows nothing, and better on both counts the more it knows.
     interval: float = field(default=5.0, converter=_interval)
     #: False asks every `interval`, whatever the jobs show.
     adaptive: bool = True

@@ -15,7 +15,7 @@ from attrs import frozen
 
 from grok_video._client import AsyncClient
 from grok_video._errors import ConfigurationError, InvalidRequest
-from grok_video._polling import Polling
+from grok_video._polling import LEAST_INTERVAL, Polling
 from grok_video._redaction import redact
 from grok_video._settings import find_key
 
@@ -83,12 +83,12 @@ class Connection:
         interval = self.poll_interval
         if interval is None:
             polling = Polling()
-        elif 0 < interval < 86_400:
+        elif LEAST_INTERVAL <= interval < 86_400:
             polling = Polling.fixed(interval)
         else:
             message = (
-                f"--poll-interval must be a number of seconds above 0, a day at most; got "
-                f"{interval:g}. Nothing was sent."
+                "--poll-interval must be a number of seconds above 0 "
+                f"({LEAST_INTERVAL:g} at least), a day at most; got {interval:g}. Nothing was sent."
             )
             raise InvalidRequest(message, field="poll_interval", value=f"{interval:g}")
         return AsyncClient(self.key(), base_url=self.base_url, timeout=timeout, polling=polling)

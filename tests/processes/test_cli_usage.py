@@ -53,6 +53,7 @@ BAD_WORDS: dict[str, tuple[list[str], list[str]]] = {
     "timeout 0": (["x", "--timeout", "0"], ["--timeout must", "0", "above 0"]),
     "timeout text": (["x", "--timeout", "soon"], ["--timeout", "number"]),
     "interval 0": (["x", "--poll-interval", "0"], ["--poll-interval", "0", "above 0"]),
+    "interval 1e-4": (["x", "--poll-interval", "1e-4"], ["--poll-interval", "0.001 at least"]),
     "interval nan": (["x", "--poll-interval", "nan"], ["--poll-interval", "nan", "above 0"]),
     "base URL": (
         ["x", "--base-url", "api.host/v1"],

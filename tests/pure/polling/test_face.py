@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 import grok_video
-from grok_video._polling import Experience, Polling
+from grok_video._polling import LONGEST, SHORTEST, Experience, Polling
 
 from .conftest import taught, watch
 
@@ -30,6 +30,10 @@ def test_it_is_public_frozen_and_survives_pickling():
         {"interval": -1},
         {"interval": math.nan},
         {"interval": math.inf},
+        {"interval": 1e-200},
+        {"interval": 0.0009},
+        {"interval": 1_000_001},
+        {"interval": 1e200},
         {"interval": 5, "jitter": 5},
         {"interval": 5, "jitter": -1},
         {"interval": 5, "jitter": math.nan},
@@ -38,6 +42,25 @@ def test_it_is_public_frozen_and_survives_pickling():
 def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, float]):
     with pytest.raises(ValueError):
         Polling(**wrong)
+
+
+def test_an_interval_is_refused_with_the_limits_that_it_has():
+    for make in (Polling, Polling.fixed):
+        with pytest.raises(ValueError, match=r"interval .* from 0\.001 to 1,000,000; got 1e\+200"):
+            make(1e200)
+
+
+@pytest.mark.parametrize("interval", [0.001, 1e6])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e5])
+def test_each_interval_that_is_taken_makes_delays_of_whatever_jobs(interval: float, scale: float):
+    experience, dice, policy = Experience(), Random(1), Polling(interval=interval)
+    for number in range(12):
+        seen, age = watch(), 0.0
+        for percent in (None, 10.0, 40.0, 80.0):
+            assert SHORTEST <= policy.next_delay(seen, age, experience, dice) <= LONGEST
+            age += scale * (1.0 + dice.random())
+            seen.note(age, percent if number % 3 else None)
+        experience.record(seen, age, age + scale)
 
 
 def test_fixed_is_fixed_whatever_the_job_shows():
