@@ -56,9 +56,10 @@ if TYPE_CHECKING:
     from grok_video._transports._base import Body, StreamedAnswer
 
 #: What an exception of either family says, and whether a request that failed with it may have been
-#: sent where nothing else is known; looked up by the names of the exception's classes, the most
-#: special one first. With a trace (every pool of httpcore has one, mocks and foreign transports
-#: have none) the trace knows better, in both directions: see `_Sent.may_have_been_sent`.
+#: sent where nothing else is known and nobody asked for its body; looked up by the names of the
+#: exception's classes, the most special one first. With a trace (every pool of httpcore has one,
+#: mocks and foreign transports have none) the trace knows better, in both directions: see
+#: `_Sent.may_have_been_sent`.
 EXCEPTIONS: Final[dict[str, tuple[Trouble, bool]]] = {
     # No connection was made.
     "ConnectError": (Trouble.UNREACHABLE, False),
@@ -283,6 +284,7 @@ class _Sent:
         self._timeout = timeout
         self._patient = lines.patience > 0
         self._heard = False
+        self._asked = False
         self._began = False
         self._fresh = False
         self._fresh_only = False
@@ -311,13 +313,18 @@ class _Sent:
         self._began = True
 
     def get_on(self) -> None:
-        """Have the whole time again: a part of the body was taken."""
+        """Have the whole time again: a part of the body was taken, or the first is asked for."""
+        self._asked = True
         if self.scope is not None and not self._patient:
             self.scope.deadline = anyio.current_time() + self._timeout
 
     def may_have_been_sent(self, *, otherwise: bool) -> bool:
-        """Return what the trace knows, or `otherwise` where there was none."""
-        return self._began or (otherwise and not self._heard)
+        """Return what the trace knows, or `otherwise` where there was none.
+
+        Without one, whoever asked for the body may have sent it, whatever the failure is called:
+        httpx-aiohttp has "ConnectTimeout" for each connection that breaks.
+        """
+        return self._began if self._heard else otherwise or self._asked
 
 
 class _Streamed:
@@ -476,5 +483,10 @@ def _failure(
     reason = reason_of(error, outer)
     if trouble is Trouble.PROXY_REFUSED and str(error)[:3].isdigit():
         reason = f"HTTP {str(error)[:3]}"
-    may = True if sent is None else sent.may_have_been_sent(otherwise=may)
+    if sent is not None:
+        denied, may = not may, sent.may_have_been_sent(otherwise=may)
+        if denied and may:  # what the failure is called is not what happened
+            trouble = Trouble.BROKE
+    else:
+        may = True
     return trouble.as_error(url, reason, may_have_been_sent=may)

@@ -17,8 +17,9 @@ from grok_video._transports._httpx import EXCEPTIONS, HttpxTransport
 BASE = "http://api.test/v1"
 CREATE = f"{BASE}/videos/generations"
 
-#: What must not be forgotten: whether a create that failed so, and of which nothing else is known,
-#: may have been sent. Written out, and not taken from the table that it checks.
+#: What must not be forgotten: whether a create that failed so, of which nothing else is known and
+#: whose body nobody asked for, may have been sent. Written out, and not taken from the table that
+#: it checks.
 CERTAINLY_NOT_SENT = {
     "ConnectError",
     "ConnectTimeout",
@@ -43,11 +44,15 @@ def make_error(family: Any, name: str) -> Exception:
     return kind(f"boom {KEY}")
 
 
-def failing(family: Any, error: Exception, *events: tuple[str, bytes]) -> Any:
+def failing(
+    family: Any, error: Exception, *events: tuple[str, bytes], asks_for_body: bool = False
+) -> Any:
     """Return a client that tells the trace some events of httpcore, and fails."""
 
     class Failing(family.AsyncBaseTransport):
         async def handle_async_request(self, request: Any) -> Any:
+            if asks_for_body:
+                await anext(aiter(request.stream))
             for event, method in events:
                 inner = family.Request(method.decode(), CREATE)
                 inner.method = method  # as httpcore has it
@@ -74,6 +79,17 @@ async def test_a_row_alone_tells_whether_a_create_may_have_been_sent(lane: Lane,
     assert isinstance(error, APITimeoutError) is (name in TIMEOUTS)
     assert str(error).endswith("; nothing was sent") is (name in CERTAINLY_NOT_SENT)
     assert KEY not in str(error)
+
+
+@lanes(*GIVEN)
+@pytest.mark.parametrize("name", EXCEPTIONS)
+async def test_without_a_trace_no_row_denies_a_create_whose_body_was_asked_for(
+    lane: Lane, name: str
+):
+    error = make_error(lane.family, name)
+    failed = await failure_of(lane, failing(lane.family, error, asks_for_body=True))
+    assert failed.may_have_been_sent
+    assert "connecting to" not in str(failed)
 
 
 @lanes(*GIVEN)
