@@ -71,6 +71,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_transports._aiohttptimeouts",
             "_transports._aiohttp",
             "_transports._httpxlines",
+            "_transports._httpxtrace",
             "_transports._httpx",
             "_base64",
             "_pictures",

@@ -367,6 +367,10 @@ class Trouble(enum.Enum):
     PROXY_REFUSED = "the proxy refused to connect to {place} ({reason})"
     NO_CONNECTION_FREE = "no connection to {place} became free in time"
     REFUSED_HERE = "the HTTP library refused to send the request to {place} ({reason})"
+    READ_BY_HOOK = (
+        "a hook of the http_client took the answer of {url} for itself (one that looks at answers "
+        "must read them with response.aread())"
+    )
     SILENT = "no answer from {url} in time"
     CLOSED = "{place} closed the connection without an answer"
     NOT_HTTP = "{place} sent something that is not HTTP"

@@ -13,7 +13,7 @@ import functools
 import socket
 import ssl
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -46,6 +46,7 @@ from grok_video._transports._httpxlines import (
     family_of,
     own_family,
 )
+from grok_video._transports._httpxtrace import IdleConnection, Sent
 from grok_video._transports._looplocal import LoopLocal
 from grok_video._urls import Origin
 
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
 #: sent where nothing else is known and nobody asked for its body; looked up by the names of the
 #: exception's classes, the most special one first. With a trace (every pool of httpcore has one,
 #: mocks and foreign transports have none) the trace knows better, in both directions: see
-#: `_Sent.may_have_been_sent`.
+#: `Sent.may_have_been_sent`.
 EXCEPTIONS: Final[dict[str, tuple[Trouble, bool]]] = {
     # No connection was made.
     "ConnectError": (Trouble.UNREACHABLE, False),
@@ -84,6 +85,8 @@ EXCEPTIONS: Final[dict[str, tuple[Trouble, bool]]] = {
     "TooManyRedirects": (Trouble.REFUSED_HERE, True),
     # A caller's own event hook may call `raise_for_status`.
     "HTTPStatusError": (Trouble.REFUSED_HERE, True),
+    # ... or read the answer, and keep it to itself.
+    "ResponseNotRead": (Trouble.READ_BY_HOOK, True),
     # Ours: the time of a whole exchange is over.
     "TimeoutError": (Trouble.SILENT, True),
     # Anything else, from an OSError that the library forgot to translate to a bug in a mock.
@@ -134,7 +137,7 @@ class HttpxTransport(Transport):
     ) -> Answer:
         hide_written_bytes()
         outer = sys.exception()
-        sent, received = _Sent(lines, self._config.timeout), Received()
+        sent, received = Sent(lines, self._config.timeout), Received()
         try:
             with anyio.fail_after(self._config.timeout + lines.patience) as sent.scope:
                 return await self._attempt(lines, sent, received, method, url, body)
@@ -151,7 +154,7 @@ class HttpxTransport(Transport):
     async def _attempt(
         self,
         lines: OwnLines | GivenLines,
-        sent: _Sent,
+        sent: Sent,
         received: Received,
         method: str,
         url: str,
@@ -171,7 +174,7 @@ class HttpxTransport(Transport):
                 )
                 try:
                     response = await lines.send("creates" if body is not None else "polls", request)
-                except _IdleConnection:
+                except IdleConnection:
                     continue
             sent.answered = True
             streamed = _Streamed(response, url, lines)
@@ -184,11 +187,9 @@ class HttpxTransport(Transport):
                 )
             finally:
                 await streamed.aclose()
-            return Answer(
-                streamed.status,
-                streamed.headers,
-                decode_body(streamed.status, streamed.headers, raw),
-            )
+            if not streamed.is_decoded:
+                raw = decode_body(streamed.status, streamed.headers, raw)
+            return Answer(streamed.status, streamed.headers, raw)
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -251,82 +252,6 @@ class HttpxTransport(Transport):
         await self._own.aclose()
 
 
-class _IdleConnection(Exception):
-    """A connection that was idle was offered for a create; it is closed, and nothing was sent."""
-
-
-#: What httpcore does for a request before its first byte goes out, or without sending any. All
-#: other events mean that it may have begun: one with a new name must not mean "nothing was sent".
-_HARMLESS: Final = frozenset(
-    {
-        "close",
-        "connect_tcp",
-        "connect_unix_socket",
-        "response_closed",
-        "retry",
-        "send_connection_init",
-        "setup_socks5_connection",
-        "start_tls",
-    }
-)
-
-
-class _Sent:
-    """Whether the first byte of a request may have gone out, told by httpcore's trace extension.
-
-    Called by httpcore with each event (`connection.connect_tcp.started`,
-    `http11.send_request_headers.started`) before the thing happens.
-    """
-
-    def __init__(self, lines: OwnLines | GivenLines, timeout: float) -> None:
-        self.scope: anyio.CancelScope | None = None
-        self.answered = False
-        self._timeout = timeout
-        self._patient = lines.patience > 0
-        self._heard = False
-        self._asked = False
-        self._began = False
-        self._fresh = False
-        self._fresh_only = False
-
-    def start(self, *, fresh_only: bool) -> None:
-        """Begin an attempt; with `fresh_only` it raises if the connection was used before."""
-        self._began = self._fresh = False
-        self._fresh_only = fresh_only
-
-    async def __call__(self, event: str, info: dict[str, Any]) -> None:
-        self._heard = True
-        if self._patient and self.scope is not None:
-            # The wait for a connection of the caller's pool is over: the exchange begins.
-            self._patient = False
-            self.scope.deadline = anyio.current_time() + self._timeout
-        layer, _, rest = event.partition(".")
-        name, _, when = rest.partition(".")
-        if when != "started":
-            return
-        if name in ("connect_tcp", "connect_unix_socket"):
-            self._fresh = True
-        if name in _HARMLESS or getattr(info.get("request"), "method", b"") == b"CONNECT":
-            return  # CONNECT is for a proxy: the create itself comes after
-        if self._fresh_only and not self._fresh and not self._began and layer == "http11":
-            raise _IdleConnection
-        self._began = True
-
-    def get_on(self) -> None:
-        """Have the whole time again: a part of the body was taken, or the first is asked for."""
-        self._asked = True
-        if self.scope is not None and not self._patient:
-            self.scope.deadline = anyio.current_time() + self._timeout
-
-    def may_have_been_sent(self, *, otherwise: bool) -> bool:
-        """Return what the trace knows, or `otherwise` where there was none.
-
-        Without one, whoever asked for the body may have sent it, whatever the failure is called:
-        httpx-aiohttp has "ConnectTimeout" for each connection that breaks.
-        """
-        return self._began if self._heard else otherwise or self._asked
-
-
 class _Streamed:
     """A `StreamedAnswer` over a response of either family."""
 
@@ -341,8 +266,12 @@ class _Streamed:
         self._response = response
         self._url = url
         self._lines = lines
-        # Not `aiter_raw`, which refuses the answers of mocks that hold their whole content.
-        self.parts: AsyncIterator[bytes] = aiter(response.stream)
+        #: True if the library has taken the content coding off already.
+        self.is_decoded: bool = response.is_stream_consumed or response.is_closed
+        # Not `aiter_raw`, which refuses what was read before.
+        self.parts: AsyncIterator[bytes] = (
+            _ReadBefore(response) if self.is_decoded else aiter(response.stream)
+        )
 
     def chunks(self) -> AsyncIterator[bytes]:
         return self
@@ -374,6 +303,27 @@ class _Streamed:
             if known.get("http_version") == b"HTTP/1.1" and "network_stream" in known:
                 async for _ in self.parts:
                     pass
+
+
+class _ReadBefore:
+    """The content of an answer that a hook of the caller's client has read, as its only part.
+
+    Its stream is at its end, and would wait for ever for more. (A mock that holds its whole content
+    has read it as well.)
+    """
+
+    def __init__(self, response: Response) -> None:
+        self._response: Response | None = response
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        response, self._response = self._response, None
+        if response is None:
+            raise StopAsyncIteration
+        content: bytes = response.content  # raises `ResponseNotRead` where the hook kept it
+        return content
 
 
 def _pinned(request: Request, address: str) -> Request:
@@ -456,7 +406,7 @@ def _failure(
     error: Exception,
     url: str,
     outer: BaseException | None,
-    sent: _Sent | None,
+    sent: Sent | None,
     lines: OwnLines | GivenLines,
     *,
     answered: bool = False,

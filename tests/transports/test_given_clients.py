@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import Any
 
@@ -161,6 +162,53 @@ async def test_a_hook_that_refuses_an_answer_leaves_the_create_unknown(scene: Sc
     async with scene(part, client={"event_hooks": {"response": [refuse]}}) as play:
         with pytest.raises(APIConnectionError, match="HTTPStatusError") as caught:
             await play.transport.post(play.create_url, Bytes())
+    assert caught.value.may_have_been_sent
+
+
+async def read_whole(response: Any) -> None:
+    await response.aread()
+
+
+@lanes(*GIVEN)
+async def test_a_hook_may_read_the_answers(scene: SceneMaker):
+    packed = gzip.compress(b"{}")
+
+    def part(visit: Visit) -> None:
+        visit.request()
+        visit.answer(b'{"request_id":"job-1"}')
+        visit.request()
+        visit.answer(packed, "200 OK", "Content-Encoding: gzip")
+        visit.request()
+        visit.answer(b"clip")
+        visit.until_gone()
+
+    async with scene(part, client={"event_hooks": {"response": [read_whole]}}) as play:
+        with anyio.fail_after(3):
+            created = await play.transport.post(play.create_url, Bytes())
+            polled = await play.transport.get(play.poll_url)
+            wanted = play.transport.stream(play.poll_url, {}, public_only=False)
+            async with wanted as streamed:
+                file = [chunk async for chunk in streamed.chunks()]
+    assert created.body == b'{"request_id":"job-1"}'
+    assert polled.body == b"{}"
+    assert file == [b"clip"]
+
+
+@lanes(*GIVEN)
+async def test_an_answer_that_a_hook_took_for_itself_is_told_at_once(scene: SceneMaker):
+    async def take(response: Any) -> None:
+        async for _ in response.aiter_raw():
+            pass
+
+    async with scene(ok(times=3), client={"event_hooks": {"response": [take]}}) as play:
+        with anyio.fail_after(3):
+            with pytest.raises(APIConnectionError, match="a hook of the http_client") as caught:
+                await play.transport.post(play.create_url, Bytes())
+            with pytest.raises(APIConnectionError, match="a hook of the http_client"):
+                await play.transport.get(play.poll_url)
+            async with play.transport.stream(play.poll_url, {}, public_only=False) as streamed:
+                with pytest.raises(APIConnectionError, match="a hook of the http_client"):
+                    await anext(streamed.chunks())
     assert caught.value.may_have_been_sent
 
 

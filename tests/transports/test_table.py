@@ -41,6 +41,8 @@ def make_error(family: Any, name: str) -> Exception:
     if name == "HTTPStatusError":
         request = family.Request("POST", CREATE)
         return kind("boom", request=request, response=family.Response(429, request=request))
+    if name == "ResponseNotRead":
+        return kind()
     return kind(f"boom {KEY}")
 
 
