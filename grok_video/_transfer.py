@@ -43,7 +43,7 @@ from grok_video._ranges import (
     request_headers,
 )
 from grok_video._redaction import redact_url
-from grok_video._transports._base import NotRequestable, transport_failed
+from grok_video._transports._base import CODINGS, NotRequestable, transport_failed
 from grok_video._transports._loops import current_time
 
 if TYPE_CHECKING:
@@ -69,11 +69,6 @@ _VERSIONS: Final = 4
 #: Bytes that count as something new: a server that gives one byte for each request is broken.
 _PROGRESS: Final = 2**16
 _REDIRECTS: Final = 5
-#: Real content codings, which were not asked for. Any other word is a mistake of the server's, and
-#: the file is what it is.
-_COMPRESSED: Final = frozenset(
-    {"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"}
-)
 #: Bytes until the end of the first box's type: an MP4 file starts with its length and "ftyp".
 _HEAD: Final = 8
 
@@ -248,7 +243,7 @@ class Transfer:
         """Return what takes in the body of this answer."""
         self._check_size(follows.version.total)
         coding = answer.headers.get("content-encoding", "").strip().lower()
-        if coding in _COMPRESSED:  # any other word is somebody's mistake: the first bytes decide
+        if coding in CODINGS:  # any other word is somebody's mistake: the first bytes decide
             raise self.error(NotAVideo, "what the link serves is compressed, unasked")
         skip = self.have - follows.start
         anew = self.have == 0

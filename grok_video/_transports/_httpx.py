@@ -141,7 +141,8 @@ class HttpxTransport(Transport):
         try:
             with anyio.fail_after(self._config.timeout + lines.patience) as sent.scope:
                 return await self._attempt(lines, sent, received, method, url, body)
-        except GrokVideoError:
+        except GrokVideoError as error:
+            received.told_by(error)
             raise
         except Exception as error:  # noqa: BLE001 - whatever broke, was the request sent?
             # For a poll it has no consequence, and nobody wants to read it.

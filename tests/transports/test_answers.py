@@ -39,6 +39,10 @@ READABLE = {
         head(len(zlib.compress(b"{}")), "Content-Encoding: deflate") + zlib.compress(b"{}"),
         b"{}",
     ),
+    **{
+        f"{coding} that it is not": (head(2, f"Content-Encoding: {coding}") + b"{}", b"{}")
+        for coding in ("utf-8", "none", "gzip", "deflate", "br", "identity, utf-8")
+    },
 }
 
 
@@ -55,8 +59,9 @@ UNREADABLE = {
     "announced too long": (head(2**30), "longer than 4 MiB"),
     "endless chunks": (CHUNKED + (b"100000\r\n" + b"x" * 2**20 + b"\r\n") * 5, "longer than 4 MiB"),
     "gzip bomb": (head(len(BOMB), "Content-Encoding: gzip") + BOMB, "longer than 4 MiB"),
-    "not gzip": (head(2, "Content-Encoding: gzip") + b"{}", "says it is gzip and is not"),
-    "unknown coding": (head(2, "Content-Encoding: br") + b"{}", "unknown content coding 'br'"),
+    "not gzip": (head(2, "Content-Encoding: gzip") + b"\x8b\x1f", "says it is gzip and is not"),
+    "unknown coding": (head(2, "Content-Encoding: br") + b"\x0b\0", "content coding 'br'"),
+    "two codings": (head(2, "Content-Encoding: gzip, br") + b"\x0b\0", "coding 'gzip, br'"),
 }
 
 

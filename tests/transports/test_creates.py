@@ -282,6 +282,9 @@ WITH_THEIR_ID: dict[str, Part] = {
     "announces megabytes": says(
         HEAD.replace(b"22", b"99999999") + BODY[:-1] + b',"echo":"', then="wait"
     ),
+    "says that it is packed": says(
+        HEAD[:-2].replace(b"22", b"28") + b"Content-Encoding: br\r\n\r\n" + b"data: " + BODY
+    ),
     "is megabytes": says(
         HEAD.replace(b"22", b"9000022") + BODY[:-1] + b',"echo":"' + bytes(9_000_000), then="wait"
     ),
