@@ -21,6 +21,7 @@ from typing import Final
 from grok_video._errors import (
     APIConnectionError,
     APIError,
+    BadRequest,
     GrokVideoError,
     InvalidRequest,
     NotFound,
@@ -167,6 +168,8 @@ def passes_until(error: GrokVideoError) -> float:
     if is_unknown(error):
         return _NOT_EXIST_GRACE
     match error:
+        case BadRequest(status=400, body="") | NotFound(status=404, body=""):
+            return _NOT_EXIST_GRACE  # without a word: it may be the same
         case APIConnectionError() | RateLimited() | ServerError():
             is_passing = True
         case UnexpectedResponse():

@@ -83,9 +83,9 @@ EXCEPTIONS: Final[dict[str, tuple[Trouble, bool]]] = {
     "RemoteProtocolError": (Trouble.NOT_HTTP, True),
     "DecodingError": (Trouble.NOT_HTTP, True),
     "TooManyRedirects": (Trouble.REFUSED_HERE, True),
-    # A caller's own event hook may call `raise_for_status`.
+    # Of another request, which a hook of the caller's made.
     "HTTPStatusError": (Trouble.REFUSED_HERE, True),
-    # ... or read the answer, and keep it to itself.
+    # A hook has read the answer, and kept it to itself.
     "ResponseNotRead": (Trouble.READ_BY_HOOK, True),
     # Ours: the time of a whole exchange is over.
     "TimeoutError": (Trouble.SILENT, True),
@@ -323,7 +323,12 @@ class _ReadBefore:
         response, self._response = self._response, None
         if response is None:
             raise StopAsyncIteration
-        content: bytes = response.content  # raises `ResponseNotRead` where the hook kept it
+        try:
+            content: bytes = response.content
+        except RuntimeError:  # `ResponseNotRead`: the hook kept it, or refused the answer unread
+            if 200 <= response.status_code < 300:
+                raise
+            return b""  # what is left of it is told by its status
         return content
 
 
@@ -400,6 +405,9 @@ def _presentable(error: Exception, outer: BaseException | None) -> BaseException
     # h11 quotes the header that it refuses.
     if type(error).__name__ == "LocalProtocolError":
         return None
+    for link in causes(error, outer):
+        if type(link).__name__ == "HTTPStatusError":
+            link.args = ()  # they are a sentence with the whole URL
     return without_frames(error, outer)
 
 

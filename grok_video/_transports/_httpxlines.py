@@ -150,7 +150,13 @@ class GivenLines:
         if self._client.is_closed:
             message = "the http_client is closed; give the client an open one"
             raise ConfigurationError(message)
-        return await self._client.send(request, stream=True, auth=None, follow_redirects=False)
+        try:
+            return await self._client.send(request, stream=True, auth=None, follow_redirects=False)
+        except self._family.HTTPStatusError as error:
+            # A hook has called `raise_for_status`: what it refuses is the answer all the same.
+            if error.request is request:
+                return error.response
+            raise
 
 
 def _add_own(headers: Headers, config: TransportConfig) -> None:

@@ -111,6 +111,16 @@ def test_a_base_url_comes_from_the_argument_the_environment_and_the_default(
         ({"proxy": "http://a..example:3128"}, ConfigurationError, "proxy must be"),
         ({"headers": {"Authorization": "x"}}, ConfigurationError, "must not hold Authorization"),
         ({"headers": {"X": "a\r\nB: c"}}, ConfigurationError, "without line breaks"),
+        ({"headers": {"X": "a\x01b"}}, ConfigurationError, "without line breaks or other control"),
+        ({"headers": {"X": "a\x7fb"}}, ConfigurationError, "without line breaks or other control"),
+        ({"headers": {"X": "video "}}, ConfigurationError, "no space at its beginning or end"),
+        ({"headers": {"X": "\tvideo"}}, ConfigurationError, "no space at its beginning or end"),
+        ({"headers": {"X Team": "a"}}, ConfigurationError, "names that HTTP can hold"),
+        ({"headers": {"X-Team:": "a"}}, ConfigurationError, "names that HTTP can hold"),
+        ({"headers": {"": "a"}}, ConfigurationError, "names that HTTP can hold; got ''"),
+        ({"headers": {"Expect": "100-continue"}}, ConfigurationError, "must not hold Expect"),
+        ({"headers": {"Connection": "close"}}, ConfigurationError, "must not hold Connection"),
+        ({"headers": {"content-encoding": "x"}}, ConfigurationError, "must not hold content-enc"),
         ({"headers": [("X-Key", "secret")]}, ConfigurationError, "headers must be a mapping"),
         ({"headers": {b"X-Key": "secret"}}, ConfigurationError, "names of type str"),
         ({"proxy": 5}, ConfigurationError, "proxy must be"),
@@ -148,6 +158,11 @@ def test_other_settings_are_checked_as_well(
         door(KEY, **words)
     assert "Nothing was sent" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_all_that_http_can_hold_is_taken_as_a_header() -> None:
+    headers = {"X-Team_1.~!#$%&'*+^`|": 'a "b"\t(c); {d}', "X-Empty": ""}
+    assert AsyncClient(KEY, headers=headers)._session.config.headers == headers
 
 
 def test_a_client_never_shows_its_key() -> None:

@@ -30,7 +30,9 @@ from grok_video._lifecycle import (
     advance,
     diagram,
     meaning_of_failed_create,
+    passes_until,
 )
+from grok_video._refusals import read_error
 
 HAPPY = [
     Event.SENDING_BEGAN,
@@ -155,3 +157,11 @@ def test_a_failed_create_may_have_been_paid_for_unless_it_is_proven_that_it_was_
     failure: Exception, event: Event
 ) -> None:
     assert meaning_of_failed_create(failure) is event
+
+
+@pytest.mark.parametrize("status", [400, 404])
+def test_a_refused_poll_without_a_word_may_be_that_of_a_fresh_id(status: int) -> None:
+    """What it means stands in its body, which a hook of the caller's may have thrown away."""
+    assert passes_until(read_error(status, {}, b"", now=0.0)) == 30.0
+    assert passes_until(read_error(status, {}, b'{"error":"no"}', now=0.0)) == 0.0
+    assert passes_until(read_error(403, {}, b"", now=0.0)) == 0.0

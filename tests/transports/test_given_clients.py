@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import traceback
 from typing import Any
 
 import anyio
@@ -149,20 +150,84 @@ async def test_the_clients_auth_sends_no_create_twice(scene: SceneMaker, lane: L
     assert len(play.server.requests) == 1
 
 
-@lanes(*GIVEN)
-async def test_a_hook_that_refuses_an_answer_leaves_the_create_unknown(scene: SceneMaker):
-    async def refuse(response: Any) -> None:
-        response.raise_for_status()
+async def refuse(response: Any) -> None:
+    response.raise_for_status()
 
+
+async def read_and_refuse(response: Any) -> None:
+    await response.aread()
+    response.raise_for_status()
+
+
+REFUSING = {"event_hooks": {"response": [refuse]}}
+
+
+@lanes(*GIVEN)
+@pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 429, 503])
+async def test_an_answer_that_a_hook_refuses_is_an_answer(scene: SceneMaker, status: int):
+    """Its body is lost with its connection, if the hook did not read it."""
+
+    def part(visit: Visit) -> None:
+        visit.request()
+        visit.answer(b'{"error":"no"}', f"{status} No", "Retry-After: 7")
+        visit.until_gone()
+
+    async with scene(part, part, part, client=REFUSING) as play:
+        created = await play.transport.post(play.create_url, Bytes())
+        polled = await play.transport.get(play.poll_url)
+        async with play.transport.stream(play.poll_url, {}, public_only=False) as streamed:
+            assert [chunk async for chunk in streamed.chunks()] == [b""]
+    assert (created.status, created.body) == (polled.status, polled.body) == (status, b"")
+    assert created.headers["retry-after"] == streamed.headers["retry-after"] == "7"
+    assert streamed.status == status
+
+
+@lanes(*GIVEN)
+async def test_an_answer_that_a_hook_refuses_has_the_body_that_it_read(scene: SceneMaker):
+    def part(visit: Visit) -> None:
+        visit.request()
+        visit.answer(b'{"error":"no"}', "400 Bad Request")
+        visit.until_gone()
+
+    async with scene(part, client={"event_hooks": {"response": [read_and_refuse]}}) as play:
+        assert (await play.transport.get(play.poll_url)).body == b'{"error":"no"}'
+
+
+@lanes(*GIVEN)
+async def test_a_create_whose_503_a_hook_refuses_is_unknown(scene: SceneMaker):
     def part(visit: Visit) -> None:
         visit.request()
         visit.answer(b"{}", "503 Unavailable")
         visit.until_gone()
 
-    async with scene(part, client={"event_hooks": {"response": [refuse]}}) as play:
-        with pytest.raises(APIConnectionError, match="HTTPStatusError") as caught:
-            await play.transport.post(play.create_url, Bytes())
+    async with scene(part, client=REFUSING) as play:
+        mine = AsyncClient(KEY, base_url=play.base, transport=play.transport)
+        with pytest.raises(CreateOutcomeUnknown) as caught:
+            await mine.submit("drift")
+    assert caught.value.status == 503
+
+
+@lanes(*GIVEN)
+async def test_an_error_that_a_hook_makes_of_an_answer_leaves_the_create_unknown(
+    scene: SceneMaker,
+):
+    async def refuse_in_other_words(response: Any) -> None:
+        try:
+            response.raise_for_status()
+        except Exception as error:
+            raise ZeroDivisionError from error
+
+    def part(visit: Visit) -> None:
+        visit.request()
+        visit.answer(b"{}", "401 Unauthorized")
+        visit.until_gone()
+
+    hooks, signature = {"response": [refuse_in_other_words]}, "0123456789abcdef"
+    async with scene(part, client={"event_hooks": hooks}) as play:
+        with pytest.raises(APIConnectionError, match="ZeroDivisionError") as caught:
+            await play.transport.post(f"{play.create_url}?sig={signature}", Bytes())
     assert caught.value.may_have_been_sent
+    assert f"sig={signature}" not in "".join(traceback.format_exception(caught.value))
 
 
 async def read_whole(response: Any) -> None:
@@ -295,3 +360,16 @@ async def test_a_user_agent_of_the_callers_choice_is_kept(scene: SceneMaker):
     async with scene(ok(), client={"headers": {"User-Agent": "mine/1"}}) as play:
         await play.transport.get(play.poll_url)
     assert b"\r\nuser-agent: mine/1\r\n" in play.server.requests[0].lower()
+
+
+@lanes(*GIVEN)
+async def test_a_header_of_the_clients_own_that_http_cannot_hold_sent_nothing(scene: SceneMaker):
+    def part(visit: Visit) -> None:
+        visit.until_gone()
+        assert visit.seen == b""
+
+    async with scene(part, client={"headers": {"X-Team": "video "}}) as play:
+        with pytest.raises(APIConnectionError, match="LocalProtocolError") as caught:
+            await play.transport.post(play.create_url, Bytes())
+    assert not caught.value.may_have_been_sent
+    assert str(caught.value).endswith("; nothing was sent")
