@@ -17,10 +17,28 @@ from grok_video._urls import Origin
 DEFAULT_BASE_URL: Final = "https://api.cometapi.com/grok/v1"
 KEY_VARIABLE: Final = "COMETAPI_KEY"
 BASE_URL_VARIABLE: Final = "GROK_VIDEO_BASE_URL"
-#: Set by this package on each request: a second one would break it, or send another key.
+#: Set by this package on each request, or left out for good: a second one, or one that says how a
+#: request is carried, would break it, or send another key.
 _OWN_HEADERS: Final = frozenset(
-    {"authorization", "content-length", "content-type", "host", "range", "transfer-encoding"}
+    {
+        "authorization",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "keep-alive",
+        "range",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
 )
+#: The characters of a header's name (RFC 9110, section 5.6.2). What has others is sent by one
+#: library and refused by another, with each request.
+_OF_NAMES: Final = r"0-9A-Za-z!#$%&'*+.^_`|~-"
 
 
 def find_key(api_key: str | None) -> tuple[Secret, str]:
@@ -119,17 +137,28 @@ def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
         raise ConfigurationError(message)
     checked = dict(headers)
     for name, value in checked.items():
-        if not isinstance(name, str):
-            message = f"headers must have names of type str; got {name!r}. Nothing was sent."
-            raise ConfigurationError(message)
-        if name.lower() in _OWN_HEADERS:
-            message = f"headers must not hold {name}: this client sets it. Nothing was sent."
-            raise ConfigurationError(message)
-        if not isinstance(value, str) or re.search(r"[\r\n\0]", name + value):
-            message = f"headers[{name!r}] must be a str without line breaks. Nothing was sent."
-            raise ConfigurationError(message)
-        if not (name + value).isascii():
-            # Libraries disagree on how anything else is sent.
-            message = f"headers[{name!r}] must be ASCII, name and value. Nothing was sent."
-            raise ConfigurationError(message)
+        problem = _flaw_of_header(name, value)
+        if problem is not None:
+            raise ConfigurationError(f"{problem}. Nothing was sent.")
     return checked
+
+
+def _flaw_of_header(name: object, value: object) -> str | None:
+    """Return what is wrong with a header, without its value, or None."""
+    if not isinstance(name, str):
+        return f"headers must have names of type str; got {name!r}"
+    if name.lower() in _OWN_HEADERS:
+        return f"headers must not hold {name}: this client sets it, or leaves it out"
+    if not re.fullmatch(f"[{_OF_NAMES}]+", name):
+        # Not all of it: whoever writes "X-Key: secret" there has the value in the name.
+        begin = re.sub(f"(?s)[^{_OF_NAMES}].*", "", name)
+        shown = f"one that begins {begin!r}" if name else "an empty one"
+        return f"headers must have names without spaces, colons and the like; got {shown}"
+    if not isinstance(value, str) or re.search(r"[^\t -~\x80-\U0010ffff]", value):
+        return f"headers[{name!r}] must be a str without line breaks or other control characters"
+    if not value.isascii():
+        # Libraries disagree on how anything else is sent.
+        return f"headers[{name!r}] must be ASCII"
+    if value != value.strip():
+        return f"headers[{name!r}] must have no space at its beginning or end"
+    return None

@@ -72,8 +72,8 @@ EXCEPTIONS: Final[dict[str, tuple[Trouble, bool]]] = {
     "UnsupportedProtocol": (Trouble.NOT_A_URL, False),
     "InvalidURL": (Trouble.NOT_A_URL, False),
     # h11 raises it before the first byte (a header it does not like) and after the last but one (a
-    # body that is not as long as announced).
-    "LocalProtocolError": (Trouble.REFUSED_HERE, True),
+    # body that is not as long as announced): asked for, it may have been sent, see `_failure`.
+    "LocalProtocolError": (Trouble.REFUSED_HERE, False),
     # Something was written, or the answer did not come whole.
     "WriteError": (Trouble.BROKE, True),
     "WriteTimeout": (Trouble.SILENT, True),
@@ -444,7 +444,9 @@ def _failure(
         reason = f"HTTP {str(error)[:3]}"
     if sent is not None:
         denied, may = not may, sent.may_have_been_sent(otherwise=may)
-        if denied and may:  # what the failure is called is not what happened
+        if denied and trouble is Trouble.REFUSED_HERE:
+            may = sent.asked  # the trace tells of headers before they are looked at
+        elif denied and may:  # what the failure is called is not what happened
             trouble = Trouble.BROKE
     else:
         may = True

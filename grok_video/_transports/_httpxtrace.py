@@ -49,7 +49,8 @@ class Sent:
         self._timeout = timeout
         self._patient = lines.patience > 0
         self._heard = False
-        self._asked = False
+        #: True once the first part of the body was asked for.
+        self.asked = False
         self._began = False
         self._fresh = False
         self._fresh_only = False
@@ -79,7 +80,7 @@ class Sent:
 
     def get_on(self) -> None:
         """Have the whole time again: a part of the body was taken, or the first is asked for."""
-        self._asked = True
+        self.asked = True
         if self.scope is not None and not self._patient:
             self.scope.deadline = anyio.current_time() + self._timeout
 
@@ -89,4 +90,4 @@ class Sent:
         Without one, whoever asked for the body may have sent it, whatever the failure is called:
         httpx-aiohttp has "ConnectTimeout" for each connection that breaks.
         """
-        return self._began if self._heard else otherwise or self._asked
+        return self._began if self._heard else otherwise or self.asked
