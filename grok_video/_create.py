@@ -399,7 +399,13 @@ def _take_for_unsent(failure: GrokVideoError) -> None:
     """Have the failure of a create that was never sent whole say that no job was made."""
     if isinstance(failure, APIConnectionError) and failure.may_have_been_sent:
         failure.may_have_been_sent = False
-        reword(failure, f"{failure.message}; it was not sent whole, and nothing was created")
+        # Whoever answers before the end and closes is often not heard: httpx on asyncio drops what
+        # has come as soon as a write fails.
+        reword(
+            failure,
+            f"{failure.message}; it was not sent whole, and nothing was created (it may have been "
+            "refused early, for its size or the key)",
+        )
     elif isinstance(failure, APIError) and failure.status >= 300:
         failure.refused = True
 

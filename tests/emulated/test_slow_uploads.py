@@ -12,7 +12,14 @@ import anyio
 import anyio.abc
 import pytest
 
-from grok_video import APITimeoutError, AsyncClient, CreateOutcomeUnknown, Retry, _create
+from grok_video import (
+    APIConnectionError,
+    APITimeoutError,
+    AsyncClient,
+    CreateOutcomeUnknown,
+    Retry,
+    _create,
+)
 
 from .serving import serving
 from .test_uploads import ANSWER, LARGE, a_picture
@@ -144,6 +151,17 @@ async def test_an_upload_that_stands_still_says_that_nothing_was_created(
 ) -> None:
     server.parts = [stands_still, stands_still]
     with pytest.raises(APITimeoutError, match="not sent whole, and nothing was created") as caught:
+        await uploader.submit("drift", a_picture(LARGE))
+    assert not caught.value.may_have_been_sent
+
+
+@pytest.mark.parametrize("part", [stands_still, breaks])
+async def test_an_upload_that_the_server_ends_says_that_it_may_be_a_refusal(
+    uploader: AsyncClient, server: Server, part: Part
+) -> None:
+    """Over httpx on asyncio the answer of a server that closes early cannot be had."""
+    server.parts = [part, part]
+    with pytest.raises(APIConnectionError, match="refused early, for its size") as caught:
         await uploader.submit("drift", a_picture(LARGE))
     assert not caught.value.may_have_been_sent
 
