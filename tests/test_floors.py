@@ -69,6 +69,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_transports._aiohttperrors",
             "_transports._aiohttpconnectors",
             "_transports._aiohttptimeouts",
+            "_transports._aiohttpfiles",
             "_transports._aiohttp",
             "_transports._httpxlines",
             "_transports._httpxtrace",

@@ -15,7 +15,7 @@ import math
 import socket
 import sys
 import weakref
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import aiohttp
 import aiohttp.abc
@@ -29,7 +29,8 @@ from grok_video._transports._aiohttpconnectors import (
     PollConnector,
     PublicResolver,
 )
-from grok_video._transports._aiohttperrors import failure_of, presentable
+from grok_video._transports._aiohttperrors import failure_of, note_unread, presentable
+from grok_video._transports._aiohttpfiles import Streamed
 from grok_video._transports._aiohttptimeouts import Timeouts
 from grok_video._transports._base import (
     ANSWER_LIMIT,
@@ -56,13 +57,17 @@ from grok_video._urls import Origin, sendable
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import Callable, Mapping
 
     from grok_video._transports._base import Body
 
 #: Bytes aiohttp buffers before it stops reading the socket, and so the usual size of a chunk: at
 #: 64 KiB (the default) a download costs two to four times the CPU that it costs at 1 MiB.
 _READ_BUFFER = 2**20
+#: Bytes of one header of an answer, and how many it may have. An answer with more is lost, id and
+#: all; by itself aiohttp takes 8190 and 128, which a gateway's policies and cookies can pass.
+_HEADER_LIMIT = 2**16
+_MOST_HEADERS = 512
 
 
 class AiohttpTransport(Transport):
@@ -100,6 +105,8 @@ class AiohttpTransport(Transport):
         except GrokVideoError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever broke, was the request sent?
+            if payload.began:
+                note_unread(error, received)
             failure = received.told_by(failure_of(error, url, outer, sent=payload.began))
             raise failure from presentable(error, outer)
         except BaseException as error:  # noqa: BLE001 - the frames hold the key
@@ -368,6 +375,9 @@ class _Sessions:
             ),
             headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
             auto_decompress=False,
+            max_line_size=_HEADER_LIMIT,
+            max_field_size=_HEADER_LIMIT,
+            max_headers=_MOST_HEADERS,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         self._made[name] = session
@@ -415,79 +425,15 @@ class _Streaming:
         self._arguments = (url, headers)
         self._public_only = public_only
 
-    async def __aenter__(self) -> _Streamed:
+    async def __aenter__(self) -> Streamed:
         self._response = await self._transport.open_file(
             *self._arguments, public_only=self._public_only
         )
-        return _Streamed(self._response, self._arguments[0])
+        return Streamed(self._response, self._arguments[0])
 
     async def __aexit__(self, *_: object) -> None:
         # Not `release()`: what was not read of a file must not be read to keep a connection.
         self._response.close()
-
-
-class _Streamed:
-    """A `StreamedAnswer` over an aiohttp response."""
-
-    def __init__(self, response: aiohttp.ClientResponse, url: str) -> None:
-        self._response = response
-        self._url = url
-        self.status = response.status
-        self.headers: Mapping[str, str] = response.headers
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        return _FileChunks(self._response.content, self._url)
-
-
-class _FileChunks:
-    """The body of a streamed answer, as it arrives."""
-
-    __slots__ = ("_content", "_failure", "_url")
-
-    def __init__(self, content: aiohttp.StreamReader, url: str) -> None:
-        self._content = content
-        self._url = url
-        #: What broke, while there is still something to hand out before it is told.
-        self._failure: Exception | None = None
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self._failure is not None:
-            # Taken out first: kept here, it would keep this and the connection alive.
-            failure, self._failure = self._failure, None
-            raise failure
-        outer = sys.exception()
-        content = self._content
-        try:
-            # Not `readany`: it joins what is buffered, one more copy of each byte.
-            chunk, ends_http_chunk = await content.readchunk()
-            while ends_http_chunk and not chunk and not content.at_eof():
-                chunk, ends_http_chunk = await content.readchunk()
-        except Exception as error:  # noqa: BLE001 - a download fails with one kind of error
-            failure = failure_of(error, self._url, outer)
-            failure.__cause__ = presentable(error, outer)
-            if rest := _unread(content):
-                self._failure = failure
-                return rest
-            raise failure  # noqa: B904 - it is set
-        if not chunk:
-            raise StopAsyncIteration
-        return chunk
-
-
-def _unread(content: aiohttp.StreamReader) -> bytes:
-    """Return what arrived before the connection broke and was not read yet.
-
-    aiohttp raises the break first, and forgets up to 2 MiB that a resumed download would fetch
-    again.
-    """
-    content.set_exception(None)  # type: ignore[arg-type]  # the only public way back to the buffer
-    try:
-        return content.read_nowait()
-    except Exception:  # noqa: BLE001 - the break itself is what the caller has to hear of
-        return b""
 
 
 def _parsed(url: str) -> URL:

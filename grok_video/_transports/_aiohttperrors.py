@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from typing import TYPE_CHECKING, Final
 
@@ -12,8 +13,11 @@ from grok_video._transports._base import Trouble, causes, reason_of, without_fra
 
 if TYPE_CHECKING:
     from grok_video._errors import APIConnectionError
+    from grok_video._transports._base import Received
 
-__all__ = ["failure_of", "presentable"]
+__all__ = ["failure_of", "note_unread", "presentable"]
+
+_STATUS_LINE: Final = rb"HTTP/1\.[01] (\d{3})\b"
 
 #: What aiohttp raises, and what it means; the first row that fits counts, so subclasses come first.
 _EXCEPTIONS: Final[list[tuple[type[BaseException], Trouble]]] = [
@@ -39,6 +43,7 @@ _EXCEPTIONS: Final[list[tuple[type[BaseException], Trouble]]] = [
 def presentable(error: BaseException, outer: BaseException | None) -> BaseException:
     """Return the error as it may be shown: without frames, headers, queries and proxy passwords."""
     for link in causes(error, outer):
+        take_unread(link)
         if isinstance(link, aiohttp.ClientResponseError):
             # Its repr is that of the whole request, the key among the headers.
             info = link.request_info
@@ -52,6 +57,26 @@ def presentable(error: BaseException, outer: BaseException | None) -> BaseExcept
         elif isinstance(link, aiohttp.ClientConnectorError):
             link.args = (str(link),)
     return without_frames(error, outer)
+
+
+def take_unread(error: BaseException | None) -> bytes:
+    """Return what could not be read as an answer (see `CreateProtocol`); no error keeps it."""
+    unread: bytes = vars(error).pop("unread", b"") if error is not None else b""
+    return unread
+
+
+def note_unread(error: Exception, received: Received) -> None:
+    """Note an answer that aiohttp dropped for what stands behind it, or in its head."""
+    unread, start = take_unread(error.__cause__), 0
+    while status_line := re.compile(_STATUS_LINE).match(unread, start):
+        end = unread.find(b"\r\n\r\n", start)
+        if end < 0:
+            return
+        start = end + 4
+        if int(status_line[1]) >= 200:  # else only an interim one (RFC 9110, section 15.2)
+            received.status = int(status_line[1])
+            received.parts.append(unread[start:])
+            return
 
 
 def failure_of(

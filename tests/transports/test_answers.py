@@ -31,6 +31,9 @@ READABLE = {
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n" + head(2) + b"{}",
         b"{}",
     ),
+    "a header of 10 KiB": (head(2, "Content-Security-Policy: " + "a " * 5000) + b"{}", b"{}"),
+    "a header of 60 KiB": (head(2, "X-Trace: " + "a" * 60_000) + b"{}", b"{}"),
+    "200 headers": (head(2, *(f"X-{number}: 1" for number in range(200))) + b"{}", b"{}"),
     "gzip": (
         head(len(gzip.compress(b"{}" * 99)), "Content-Encoding: gzip") + gzip.compress(b"{}" * 99),
         b"{}" * 99,
@@ -49,9 +52,10 @@ READABLE = {
 @pytest.mark.parametrize("name", READABLE)
 async def test_an_answer_is_its_plain_bytes(scene: SceneMaker, name: str):
     data, body = READABLE[name]
-    async with scene(says(data, then="close")) as play:
+    async with scene(says(data, then="close"), says(data, then="close")) as play:
         answer = await play.transport.get(play.poll_url)
-    assert answer.body == body
+        created = await play.transport.post(play.create_url, Bytes())
+    assert answer.body == created.body == body
 
 
 BOMB = gzip.compress(b"\0" * (ANSWER_LIMIT + 1))

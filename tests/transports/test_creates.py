@@ -288,6 +288,13 @@ WITH_THEIR_ID: dict[str, Part] = {
     "is megabytes": says(
         HEAD.replace(b"22", b"9000022") + BODY[:-1] + b',"echo":"' + bytes(9_000_000), then="wait"
     ),
+    "counts characters, not bytes": says(
+        HEAD.replace(b"22", b"38") + BODY[:-1] + ',"m":"créé, merci"}'.encode(), then="wait"
+    ),
+    "has text behind it": says(HEAD + BODY + b"<!-- gateway 7 -->", then="wait"),
+    "has text behind it, after a 100": says(
+        b"HTTP/1.1 100 Continue\r\n\r\n" + HEAD + BODY + b"<!-- gateway 7 -->", then="wait"
+    ),
 }
 
 
@@ -303,8 +310,12 @@ async def test_a_create_whose_answer_broke_off_behind_its_id_was_accepted(
 
 @pytest.mark.parametrize(
     "answer",
-    [HEAD.replace(b"22", b"40") + BODY[:17], HEAD.replace(b"200", b"500") + BODY],
-    ids=["half an id", "an error"],
+    [
+        HEAD.replace(b"22", b"40") + BODY[:17],
+        HEAD.replace(b"200", b"500") + BODY,
+        HEAD.replace(b"200", b"500") + BODY + b"<!-- gateway 7 -->",
+    ],
+    ids=["half an id", "an error", "an error with text behind it"],
 )
 async def test_an_id_that_is_not_whole_or_in_an_error_is_not_taken_for_the_jobs(
     scene: SceneMaker, answer: bytes
@@ -314,4 +325,7 @@ async def test_an_id_that_is_not_whole_or_in_an_error_is_not_taken_for_the_jobs(
         with pytest.raises(CreateOutcomeUnknown) as caught:
             await client.submit("drift")
         assert caught.value.request_id is None
-        assert caught.value.__cause__.received is None, "nothing of the answer is carried about"
+        links = causes(caught.value)
+        assert not [link for link in links if getattr(link, "received", None)]
+        assert not [link for link in links if BODY in vars(link).values()]
+        assert not [link for link in links if "unread" in vars(link)], "nothing is carried about"
