@@ -11,7 +11,7 @@ import json
 import re
 from typing import Any, Final, TypeGuard
 
-from grok_video._redaction import redact
+from grok_video._redaction import redact, unescape
 
 __all__ = ["DECODER", "SCANNED", "excerpt", "is_object", "looks_like_html", "read_identity"]
 
@@ -81,4 +81,4 @@ def looks_like_html(body: bytes) -> bool:
 
 def excerpt(body: bytes) -> str:
     """Return the beginning of an answer as it may be shown: redacted."""
-    return redact(body[:8192].decode("utf-8", "replace"))
+    return redact(unescape(body[:8192].decode("utf-8", "replace")))

@@ -38,7 +38,11 @@ _LONG_RUN: Final = rb"(?<![A-Za-z0-9+/\\%%])[A-Za-z0-9+/\\%%]{%d}" % _SHORTEST_R
 # Eight characters and more: "invalid bearer token" is a sentence, not a credential.
 _BEARER: Final = r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"
 _KEY_LIKE: Final = r"\b(sk|xai|comet)-[A-Za-z0-9_\-*.]{6,}"
-_URL: Final = r"[A-Za-z][A-Za-z0-9+.-]{0,20}://[^\s\"'<>\\]+"
+# JSON may spell the slashes "\/", the ampersands "\u0026" (and within its strings "\\u0026").
+_URL: Final = (
+    r"[A-Za-z][A-Za-z0-9+.-]{0,20}:(?:\\{0,9}/){2}(?:[^\s\"'<>\\]|\\{1,9}(?:/|u[0-9A-Fa-f]{4}))+"
+)
+_ESCAPED: Final = r"\\{1,9}(?:/|u00([2-7][0-9A-Fa-f]))"
 _LINK_OR_BASE64_RUN: Final = rf"({_URL})|{_BASE64_RUN}"
 
 
@@ -151,12 +155,27 @@ def redact_url(url: str) -> str:
     return urlunsplit((parts.scheme, host, parts.path[:500], query, ""))
 
 
+def unescape(text: str) -> str:
+    """Return a piece of JSON with the printable ASCII as itself that needs no escape in a string.
+
+    A "/" or an "&" that is spelled otherwise hides from whoever looks for links and keys.
+    """
+    return re.sub(_ESCAPED, _unescaped, text) if "\\" in text else text
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    if match[1] is None:
+        return "/"
+    plain = chr(int(match[1], 16))
+    return match[0] if plain in ' "\\\x7f' else plain
+
+
 def _hide(text: str) -> str:
     if "data:" in text:
         text = re.sub(_DATA_URI, _short_data_uri, text)
     text = re.sub(_BASE64_RUN, _short_base64, text)
-    if "://" in text:
-        text = re.sub(_URL, lambda match: redact_url(match[0]), text)
+    if ":/" in text or ":\\" in text:
+        text = re.sub(_URL, lambda match: redact_url(unescape(match[0])), text)
     text = re.sub(_BEARER, r"\1 ***", text)
     return re.sub(_KEY_LIKE, r"\1-***", text)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -239,3 +241,36 @@ def test_retry_after_is_read_in_all_its_forms(
     headers: dict[str, str], seconds: float | None
 ) -> None:
     assert _refusals.read_retry_after(headers, now=0) == seconds
+
+
+SIGNED = "https://bucket.s3.test/caf\u00e9.jpg?X-Amz-Date=1&X-Amz-Signature=deadbeef"
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda text: text.replace("&", r"\u0026"),  # Go
+        lambda text: text.replace("/", r"\/"),  # PHP
+        lambda text: text.replace("/", r"\/").replace("&", r"\u0026"),
+        lambda text: text.replace("?", r"\u003F").replace("=", r"\u003D"),
+        lambda text: json.dumps(text)[1:-1].replace("/", r"\\\/").replace("&", r"\\u0026"),
+    ],
+)
+def test_no_error_has_a_signature_however_its_link_is_spelled(spell: Callable[[str], str]) -> None:
+    body = b'{"error":{"message":"no picture at %b","type":"x"}}' % spell(SIGNED).encode()
+    link = b'{"video":{"link":"%b"}}' % spell(SIGNED).encode()
+    for error in (
+        _refusals.read_error(400, {}, body, now=0),
+        _refusals.read_error(502, {}, body.replace(b'"error"', b'"mistake"'), now=0),
+        _refusals.read_error(400, {}, b"[%b]" % body, now=0),
+        caught_of(lambda: _wire.read_create(200, {}, link, now=0)),
+        caught_of(lambda: _wire.read_poll(200, {}, link, request_id="x", now=0)),
+    ):
+        assert b"deadbeef" not in pickle.dumps(error)
+        assert "bucket.s3.test" in error.body, "the rest of it may be shown"
+
+
+def caught_of(read: Callable[[], object]) -> APIError:
+    with pytest.raises(APIError) as caught:
+        read()
+    return caught.value
