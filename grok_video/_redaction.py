@@ -170,6 +170,19 @@ def _unescaped(match: re.Match[str]) -> str:
     return match[0] if plain in ' "\\\x7f' else plain
 
 
+def hide_key(body: bytes, key: str) -> bytes:
+    """Return an answer without the key, should a server ever echo it, in JSON's escapes as well."""
+    body = body.replace(key.encode(), b"***")
+    if b"\\" not in body:
+        return body
+    longest = max(re.findall(r"[\w.-]*", key), key=len)
+    # Letters and digits are never escaped, and most keys have nothing else.
+    if longest == key or longest.encode() not in body:
+        return body
+    spelled = (rf"(?:\\{{0,9}}{re.escape(c)}|(?i:\\{{1,9}}u00{ord(c):02x}))" for c in key)
+    return re.sub("".join(spelled).encode(), b"***", body)
+
+
 def _hide(text: str) -> str:
     if "data:" in text:
         text = re.sub(_DATA_URI, _short_data_uri, text)

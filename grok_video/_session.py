@@ -36,6 +36,7 @@ from grok_video._log import News, logger
 from grok_video._models import JobStatus, Snapshot
 from grok_video._policies import NO_END, poll_pause
 from grok_video._polling import Experience
+from grok_video._redaction import hide_key
 from grok_video._refusals import read_retry_after
 from grok_video._slots import Taken, slots_of_each_loop
 from grok_video._threads import CHECKS, load, load_anyio
@@ -441,11 +442,8 @@ class Session:
 
     def without_key(self, answer: Answer) -> bytes:
         """Return the body without the key, should a server ever echo it."""
-        body = answer.body
-        key = self.config.api_key.reveal().encode()
-        if len(key) >= _LEAST_KEY and key in body:
-            body = body.replace(key, b"***")
-        return body
+        key = self.config.api_key.reveal()
+        return hide_key(answer.body, key) if len(key) >= _LEAST_KEY else answer.body
 
 
 class Asker(Protocol):

@@ -219,3 +219,24 @@ async def test_the_words_of_an_answer_stand_in_no_frame_of_a_later_failure(
     shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
     # The frame of this very test has the key in a variable of its own.
     assert not [line for line in shown.format() if key in line and Path(__file__).name not in line]
+
+
+@pytest.mark.parametrize(
+    ("key", "spelled"),
+    [
+        ("Zk3v/9QmT2x7LwP0+aBcD==", r"Zk3v\/9QmT2x7LwP0+aBcD=="),  # PHP
+        ("Zk3v/9QmT2x7LwP0+aBcD==", r"Zk3v/9QmT2x7LwP0\u002BaBcD=="),  # .NET
+        ("Zk3v&9QmT2x7<wP0>aBcD", r"Zk3v\u00269QmT2x7\u003cwP0\u003eaBcD"),  # Go
+        ('Zk3v"9QmT2x\\7LwP0aBcD', r"Zk3v\"9QmT2x\\7LwP0aBcD"),
+    ],
+)
+async def test_a_key_that_comes_back_in_escapes_stands_in_no_error(
+    new_client: Callable[..., AsyncClient], grok_emulator: Emulator, key: str, spelled: str
+) -> None:
+    body = b'{"error":{"message":"Incorrect API key: %b"}}' % spelled.encode()
+    grok_emulator.script("poll", [faults.Answer(401, body)])
+    async with new_client(base_url=grok_emulator.base_url, api_key=key) as client:
+        with pytest.raises(AuthenticationError) as caught:
+            await client.job("somewhere").refresh()
+    assert "Incorrect API key: ***" in caught.value.message
+    assert "Incorrect API key: ***" in caught.value.body
