@@ -40,7 +40,13 @@ from grok_video._redaction import hide_key
 from grok_video._refusals import read_retry_after
 from grok_video._slots import Taken, slots_of_each_loop
 from grok_video._threads import CHECKS, load, load_anyio
-from grok_video._transports._base import Address, Transport, proves_refusal, transport_failed
+from grok_video._transports._base import (
+    Address,
+    Proxies,
+    Transport,
+    proves_refusal,
+    transport_failed,
+)
 from grok_video._transports._loops import checkpoint, current_time, ends_at, running_library
 from grok_video._turns import NoTurn, Turns
 
@@ -170,6 +176,9 @@ class Session:
         if library == "trio" and self._wanted == "aiohttp":
             message = "aiohttp cannot run on trio; leave transport= out, or use 'httpx'"
             raise ConfigurationError(message)
+        if self._connects_itself:
+            # Here, before a create begins that would have to be noted as one.
+            Proxies.found_for(self.config).require(self.config.origin)
         made: Transport
         if self._is_of_httpx(library):
             from grok_video._transports._httpx import HttpxTransport

@@ -127,20 +127,22 @@ def _base_url(connection: Connection) -> tuple[str | None, dict[str, Any]]:
 def _proxy(base_url: str) -> dict[str, Any]:
     """Tell the proxy that the client takes from the environment, or why it takes none."""
     origin = Origin.of(base_url)
-    found = urllib.request.getproxies()
-    named = found.get(origin.scheme) or found.get("all")
+    proxies = Proxies(None, urllib.request.getproxies())
+    named = proxies.named(origin)
     facts: dict[str, Any] = {"ok": True, "url": None, "bypassed": False}
     if not named:
         variable = f"{origin.scheme.upper()}_PROXY"
         return facts | {"detail": f"none (neither {variable} nor ALL_PROXY is set)"}
-    chosen = Proxies(None, found).choose(origin)
-    if chosen is not None:
-        shown = redact_url(chosen)
-        return facts | {"url": shown, "detail": shown}
-    shown = redact_url(named) if "://" in named else named.rpartition("@")[2]
-    if urllib.request.proxy_bypass(f"{origin.host}:{origin.port}"):
+    shown = redact_url(named)
+    if proxies.exempts(origin):
         detail = f"none: NO_PROXY exempts {origin.host} from {shown}"
         return facts | {"bypassed": True, "detail": detail}
+    try:
+        proxies.require(origin)
+    except ConfigurationError as error:
+        return facts | {"ok": False, "detail": error.message}
+    if proxies.choose(origin) is not None:
+        return facts | {"url": shown, "detail": shown}
     detail = f"{shown} is not used, as it is no http(s) proxy: requests go without one"
     return facts | {"ok": False, "url": shown, "detail": detail}
 
@@ -237,7 +239,7 @@ def _api(verdict: str, detail: str, status: int | None, *, ok: bool) -> dict[str
 def _verdict(error: GrokVideoError) -> tuple[str, bool, str]:
     """Return the verdict, whether all is well, and a sentence."""
     match error:
-        case APIConnectionError():
+        case APIConnectionError() | ConfigurationError():
             return "unreachable", False, "unreachable"
         case NotFound(status=status) if status < 500 and _is_about_the_job(error):
             return "ready", True, "reachable, key accepted"

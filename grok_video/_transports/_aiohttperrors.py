@@ -52,6 +52,10 @@ def presentable(error: BaseException, outer: BaseException | None) -> BaseExcept
             link.request_info = aiohttp.RequestInfo(url, info.method, bare, url)
             link.history = ()
             link.args = (link.request_info, ())
+        elif isinstance(link, aiohttp.InvalidURL):
+            # Of a proxy as well, password and all; what caused it quotes a piece of it.
+            aiohttp.InvalidURL.__init__(link, "<not shown>")
+            link.__cause__ = link.__context__ = None
         elif isinstance(link, aiohttp.ConnectionTimeoutError):
             link.args = ()  # they are a sentence with the whole URL
         elif isinstance(link, aiohttp.ClientConnectorError):

@@ -9,6 +9,7 @@ never followed here, answers are read with a bound, and nothing is sent again.
 from __future__ import annotations
 
 import abc
+import contextlib
 import enum
 import os
 import re
@@ -22,6 +23,7 @@ from grok_video import __version__
 from grok_video._errors import (
     APIConnectionError,
     APITimeoutError,
+    ConfigurationError,
     GrokVideoError,
     UnexpectedResponse,
 )
@@ -333,11 +335,16 @@ class Proxies:
         self.found = found
 
     @classmethod
+    def found_for(cls, config: TransportConfig) -> Proxies:
+        """Return what holds now."""
+        return cls(config.proxy, {} if config.proxy is not None else urllib.request.getproxies())
+
+    @classmethod
     def of(cls, config: TransportConfig) -> Proxies:
         """Return what holds now; the log is told of a proxy that cannot be used for the API."""
-        proxies = cls(config.proxy, {} if config.proxy is not None else urllib.request.getproxies())
-        named = proxies._named(config.origin)
-        if named is not None and proxies.choose(config.origin) is None:
+        proxies = cls.found_for(config)
+        named, origin = proxies.named(config.origin), config.origin
+        if named is not None and not proxies.exempts(origin) and proxies.choose(origin) is None:
             logger.warning(
                 "the environment names the proxy %s, which is not used, as it is no http(s) proxy: "
                 "requests go without one (pass proxy= for another)",
@@ -345,18 +352,48 @@ class Proxies:
             )
         return proxies
 
-    def choose(self, origin: Origin) -> str | None:
-        """Return the URL of an http(s) proxy, or None."""
-        proxy = self._named(origin)
-        return proxy if proxy and proxy.lower().startswith(("http://", "https://")) else None
-
-    def _named(self, origin: Origin) -> str | None:
+    def named(self, origin: Origin) -> str | None:
+        """Return the proxy for an origin, one that cannot be used and one with exceptions too."""
         if self.given is not None or not self.found:
             return self.given
         proxy = self.found.get(origin.scheme) or self.found.get("all")
-        if not proxy or urllib.request.proxy_bypass(f"{origin.host}:{origin.port}"):
+        return proxy if not proxy or "://" in proxy else f"http://{proxy}"
+
+    def exempts(self, origin: Origin) -> bool:
+        """Return whether NO_PROXY, or what the system has for it, makes an exception of this."""
+        if self.given is not None or not self.found:
+            return False
+        return bool(urllib.request.proxy_bypass(f"{origin.host}:{origin.port}"))
+
+    def choose(self, origin: Origin) -> str | None:
+        """Return the URL of an http(s) proxy, or None."""
+        proxy = self.named(origin)
+        if not proxy or not proxy.lower().startswith(("http://", "https://")):
             return None
-        return proxy if "://" in proxy else f"http://{proxy}"
+        return None if self.exempts(origin) else proxy
+
+    def require(self, origin: Origin) -> None:
+        """Raise `ConfigurationError` if the environment's proxy is an http(s) URL with a flaw.
+
+        Libraries blame the address that is asked, and quote the proxy, password and all.
+        """
+        proxy = self.choose(origin)
+        if proxy is None or self.given is not None:
+            return
+        with contextlib.suppress(ValueError):
+            # A password with a "/" in it would end the host, and its beginning be one.
+            if (
+                Origin.of(proxy).can_be_resolved
+                and "@" not in proxy.partition("://")[2].partition("/")[2]
+            ):
+                return
+        variable = origin.scheme if self.found.get(origin.scheme) else "all"
+        message = (
+            f"{variable.upper()}_PROXY is not an http(s) URL such as http://host:3128 (its value "
+            "is not shown; in a password /, ?, # and @ are written %2F, %3F, %23 and %40). Nothing "
+            "was sent."
+        )
+        raise ConfigurationError(message)
 
 
 # --- failures ------------------------------------------------------------------------------------

@@ -445,6 +445,7 @@ def test_doctor_reads_proxy_and_certificates_as_python_does(
         ("ALL_PROXY", "http://127.0.0.1:1", "http://127.0.0.1:1", "http://127.0.0.1:1"),
         ("HTTPS_PROXY", "user:hunter2@127.0.0.1:1", "http://127.0.0.1:1", "http://127.0.0.1:1"),
         ("HTTPS_PROXY", "socks5://127.0.0.1:1", "socks5://127.0.0.1:1", "is not used"),
+        ("HTTPS_PROXY", "http://user:hunter2/@127.0.0.1:1", None, "HTTPS_PROXY is not an http(s)"),
     ],
 )
 def test_doctor_tells_the_proxy_that_the_client_would_take(
@@ -452,13 +453,15 @@ def test_doctor_tells_the_proxy_that_the_client_would_take(
     capsys: pytest.CaptureFixture[str],
     name: str,
     value: str,
-    url: str,
+    url: str | None,
     words: str,
 ) -> None:
     monkeypatch.setenv("GROK_VIDEO_BASE_URL", "https://video.invalid/v1")
     monkeypatch.setenv(name, value)
-    found = examine(monkeypatch, capsys)["proxy"]
-    assert (found["url"], found["ok"]) == (url, url.startswith("http:"))
+    findings = examine(monkeypatch, capsys)
+    assert findings["api"]["verdict"] == "unreachable"
+    found = findings["proxy"]
+    assert (found["url"], found["ok"]) == (url, (url or "").startswith("http:"))
     assert words in found["detail"]
     assert "hunter2" not in found["detail"]
 

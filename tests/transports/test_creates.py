@@ -9,16 +9,25 @@ import traceback
 import pytest
 from conftest import (
     KEY,
+    LANES,
+    OWN,
     Bytes,
     Lane,
     SceneMaker,
+    lanes,
     make_client,
     make_config,
     make_transport,
 )
-from rawserver import Part, Visit, dead_port, full_queue, leaves_after, ok, says
+from rawserver import Part, Visit, dead_port, full_queue, leaves_after, ok, raw_server, says
 
-from grok_video import APIConnectionError, APITimeoutError, AsyncClient, CreateOutcomeUnknown
+from grok_video import (
+    APIConnectionError,
+    APITimeoutError,
+    AsyncClient,
+    ConfigurationError,
+    CreateOutcomeUnknown,
+)
 from grok_video._transports._base import causes
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 22\r\n\r\n"
@@ -170,6 +179,43 @@ async def test_a_proxy_that_is_not_there_was_sent_nothing(lane: Lane):
     with pytest.raises(APIConnectionError, match=r"proxy could not be reached|connect") as caught:
         await post_without_server(lane, "https://api.test/v1", proxy=proxy)
     assert not caught.value.may_have_been_sent
+
+
+@lanes(*OWN)
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "http://svc:Pa/ss#PASSWORD@proxy.test:3128",  # nobody percent-encoded it
+        "svc:12/PASSWORD@proxy.test:3128",
+        "http://svc:PASSWORD@proxy.test:31 28",
+        "http://svc:PASSWORD@proxy.test:70000",
+        "http://[::1",
+        "http://",
+    ],
+)
+async def test_a_proxy_of_the_environment_that_cannot_be_read_is_named_before_anything_is_sent(
+    lane: Lane, proxy: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("http_proxy", proxy)
+    library = "httpx" if lane.library == "httpx2" else "aiohttp"
+    with raw_server() as server:
+        async with AsyncClient(KEY, base_url=server.base, transport=library) as client:
+            with pytest.raises(ConfigurationError, match=r"^HTTP_PROXY is not an http") as caught:
+                await client.submit("drift")
+    told = "".join(traceback.format_exception(caught.value))
+    assert "PASSWORD" not in told
+    assert "svc" not in told
+
+
+@lanes(LANES[0])
+async def test_an_address_that_aiohttp_does_not_take_is_quoted_in_no_cause(lane: Lane):
+    with pytest.raises(APIConnectionError) as caught:
+        await post_without_server(
+            lane, "http://api.test/v1", proxy="http://svc:Pa/ss#PASSWORD@proxy.test:3128"
+        )
+    links = "".join(repr(link) + str(link) + repr(vars(link)) for link in causes(caught.value))
+    assert "PASSWORD" not in links
+    assert "'Pa'" not in links, "the port, as whoever split it took it for"
 
 
 async def test_a_create_is_one_request_with_its_length_and_key(scene: SceneMaker):
