@@ -121,6 +121,12 @@ def _embedding() -> tuple[ipaddress.IPv6Network, ...]:
     return tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "::ffff:0:0:0/96", "::/96")))
 
 
+@functools.cache
+def _local_nat64() -> ipaddress.IPv6Network:
+    """Return the addresses that a network leads to IPv4 in its own way (RFC 8215)."""
+    return ipaddress.IPv6Network("64:ff9b:1::/48")
+
+
 def is_public_address(address: str, *, unknown: bool = False) -> bool:
     """Return whether an IP address is one that the internet routes; `unknown` for a host name.
 
@@ -141,6 +147,10 @@ def is_public_address(address: str, *, unknown: bool = False) -> bool:
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.ipv4_mapped is not None:
             ip = ip.ipv4_mapped
+        elif ip.sixtofour is not None:
+            ip = ip.sixtofour
         elif any(ip in network for network in _embedding()):
             ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        elif ip.is_site_local or ip in _local_nat64():
+            return False  # which Python's registry does not know, or not in each version
     return ip.is_global and not ip.is_multicast

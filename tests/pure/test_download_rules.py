@@ -166,6 +166,7 @@ def test_a_link_that_is_never_followed(url: str) -> None:
     "host",
     ["127.0.0.1", "10.1.2.3", "169.254.169.254", "[::1]", "[::ffff:10.0.0.1]", "localhost",
      "a.localhost", "[64:ff9b::7f00:1]", "[::127.0.0.1]", "[::ffff:0:127.0.0.1]",
+    "[fec0::1]", "[64:ff9b:1::7f00:1]", "[2002:7f00:1::]", "[2002:a00:1::5]", "[2001:0:7f00:1::]",
      "0.0.0.0", "192.168.0.1", "[fe80::1]", "100.64.0.1"],
 )  # fmt: skip
 def test_a_private_address_is_followed_only_from_a_private_api(host: str) -> None:
