@@ -20,6 +20,8 @@ T = TypeVar("T")
 #: characters), short enough for a log line or a database column.
 BODY_LIMIT: Final = 2000
 _SCAN_LIMIT: Final = 2**16
+#: Characters of a URL that are looked at: the host, and the beginning of the path.
+_READ_OF_URL: Final = 2**13
 
 # Not compiled here: `re` keeps what it compiled, and most processes redact little.
 
@@ -143,7 +145,9 @@ def redact_url(url: str) -> str:
     if url[:5].lower() == "data:":
         return _hide(url)
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(url[:_READ_OF_URL])  # which keeps what it has split
+        if len(parts.netloc) > _READ_OF_URL // 2:
+            return "<unreadable URL>"  # it may be cut before the end of a password
         host = parts.hostname or ""
         if ":" in host:
             host = f"[{host}]"

@@ -174,8 +174,10 @@ class Image:
                 "given as a str must be an http(s) URL or a data: URI; for a local file pass "
                 "pathlib.Path(...)",
             )
+        if len(text) > _LONGEST_URL:
+            raise refuse("image", redact_url(text), f"must be a URL of {_AT_MOST}")
         if not _is_url(text):
-            raise refuse("image", redact_url(url), "must be a whole URL with a host")
+            raise refuse("image", redact_url(text), "must be a whole URL with a host")
         return cls("url", text)
 
     @classmethod
@@ -240,12 +242,18 @@ class Image:
         return f"Image({self.kind}: {self.describe()})"
 
 
+#: Characters of a URL at most: what servers take of a request line (nginx 8 KiB by default), and
+#: few enough to be looked into without holding up the event loop.
+_LONGEST_URL: Final = 8192
+_AT_MOST: Final = f"at most {_LONGEST_URL} characters"
 #: What no URL has: white space and control characters.
 _NO_URL: Final = re.compile(r"[\s\x00-\x1f]")
 
 
 def _is_url(text: str) -> bool:
     """Return whether it is an absolute http(s) URL whose host can be looked up."""
+    if len(text) > _LONGEST_URL:
+        return False
     try:
         return Origin.of(text).can_be_resolved and not _NO_URL.search(text)
     except ValueError:
@@ -386,7 +394,8 @@ def _checked_output(output: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if target is not None and not (isinstance(target, str) and _is_url(target)):
         # Redacted as the URL that it should be: its query may be a signature.
         shown = redact_url(target) if isinstance(target, str) else target
-        raise refuse("output", shown, "must hold an http(s) URL in 'upload_url'")
+        limit = f"must hold an http(s) URL in 'upload_url', of {_AT_MOST}"
+        raise refuse("output", shown, limit)
     try:
         copy: dict[str, Any] = json.loads(json.dumps(dict(output), allow_nan=False))
     except (TypeError, ValueError):

@@ -23,6 +23,9 @@ _PLACE: Final = re.compile(r"[A-Za-z]+://[^/?#]+")
 _UNSENDABLE: Final = re.compile(r"[^!-~\t\n\r]+")
 
 _NO_ORIGIN: Final = "not an absolute http(s) URL"
+#: Characters of what stands before the path at most, with a user and a password: more holds up who
+#: reads it (IDNA takes quadratic time), and what is read is kept for the next link of its host.
+_LONGEST_PLACE: Final = 1024
 #: Characters of a host name at most (RFC 1035, section 2.3.4, as text).
 _LONGEST_NAME: Final = 253
 
@@ -38,7 +41,7 @@ class Origin(NamedTuple):
     def of(cls, url: str) -> Origin:
         """Return the origin of an absolute http(s) URL. Raises `ValueError` if it has none."""
         place = _PLACE.match(url)
-        if place is None:
+        if place is None or place.end() > _LONGEST_PLACE:
             raise ValueError(_NO_ORIGIN)
         return _origin_of(place[0])
 
@@ -87,17 +90,19 @@ def _can_be_resolved(host: str) -> bool:
         return False
     if ":" in host:
         return True  # an IPv6 address; its zone may be as long as it likes
+    if len(host) > _LONGEST_NAME:
+        return False
     if host.isascii():
-        return len(host) <= _LONGEST_NAME and all(0 < len(part) < 64 for part in host.split("."))
+        return all(0 < len(part) < 64 for part in host.split("."))
     try:
-        return bool(host.encode("idna"))
+        return 0 < len(host.encode("idna")) <= _LONGEST_NAME
     except UnicodeError:
         pass
     # What Python's own codec refuses may still be a name by the rules of 2008 (RFC 5891).
     import idna  # comes with anyio; needed for hardly any host
 
     try:
-        return bool(idna.encode(host, uts46=True))
+        return 0 < len(idna.encode(host, uts46=True)) <= _LONGEST_NAME
     except idna.IDNAError:
         return False
 

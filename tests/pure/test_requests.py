@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import pickle
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from grok_video import Image, InvalidRequest, VideoRequest, frame_size
+from grok_video._ranges import refused_link
+from grok_video._redaction import redact_url
 from grok_video._requests import ASPECT_RATIOS, RESOLUTIONS, sniff
 
 JPEG = b"\xff\xd8\xff\xe0" + bytes(20)
@@ -52,6 +56,21 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "a URL without a host": ({"image": "https:///cat.jpg"}, "image", "with a host"),
     "a URL of no host": ({"image": "https://a..example/cat.jpg"}, "image", "with a host"),
     "a URL of a long host": ({"image": f"https://{'a' * 64}.example/x"}, "image", "with a host"),
+    "a URL of a long host in letters of its own": (
+        {"image": "https://" + "\u4e2d." * 80 + "com/x.jpg"},  # of 640 characters as it is sent
+        "image",
+        "with a host",
+    ),
+    "a URL that no server takes": (
+        {"image": "https://cdn.example/x.jpg?sig=" + "a" * 9000},
+        "image",
+        "at most 8192 characters",
+    ),
+    "output that no server takes": (
+        {"output": {"upload_url": "https://put.example/x?sig=" + "a" * 9000}},
+        "output",
+        "at most 8192 characters",
+    ),
     "a URL with a line break": ({"image": "https://a/b\nc"}, "image", "whole URL"),
     "empty bytes": ({"image": b""}, "image", "not be empty"),
     "a GIF": ({"image": b"GIF89a" + bytes(20)}, "image", "looks like a GIF"),
@@ -203,6 +222,36 @@ def test_base64_in_place_of_a_picture_is_told_by_its_length(length: int) -> None
         VideoRequest("drift", "A" * length)
     assert "AAAA" not in str(caught.value)
     assert str(length) in str(caught.value) or str(length + 2) in str(caught.value)  # with quotes
+
+
+@pytest.mark.parametrize("host", ["\u4e2d.", "a", "a\u0300", "u:p@"])
+def test_a_url_of_megabytes_is_refused_at_once_and_not_kept(host: str) -> None:
+    def refuse(number: int) -> None:
+        url = f"https://{number}" + host * (1_000_000 // len(host)) + "/x.jpg"
+        with pytest.raises(InvalidRequest):
+            VideoRequest("drift", image=url)
+        with pytest.raises(InvalidRequest):
+            VideoRequest("drift", output={"upload_url": url})
+        with pytest.raises(InvalidRequest):
+            Image("url", url)
+        assert refused_link(url, public_only=True) is not None
+        assert len(redact_url(url)) < 600
+
+    refuse(0)
+    tracemalloc.start()
+    try:
+        before, began = tracemalloc.get_traced_memory()[0], time.perf_counter()
+        for number in range(1, 9):
+            refuse(number)
+        assert time.perf_counter() - began < 1, "they took 1.5 s each"
+        assert tracemalloc.get_traced_memory()[0] - before < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_no_password_shows_of_an_address_that_was_cut() -> None:
+    url = "https://user:" + "secret" * 2000 + "@files.example/x.jpg"
+    assert "secret" not in redact_url(url)
 
 
 def test_the_fingerprint_is_the_same_for_the_same_request() -> None:
