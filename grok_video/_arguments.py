@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, Final, cast
 
 from grok_video._errors import InvalidRequest
-from grok_video._redaction import redact
+from grok_video._redaction import SCAN_LIMIT, redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -139,6 +139,9 @@ def _show(value: object) -> str:
         return f"{len(cast('bytes', value))} bytes"
     if isinstance(value, int) and value.bit_length() > _SHOWN_BITS:
         return f"an int of {value.bit_length()} bits"  # Python may refuse to spell it
+    if isinstance(value, str) and len(value) > SCAN_LIMIT:
+        # The rest is not copied: the event loop would wait for that.
+        return redact(repr(value[:SCAN_LIMIT]), limit=120, length=len(value))
     try:
         shown = repr(value)
     except Exception:  # noqa: BLE001 - of the value's own class: what is refused is still refused

@@ -19,7 +19,8 @@ T = TypeVar("T")
 #: Longest text kept of an answer: enough for every recorded error body (the longest is 420
 #: characters), short enough for a log line or a database column.
 BODY_LIMIT: Final = 2000
-_SCAN_LIMIT: Final = 2**16
+#: Characters that are looked at.
+SCAN_LIMIT: Final = 2**16
 #: Characters of a URL that are looked at: the host, and the beginning of the path.
 _READ_OF_URL: Final = 2**13
 
@@ -111,13 +112,17 @@ def lift(value: T) -> T:
     return value
 
 
-def redact(text: str, *, limit: int = BODY_LIMIT) -> str:
-    """Return `text` without data URIs, keys and signed query strings, at most `limit` long."""
+def redact(text: str, *, limit: int = BODY_LIMIT, length: int = 0) -> str:
+    """Return `text` without data URIs, keys and signed query strings, at most `limit` long.
+
+    `length` is that of the whole, where `text` is its beginning.
+    """
+    length = length or len(text)
     # The cut comes twice: the patterns must not run over megabytes that nobody will read.
-    shown = _hide(text[:_SCAN_LIMIT])
-    if len(shown) <= limit and len(text) <= _SCAN_LIMIT:
+    shown = _hide(text[:SCAN_LIMIT])
+    if len(shown) <= limit and length <= SCAN_LIMIT:
         return shown
-    return f"{shown[:limit]}... ({len(text)} characters)"
+    return f"{shown[:limit]}... ({length} characters)"
 
 
 def redact_within(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,8 +244,8 @@ def hide_pictures_within(document: dict[str, Any], *, in_haste: bool = False) ->
 
 
 def _hide_pictures_beside_links(text: str) -> str:
-    if len(text) > _SCAN_LIMIT:
-        return f"{_hide_pictures_beside_links(text[:_SCAN_LIMIT])}... ({len(text)} characters)"
+    if len(text) > SCAN_LIMIT:
+        return f"{_hide_pictures_beside_links(text[:SCAN_LIMIT])}... ({len(text)} characters)"
     if "data:" in text:
         text = re.sub(_DATA_URI, _short_data_uri, text)
     return re.sub(_LINK_OR_BASE64_RUN, lambda found: found[1] or _short_base64(found), text)

@@ -156,17 +156,20 @@ class Image:
         text = url.strip()
         scheme = text[:8].lower()
         if scheme.startswith("data:"):
-            head, comma, payload = text.partition(",")
+            # Of a picture of megabytes no copy is made.
+            comma = text.find(",")
+            head = text[: comma if comma >= 0 else _LONGEST_URL]
             mime = head[5:].split(";")[0].strip().lower()
             if mime == "image/jpg":
                 mime = "image/jpeg"
             if mime not in IMAGE_TYPES:
                 raise refuse("image", url, f"must be a data URI of type {', '.join(IMAGE_TYPES)}")
-            if not comma or not head.lower().rstrip().endswith(";base64"):
+            if comma < 0 or not head.lower().rstrip().endswith(";base64"):
                 raise refuse("image", url, "must be a data URI with ';base64,' before its data")
-            if not payload:
+            if len(text) == comma + 1:
                 raise refuse("image", url, "must be a data URI with data in it")
-            return cls("data", f"data:{mime};base64,{payload}")
+            plain = f"data:{mime};base64,"
+            return cls("data", text if head + "," == plain else plain + text[comma + 1 :])
         if not scheme.startswith(("http://", "https://")):
             raise refuse(
                 "image",

@@ -249,6 +249,24 @@ def test_a_url_of_megabytes_is_refused_at_once_and_not_kept(host: str) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("text", ["\0" * 5_000_000, "A" * 5_000_000])
+def test_a_text_of_megabytes_is_refused_without_a_copy_of_it(text: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidRequest, match=r"\(5000000 characters\)"):
+            VideoRequest("drift", image=text)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_data_uri_in_its_plain_form_is_kept_as_it_is_and_another_is_made_plain() -> None:
+    uri = "data:image/jpeg;base64,/9j/4AAQ"
+    assert Image.from_url(uri).source is uri
+    for other in (f" {uri}\n", uri.replace("image/jpeg", "IMAGE/jpg"), uri.replace(";b", ";a=b;b")):
+        assert Image.from_url(other).source == uri
+
+
 def test_no_password_shows_of_an_address_that_was_cut() -> None:
     url = "https://user:" + "secret" * 2000 + "@files.example/x.jpg"
     assert "secret" not in redact_url(url)
