@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from grok_video._errors import InvalidRequest
-from grok_video._redaction import SCAN_LIMIT, redact
+from grok_video._redaction import SCAN_LIMIT, lift, redact, veil_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection
 
 __all__ = [
     "problem_of_id",
@@ -112,14 +112,17 @@ def problem_of_id(request_id: object) -> str | None:
     return "must not be a dot or two" if request_id in (".", "..") else None
 
 
-def refuse_unknown(function: Callable[..., object], unknown: Mapping[str, object]) -> None:
+def refuse_unknown(function: Callable[..., object], unknown: dict[str, Any]) -> None:
     """Refuse leftover keyword arguments of a function, with what to use instead if that is known.
+
+    They are veiled from then on, in the frames of whoever was given them.
 
     Raises `InvalidRequest` for what other SDKs have, and `TypeError`, as Python does, otherwise.
     """
+    veil_all(unknown)
     for name, value in unknown.items():
         if name in _FOREIGN_ARGUMENTS:
-            raise refuse(name, value, f"is not an argument: {_FOREIGN_ARGUMENTS[name]}")
+            raise refuse(name, lift(value), f"is not an argument: {_FOREIGN_ARGUMENTS[name]}")
         # Both are of use to mistakes alone.
         import difflib
         import inspect

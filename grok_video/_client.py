@@ -30,7 +30,7 @@ from grok_video._job import (
 )
 from grok_video._policies import Deadline, Limits, Retry
 from grok_video._polling import Polling
-from grok_video._redaction import lift, redact_url, veil
+from grok_video._redaction import lift, redact_url, veil, veil_all
 from grok_video._requests import DEFAULT_MODEL, VideoRequest
 from grok_video._session import Session
 from grok_video._settings import checked_headers, checked_proxy, find_base_url, find_key
@@ -193,7 +193,8 @@ class AsyncClient:
         server refuses it, `APIConnectionError` (`APITimeoutError` at the timeout) if it certainly
         did not take it, and `CreateOutcomeUnknown` if it may have: then nothing is sent again.
         """
-        image = veil(image)
+        image, output = veil(image), veil(output)
+        veil_all(unknown)
         deadline = Deadline.after(current_time(), timeout)
         request = _as_request(
             AsyncClient.submit,
@@ -269,7 +270,8 @@ class AsyncClient:
         create has the request_id. If the call is cancelled, the id is logged where there is no
         `on_submitted`.
         """
-        image = veil(image)
+        image, output = veil(image), veil(output)
+        veil_all(unknown)
         require_flags(overwrite=overwrite, sha256=sha256)
         deadline = Deadline.after(current_time(), timeout)
         request = _as_request(
@@ -494,7 +496,7 @@ def _as_request(
     method: Callable[..., object],
     prompt: str | VideoRequest,
     words: dict[str, Any],
-    unknown: Mapping[str, Any],
+    unknown: dict[str, Any],
 ) -> VideoRequest:
     given = {name: value for name, value in words.items() if value is not None}
     outer = sys.exception()

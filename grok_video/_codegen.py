@@ -99,7 +99,7 @@ _TWIN_NAMES: Final = frozenset(twin.name for twin in TWINS.values())
 NAMES: Final = {"AsyncIterator": "Iterator"} | {name: twin.name for name, twin in TWINS.items()}
 #: Parameters that no traceback with local variables may show; veiled in the twin as they are in the
 #: asynchronous method.
-VEILED = frozenset({"api_key", "headers", "image", "proxy"})
+VEILED = frozenset({"api_key", "headers", "image", "output", "proxy"})
 #: Words of docstrings that change everywhere.
 WORDS: Final = {"aclose": "close"} | {name: twin.name for name, twin in TWINS.items()}
 #: What becomes of the methods of a class whose context and iteration belong to one task: the
@@ -304,6 +304,9 @@ class _Class:
         if secrets and body != "...":
             made.body[:0] = ast.parse("\n".join(f"{name} = veil({name})" for name in secrets)).body
             self.at_run_time.add("veil")
+        if item.args.kwarg is not None and body != "...":
+            made.body[:0] = ast.parse(f"veil_all({item.args.kwarg.arg})").body
+            self.at_run_time.add("veil_all")
         if doc:
             text = ast.get_docstring(item, clean=False)
             if text is None:

@@ -105,6 +105,12 @@ def veil(value: T) -> T:
     return value if value is None else cast("T", Veiled(value))
 
 
+def veil_all(words: dict[str, Any]) -> None:
+    """Veil each value of what was given by name; a mistyped name may hold a picture."""
+    for name, value in words.items():
+        words[name] = veil(value)
+
+
 def lift(value: T) -> T:
     """Return what was veiled, however often; anything else as it is."""
     while isinstance(value, Veiled):

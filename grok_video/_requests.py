@@ -327,7 +327,7 @@ class VideoRequest(Shown):
             raise refuse("model", model, "must be a str that is not blank")
         if user is not None and not isinstance(user, str):
             raise refuse("user", user, "must be a str")
-        output = _checked_output(output)
+        output = _checked_output(lift(output))
         self.__attrs_init__(
             prompt,
             _optional_image(image),

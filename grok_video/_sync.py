@@ -15,7 +15,7 @@ from grok_video._job import DEFAULT_TIMEOUT
 from grok_video._policies import Limits, Retry
 from grok_video._polling import Polling
 from grok_video._public import publish
-from grok_video._redaction import veil
+from grok_video._redaction import veil, veil_all
 from grok_video._requests import DEFAULT_MODEL
 from grok_video._twins import BatchTwin, ClientTwin, JobTwin
 
@@ -163,7 +163,9 @@ class Client(ClientTwin):
         server refuses it, `APIConnectionError` (`APITimeoutError` at the timeout) if it certainly
         did not take it, and `CreateOutcomeUnknown` if it may have: then nothing is sent again.
         """
+        veil_all(unknown)
         image = veil(image)
+        output = veil(output)
         return self._call_for(
             Job,
             self._handle.submit,
@@ -238,7 +240,9 @@ class Client(ClientTwin):
         create has the request_id. If the call is cancelled, the id is logged where there is no
         `on_submitted`.
         """
+        veil_all(unknown)
         image = veil(image)
+        output = veil(output)
         return self._call(
             self._handle.generate,
             prompt,

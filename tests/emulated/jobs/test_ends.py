@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -13,6 +14,7 @@ import pytest
 from grok_video import (
     AsyncClient,
     AuthenticationError,
+    Client,
     ConfigurationError,
     DownloadTimeout,
     InvalidRequest,
@@ -240,3 +242,36 @@ async def test_a_key_that_comes_back_in_escapes_stands_in_no_error(
             await client.job("somewhere").refresh()
     assert "Incorrect API key: ***" in caught.value.message
     assert "Incorrect API key: ***" in caught.value.body
+
+
+PICTURE = "data:image/jpeg;base64," + "Jsl9" * 20
+TARGET = {"upload_url": "https://put.example/x?sig=deadbeef"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"image_url": PICTURE},
+        {"imge": PICTURE},
+        {"image": PICTURE, "output": TARGET, "duration": 99},
+        {"output": {**TARGET, "ratio": float("nan")}},
+    ],
+)
+@pytest.mark.parametrize("door", [AsyncClient, Client])
+def test_what_a_refused_call_was_given_stands_in_no_frame_of_the_package(
+    words: dict[str, Any], door: type[Any]
+) -> None:
+    async def call() -> None:
+        async with AsyncClient("key") as client:
+            await client.submit("drift", **words)
+
+    with pytest.raises((InvalidRequest, TypeError)) as caught:
+        if door is AsyncClient:
+            anyio.run(call)
+        else:
+            with Client("key") as client:
+                client.submit("drift", **words)
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    frames = [line for frame in shown.stack if "grok_video/_" in frame.filename
+              for line in (frame.locals or {}).values()]  # fmt: skip
+    assert not [line for line in frames if "Jsl9" in line or "deadbeef" in line]
