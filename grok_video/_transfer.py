@@ -8,6 +8,7 @@ creates a job.
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING, Final, Protocol, assert_never
 
 import anyio
@@ -43,7 +44,12 @@ from grok_video._ranges import (
     request_headers,
 )
 from grok_video._redaction import redact_url
-from grok_video._transports._base import CODINGS, NotRequestable, transport_failed
+from grok_video._transports._base import (
+    CODINGS,
+    NotRequestable,
+    transport_failed,
+    without_frames,
+)
 from grok_video._transports._loops import current_time
 
 if TYPE_CHECKING:
@@ -145,6 +151,7 @@ class Transfer:
             verdict: Verdict | None = None
             failure: GrokVideoError | None = None
             reached = self._reached
+            outer = sys.exception()
             try:
                 async with _Followed(self) as answer:
                     verdict = self._judge(answer)
@@ -160,6 +167,7 @@ class Transfer:
                         intake.end()
             except Exception as error:  # noqa: BLE001 - a caller's own transport may raise anything
                 failure = self._passing(error)
+                without_frames(failure, outer)  # they hold the link, which is signed
             match verdict:
                 case None:
                     pass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import traceback
 from pathlib import Path
 
 import anyio
@@ -125,3 +127,22 @@ async def test_a_server_that_falls_silent_is_asked_again(
     video = await Downloads(transport, server, Job(server)).save(tmp_path / "cat.mp4")
     await transport.aclose()
     assert is_whole(video, tmp_path / "cat.mp4", SMALL)
+
+
+async def test_a_link_that_leads_nowhere_stands_in_no_frame_of_the_package(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        dead = f"http://127.0.0.1:{listener.getsockname()[1]}/cat.mp4?X-Amz-Signature=deadbeef"
+    pending = KeyError("what the caller was handling")
+    try:
+        raise pending
+    except KeyError:
+        error = await downloads.refused(Truncated, tmp_path / "cat.mp4", url=dead)
+    assert pending.__traceback__ is not None
+    shown = traceback.TracebackException.from_exception(error, capture_locals=True)
+    link = shown
+    while link is not None:
+        frames = [frame for frame in link.stack if "grok_video/_" in frame.filename]
+        assert "deadbeef" not in str([frame.locals for frame in frames])
+        link = link.__cause__
