@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attrs import frozen
 
-from grok_video import _database, _disk
+from grok_video import _database, _disk, _ledgerversions
 from grok_video._errors import LedgerError
 from grok_video._ledgersql import (
     ADD_EVENTS,
@@ -37,10 +37,8 @@ from grok_video._log import logger
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["VERSION", "Facts", "LedgerFile", "Opened"]
+__all__ = ["Facts", "LedgerFile", "Opened"]
 
-#: The version of the tables that this package writes, kept as SQLite's `user_version`.
-VERSION: Final = 2
 #: Seconds to wait for a reader that holds the file up: at the beginning of a run, and where WAL is
 #: not to be had.
 _PATIENCE: Final = 30.0
@@ -54,9 +52,6 @@ RESERVE: Final = 2**20
 _RESERVE: Final = ".reserve"
 #: What has a part of a ledger: its log, or where WAL is not to be had, what a step began with.
 _PARTS: Final = ("-wal", "-journal")
-
-#: What leads from a version to the next one; each runs in one transaction with its new number.
-MIGRATIONS: Final[dict[int, str]] = {}
 
 
 @frozen
@@ -145,7 +140,7 @@ class LedgerFile:
             ) from None
 
     def _open(self) -> Opened:
-        version = self._inspect() if self.path.exists() else VERSION
+        version = self._inspect() if self.path.exists() else _ledgerversions.VERSION
         self._set_aside()
         if not self.path.exists():
             self._create()
@@ -157,7 +152,7 @@ class LedgerFile:
         file.execute("PRAGMA synchronous = FULL")
         file.execute("PRAGMA fullfsync = ON")  # macOS answers a plain fsync from a cache
         file.execute("PRAGMA cache_size = -8000")
-        self._migrate(file, version)
+        _ledgerversions.migrate(file, version)
         file.execute("BEGIN IMMEDIATE")
         self._run = (
             file.execute(
@@ -232,16 +227,8 @@ class LedgerFile:
             (version,) = readable.execute("PRAGMA user_version").fetchone()
             if application != _database.APPLICATION:
                 raise self._refusal("it is a SQLite database, but not a ledger of grok_video")
-            if any(old not in MIGRATIONS for old in range(version, VERSION)):
-                raise self._refusal(
-                    f"it was written by a grok_video from before the first release (ledger version "
-                    f"{version}; this one knows {VERSION}). Go on with it in that one"
-                )
-            if version > VERSION:
-                raise self._refusal(
-                    f"it was written by a newer grok_video (ledger version {version}; this one "
-                    f"knows {VERSION}). Update grok_video"
-                )
+            if problem := _ledgerversions.version_problem(version):
+                raise self._refusal(problem)
             if not has_all:
                 self._require_whole(readable)
             # 100,000 items with five events each are read in about half a second; a ledger that
@@ -279,7 +266,8 @@ class LedgerFile:
         try:
             with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as made:
                 made.execute(f"PRAGMA application_id = {_database.APPLICATION}")
-                made.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+                version = _ledgerversions.VERSION
+                made.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {version}; COMMIT;")
                 made.execute("PRAGMA journal_mode = WAL")
             new.replace(self.path)
         except BaseException:
@@ -294,14 +282,6 @@ class LedgerFile:
                     f"{self.path.name}{end} is there without it: the ledger was moved or removed "
                     "alone"
                 )
-
-    def _migrate(self, file: sqlite3.Connection, version: int) -> None:
-        while version < VERSION:
-            script = MIGRATIONS[version]
-            version += 1
-            file.executescript(
-                f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {version}; COMMIT;"
-            )
 
     def _set_aside(self) -> None:
         descriptor = os.open(self._beside(_RESERVE), os.O_RDWR | os.O_CREAT, 0o666)

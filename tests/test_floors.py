@@ -89,6 +89,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_lockfile",
             "_database",
             "_ledgersql",
+            "_ledgerversions",
             "_ledgerfile",
             "_entry",
             "_ledger",

@@ -19,8 +19,8 @@ from attrs import frozen
 from grok_video._database import connect, file_behind, looking_mode
 from grok_video._entry import Entry, plain, read_id, written_id
 from grok_video._errors import LedgerError
-from grok_video._ledgerfile import VERSION
 from grok_video._ledgersql import OWNERS, TOTALS
+from grok_video._ledgerversions import version_problem
 from grok_video._lifecycle import Event, State, advance
 
 if TYPE_CHECKING:
@@ -171,17 +171,8 @@ def _open(path: Path) -> sqlite3.Connection:
         if known != 3:
             message = f"{path} is a SQLite database, but not a ledger of grok_video."
             raise LedgerError(message, path=path)
-        if version < VERSION:
-            message = (
-                f"the ledger {path} was written by a grok_video from before the first release "
-                f"(ledger version {version}; this one knows {VERSION}). Look at it with that one."
-            )
-            raise LedgerError(message, path=path)
-        if version > VERSION:
-            message = (
-                f"the ledger {path} was written by a newer grok_video (ledger version "
-                f"{version}; this one knows {VERSION}). Update grok_video."
-            )
+        if problem := version_problem(version):
+            message = f"the ledger {path} cannot be read: {problem}."
             raise LedgerError(message, path=path)
         stack.pop_all()
     return file

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from grok_video import LedgerError, _ledgerfile
+from grok_video import LedgerError, _ledgerversions
 from grok_video._ledger import Ledger
-from grok_video._ledgerfile import VERSION, LedgerFile
+from grok_video._ledgerfile import LedgerFile
+from grok_video._ledgerversions import VERSION
 from grok_video._lifecycle import Event, State
 
 from .conftest import found, new_entry, refused, rows, write
@@ -42,8 +43,10 @@ async def test_an_older_version_is_brought_up_to_date(
 ) -> None:
     path = tmp_path / "a.sqlite"
     await write(path, Event.SENDING_BEGAN, Event.ACCEPTED)
-    monkeypatch.setattr(_ledgerfile, "VERSION", VERSION + 1)
-    monkeypatch.setitem(_ledgerfile.MIGRATIONS, VERSION, "ALTER TABLE request ADD COLUMN note TEXT")
+    monkeypatch.setattr(_ledgerversions, "VERSION", VERSION + 1)
+    monkeypatch.setitem(
+        _ledgerversions.MIGRATIONS, VERSION, "ALTER TABLE request ADD COLUMN note TEXT"
+    )
     entry = await found(path)
     assert entry is not None
     assert entry.state is State.PENDING
@@ -56,9 +59,11 @@ async def test_a_migration_that_fails_changes_nothing(
 ) -> None:
     path = tmp_path / "a.sqlite"
     await write(path, Event.SENDING_BEGAN, Event.ACCEPTED)
-    monkeypatch.setattr(_ledgerfile, "VERSION", VERSION + 1)
+    monkeypatch.setattr(_ledgerversions, "VERSION", VERSION + 1)
     monkeypatch.setitem(
-        _ledgerfile.MIGRATIONS, VERSION, "ALTER TABLE request ADD COLUMN a; SELECT * FROM missing"
+        _ledgerversions.MIGRATIONS,
+        VERSION,
+        "ALTER TABLE request ADD COLUMN a; SELECT * FROM missing",
     )
     with pytest.raises(LedgerError, match="no such table"):
         await Ledger.open(path)
