@@ -78,6 +78,14 @@ def is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
+def is_still(path: Path, file: os.stat_result) -> bool:
+    """Return whether this name still leads to the file that it led to then."""
+    try:
+        return os.path.samestat(path.stat(), file)
+    except OSError:
+        return False
+
+
 def write(descriptor: int, chunks: list[bytes]) -> int:
     # Gathered by the system: joining 1 MiB first would copy every byte once more.
     if hasattr(os, "writev"):

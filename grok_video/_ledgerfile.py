@@ -85,6 +85,8 @@ class LedgerFile:
         self._was_torn_off = False
         #: What the file was when it was opened: another one may take its name.
         self._identity: os.stat_result | None = None
+        #: What its log is; None where WAL is not to be had.
+        self._log: os.stat_result | None = None
         self._file: sqlite3.Connection | None = None
         self._run = 0
         #: Why nothing more should be begun, once a write has failed and the reserve was given up.
@@ -144,10 +146,8 @@ class LedgerFile:
         self._set_aside()
         if not self.path.exists():
             self._create()
-        self._file = file = self._connect("rw")
-        # WAL: whoever looks in while it runs never waits and never holds it up. Where it is not to
-        # be had it stays as it is; a person may have set another one meanwhile.
-        file.execute("PRAGMA journal_mode = WAL")
+        self._file = file = _database.connect(self.path, "rw", _PATIENCE)
+        self._log = self._begun_log(file)
         # FULL: a commit returns when the disk has it, which is the promise this file is for.
         file.execute("PRAGMA synchronous = FULL")
         file.execute("PRAGMA fullfsync = ON")  # macOS answers a plain fsync from a cache
@@ -222,7 +222,8 @@ class LedgerFile:
         if head != _database.MAGIC:
             raise self._refusal("it is not a ledger (not a SQLite database)")
         has_all = self._was_torn_off or any(self._beside(end).exists() for end in _PARTS)
-        with contextlib.closing(self._connect(_database.looking_mode(self.path))) as readable:
+        mode = _database.looking_mode(self.path)
+        with contextlib.closing(_database.connect(self.path, mode, _PATIENCE)) as readable:
             (application,) = readable.execute("PRAGMA application_id").fetchone()
             (version,) = readable.execute("PRAGMA user_version").fetchone()
             if application != _database.APPLICATION:
@@ -298,9 +299,6 @@ class LedgerFile:
         finally:
             os.close(descriptor)
 
-    def _connect(self, mode: str) -> sqlite3.Connection:
-        return _database.connect(self.path, mode, _PATIENCE)
-
     # --- writing and reading ---------------------------------------------------------------------
 
     def commit(self, requests: list[Sequence[Any]], events: list[Sequence[Any]]) -> None:
@@ -324,6 +322,7 @@ class LedgerFile:
     def _commit(self, requests: list[Sequence[Any]], events: list[Sequence[Any]]) -> None:
         file = self._opened()
         self._require_place()
+        self._require_log(file)
         try:
             if requests:
                 file.execute("BEGIN IMMEDIATE")
@@ -339,14 +338,39 @@ class LedgerFile:
 
     def _require_place(self) -> None:
         """Raise `LedgerError` if the file or its lock is not where others would find it."""
-        try:
-            found = self.path.stat()
-        except OSError:
-            found = None
-        if found is None or self._identity is None or not os.path.samestat(found, self._identity):
+        if self._identity is None or not _disk.is_still(self.path, self._identity):
             raise self._refusal("it was removed, moved or replaced while a batch was writing it")
         if self._lock is None or not self._lock.is_in_place():
             raise self._refusal("its lock file was removed, so that another process may write it")
+
+    def _require_log(self, file: sqlite3.Connection) -> None:
+        """What is written goes into a log that others find; into a new one if that was removed.
+
+        SQLite never asks: it would go on in a file without a name, of which a kill leaves nothing.
+        Raises `LedgerError` if somebody reads the ledger, who keeps it from having a new one.
+        """
+        if self._log is None or _disk.is_still(self._beside("-wal"), self._log):
+            return
+        lost = (
+            f"its log {self.path.name}-wal was removed or replaced while a batch was writing it "
+            "(by hand, or by who looked in after this program opened the file, which unlocks it)"
+        )
+        # What was written belongs into the ledger itself, whatever comes of the rest.
+        file.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        try:
+            file.execute("PRAGMA journal_mode = DELETE")
+        except sqlite3.Error as error:
+            close = "Close it where it is read, and give the same call again: it goes on"
+            raise self._refusal(f"{lost}, and has no new one: {error}. {close}") from error
+        self._log = self._begun_log(file)
+        logger.warning("the ledger %s goes on, with all that it knew: %s", self.path, lost)
+
+    def _begun_log(self, file: sqlite3.Connection) -> os.stat_result | None:
+        # WAL: whoever looks in while it runs never waits and never holds it up. Where it is not to
+        # be had it stays as it is; a person may have set another one meanwhile.
+        (mode,) = file.execute("PRAGMA journal_mode = WAL").fetchone()
+        file.execute("PRAGMA user_version").fetchone()  # the first look makes the log
+        return self._beside("-wal").stat() if mode == "wal" else None
 
     def _give_up_reserve(self) -> None:
         file = self._opened()

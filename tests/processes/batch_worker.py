@@ -39,6 +39,8 @@ async def work(given: dict[str, Any]) -> None:
         async with batch:
             print("begun", flush=True)
             async for outcome in batch:
+                if given.get("copies"):
+                    await anyio.Path(given["ledger"]).read_bytes()  # as who keeps a copy
                 error = str(outcome.error) if outcome.error is not None else None
                 print(json.dumps([outcome.key, outcome.state, error]), flush=True)
                 if given.get("holds"):

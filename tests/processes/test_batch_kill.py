@@ -142,6 +142,31 @@ def test_links_that_a_killed_process_was_not_told_or_still_worked_at_are_told_ag
     assert grok_emulator.accepted == 5
 
 
+def test_a_program_that_copies_its_own_ledger_and_is_killed_pays_for_nothing_twice(
+    tmp_path: Path, grok_emulator: Emulator
+) -> None:
+    """To close a file unlocks it: whoever looks in then takes the ledger's log away."""
+    make_pictures(tmp_path / "pictures", 12, 0)
+    settings = {
+        "base_url": grok_emulator.base_url,
+        "api_key": grok_emulator.api_key,
+        "pictures": str(tmp_path / "pictures"),
+        "ledger": str(tmp_path / "run.sqlite"),
+        "max_in_flight": 1,
+    }
+    worker = Worker({**settings, "copies": True})
+    for _ in worker.lines():
+        if len(worker.outcomes) == 3:
+            with closing(sqlite3.connect(tmp_path / "run.sqlite")) as other:
+                assert other.execute("SELECT count(*) FROM item").fetchone() >= (3,)
+        if len(worker.outcomes) == 9:
+            break
+    worker.kill()
+    assert set(Worker(settings).finish()["counts"]) == {"skipped", "done"}
+    prompts = [create.fields["prompt"] for create in grok_emulator.creates]
+    assert len(prompts) == len(set(prompts)) == 12
+
+
 def until(true: Callable[[], bool]) -> None:
     """Return when something is true of a process that tells nobody."""
     end = time.monotonic() + PATIENCE
