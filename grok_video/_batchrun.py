@@ -70,7 +70,7 @@ class BatchRun:
         #: What its items share; made by `begin`, as it holds the ledger.
         self.course: Course
         self._tasks: TaskGroup
-        #: Outcomes, each with its item if that was begun in this run.
+        #: Outcomes, each with its item if that was begun, in this run or before.
         self._ends: Handover[tuple[Outcome, Entry | None]] = Handover()
         #: The keys in flight: the window. Which keys came before it the journal knows.
         self._keys: set[str] = set()
@@ -316,7 +316,7 @@ class BatchRun:
             is_again = is_sent_again(entry, self._settings)
             is_changed = not is_again and self._is_changed(entry, line)
             if key not in missing and not is_again and self._is_over(entry):
-                await self._tell(earlier_outcome(entry, is_changed=is_changed))
+                await self._tell(earlier_outcome(entry, is_changed=is_changed), entry)
             else:
                 self._keys.add(key)
                 if entry.state not in _FINDABLE or entry.request_id == found_id:
@@ -358,8 +358,9 @@ class BatchRun:
             case State.SAVED:
                 return True
             case State.READY:
-                # Without a folder there is nothing more to do once its link was told.
-                return settings.out is None and entry.was_told
+                # Without a folder there is nothing more to do once its link was told. What was
+                # delivered elsewhere has none, and its job may be forgotten.
+                return entry.is_elsewhere or (settings.out is None and entry.was_told)
             case State.IN_DOUBT:
                 return entry.key not in settings.found_ids
             case _:
@@ -377,10 +378,10 @@ class BatchRun:
             self.course.announce()
             self._end_if_over()
 
-    async def _tell(self, outcome: Outcome) -> None:
-        """Tell of an item for which nothing is to be done."""
-        self._tally.add(outcome)
-        await self._ends.give((outcome, None))
+    async def _tell(self, outcome: Outcome, entry: Entry | None = None) -> None:
+        """Tell of an item for which nothing is to be done; `entry` is what the ledger has of it."""
+        self._tally.add(outcome, polls_before=outcome.polls, was_saved=True)
+        await self._ends.give((outcome, entry))
 
     def _end_if_over(self) -> None:
         if self._all_taken and not self._keys:

@@ -131,6 +131,9 @@ def earlier_outcome(entry: Entry, *, is_changed: bool) -> Outcome:
         case State.FAILED | State.EXPIRED | State.IN_DOUBT:
             state = OutcomeState(entry.state.value)
             error = _error(entry)
+        case State.READY if entry.is_elsewhere and not entry.was_told:
+            state = OutcomeState.DONE
+            video = earlier_video(entry)
         case _:
             state = OutcomeState.SKIPPED
             video = earlier_video(entry)

@@ -45,6 +45,7 @@ _OF_A_CREATE: Final = (
     "open_usd",
     "earlier_usd",
     "is_delivered",
+    "is_elsewhere",
     "path",
     "size",
     "sha256",
@@ -84,6 +85,9 @@ class Entry:
     earlier_usd: Decimal = _NOTHING
     #: True if the last create asked for `output.upload_url`: done, it has no link.
     is_delivered: bool = False
+    #: True once that job was done without a link: its video is where the create asked for it, and
+    #: nothing more is to be heard of it.
+    is_elsewhere: bool = False
     path: str | None = None
     size: int | None = None
     sha256: str | None = None
@@ -129,6 +133,7 @@ class Entry:
         if event is Event.SENDING_BEGAN:
             self.attempts += 1
             self.sent_at = time.time()
+            self.is_elsewhere = False
             if self._next is not None:
                 self.open_usd, self.is_delivered, self.fingerprint = self._next
         elif event is Event.ACCEPTED:
@@ -247,7 +252,7 @@ class Entry:
             self.error,
             float(self.open_usd),
             float(self.earlier_usd),
-            int(self.is_delivered),
+            int(self.is_delivered) + int(self.is_elsewhere),
         )
 
 

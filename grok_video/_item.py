@@ -98,9 +98,10 @@ class ItemRun:
         #: True if its file is gone: it is fetched again, and stays saved whatever comes of that.
         self._is_lost = entry.state is State.SAVED
         #: True if only its link is told again: it stays ready whatever comes of that. A job that is
-        #: dropped after a day may have been heard of, and is bought again by nobody's mere retry.
+        #: dropped after a day may have been heard of, and is bought again by nobody's mere retry;
+        #: one whose video was to be delivered may have been so.
         self._is_told_again = entry.state is State.READY and (
-            course.settings.out is None or (entry.is_delivered and entry.was_told)
+            course.settings.out is None or entry.is_delivered
         )
         self._polls_before = entry.polls
         #: When the create was.
@@ -186,6 +187,7 @@ class ItemRun:
                 if entry.state is not State.READY or entry.seconds is None:
                     entry.seconds = current_time() - self._began
                 entry.polls = self._polls_before + poller.polls
+                entry.is_elsewhere = video.url is None
                 await write_down(self._course, entry, Event.RENDERED)
             else:
                 if not self._is_lost:
@@ -280,7 +282,7 @@ class ItemRun:
         if isinstance(failure, LedgerError):
             self._course.fail(failure)
             return
-        say_what_to_do(failure, entry.state)
+        say_what_to_do(failure, entry)
         if self._is_lost or self._is_told_again:
             return
         if sending is not None and sending.is_as_before:

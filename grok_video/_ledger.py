@@ -283,7 +283,8 @@ class Ledger(Journal):
             error=rest[1],
             open_usd=Decimal(str(rest[2])),
             earlier_usd=Decimal(str(rest[3])),
-            is_delivered=bool(rest[4]),
+            is_delivered=rest[4] > 0,
+            is_elsewhere=rest[4] > 1,
         )
 
     # --- in the thread ---------------------------------------------------------------------------

@@ -55,7 +55,8 @@ CREATE TABLE event (
     -- of all those before it. cost_usd is what the provider has named, for all of them.
     open_usd REAL NOT NULL DEFAULT 0,
     earlier_usd REAL NOT NULL DEFAULT 0,
-    -- Whether the last create asked the provider to deliver the video itself (output.upload_url).
+    -- Whether the last create asked the provider to deliver the video itself (output.upload_url):
+    -- 1, and 2 once it was done without a link.
     is_delivered INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX event_of_item ON event (item);

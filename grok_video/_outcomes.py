@@ -35,7 +35,7 @@ class OutcomeState(enum.StrEnum):
     """What became of one item of a batch."""
 
     SAVED = "saved"  #: its file is here, whole
-    DONE = "done"  #: the video exists at its link; nothing was to be downloaded
+    DONE = "done"  #: the video exists, at its link or its upload_url; nothing was to be downloaded
     SKIPPED = "skipped"  #: an earlier run had saved it, or was done with it
     FAILED = "failed"  #: refused, or ended without a video
     EXPIRED = "expired"  #: the provider dropped it before it was fetched

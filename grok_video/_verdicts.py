@@ -84,14 +84,18 @@ def unproven(
     )
 
 
-def say_what_to_do(failure: Exception, state: State) -> None:
+def say_what_to_do(failure: Exception, entry: Entry) -> None:
     """A job that the API does not know any more is told with what a person can do about it."""
-    if isinstance(failure, NotFound) and state in (State.PENDING, State.READY, State.FETCHING):
+    is_known = entry.state in (State.PENDING, State.READY, State.FETCHING)
+    if isinstance(failure, NotFound) and is_known:
+        fate = "its video is lost: give"
+        if entry.is_delivered:
+            fate = "look whether its video is at its upload_url. Only if it is not, give"
         reword(
             failure,
             f"{failure.message} The item goes on with this job, and the next run asks again. If "
-            "the account's usage has no such job, its video is lost: give its request another key "
-            "for a new one, which is paid for once more.",
+            f"the account's usage has no such job, {fate} its request another key for a new one, "
+            "which is paid for once more.",
         )
 
 

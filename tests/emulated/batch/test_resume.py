@@ -361,3 +361,24 @@ async def test_a_job_that_the_provider_has_forgotten_says_what_a_person_can_do(
         assert "give its request another key" in text
         assert "paid for once more" in text
     assert emulator.accepted == 1
+
+
+async def test_a_forgotten_job_whose_video_was_to_be_delivered_is_not_called_lost(
+    grok_emulator_factory: NewEmulator, new_client: NewClient, tmp_path: Path
+) -> None:
+    emulator = grok_emulator_factory(time_scale=1.0)
+    words = {"ledger": tmp_path / "a.sqlite"}
+    output = {"upload_url": "https://up.test/a?sig=1"}
+    items = [("a", VideoRequest("drift", duration=1, output=output))]
+    async with new_client(emulator) as client:
+        await outcomes(client, items, timeout=0.2, **words)
+        age(words["ledger"])
+        gone = {"error": {"message": "Some requested entity was not found", "code": "not-found"}}
+        emulator.script("poll", [faults.Answer(404, gone)])
+        found = await outcomes(client, items, **words)
+        assert states(found) == {"a": "pending"}
+        text = str(found["a"].error)
+        assert "look whether its video is at its upload_url" in text
+        assert "lost" not in text
+        assert "sig=1" not in text
+    assert emulator.accepted == 1

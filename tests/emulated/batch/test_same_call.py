@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -210,6 +212,84 @@ async def test_what_was_delivered_elsewhere_and_told_is_never_bought_again(
     for _ in range(2):
         found = await outcomes(client, delivered(), retry_failed=True, **words)
         assert states(found) == {"key-000": "skipped"}
+    assert grok_emulator.accepted == 1
+
+
+#: What a provider says of a video that it has put where it was asked to.
+DONE_ELSEWHERE = faults.Answer(200, {"status": "done", "video": {"url": None, "duration": 1}})
+#: What it says when it has forgotten the job, and in an outage.
+NOT_FOUND = faults.Answer(404, {"code": "not-found", "error": "The entity was not found"})
+OUTAGE = faults.Answer(500, {"error": {"message": "x"}})
+
+
+@pytest.mark.parametrize("later", [DONE_ELSEWHERE, NOT_FOUND, OUTAGE], ids=["done", "404", "500"])
+@pytest.mark.parametrize("folder", ["videos", None])
+async def test_what_was_delivered_elsewhere_and_told_is_over_and_asked_for_no_more(
+    client: AsyncClient,
+    grok_emulator: Emulator,
+    tmp_path: Path,
+    folder: str | None,
+    later: faults.Answer,
+) -> None:
+    words: dict[str, Any] = {"ledger": tmp_path / "a.sqlite", "timeout": 2.0}
+    words["out"] = tmp_path / folder if folder is not None else None
+    grok_emulator.script("poll", [DONE_ELSEWHERE])
+    assert states(await outcomes(client, delivered(), **words)) == {"key-000": "done"}
+    grok_emulator.script("poll", [later] * 50)
+    polls = grok_emulator.polls
+    for out in (words["out"], tmp_path / "other", None):
+        again = await outcomes(client, delivered(), retry_failed=True, **words | {"out": out})
+        assert states(again) == {"key-000": "skipped"}
+    assert grok_emulator.polls == polls
+    assert grok_emulator.accepted == 1
+
+
+@pytest.mark.parametrize("folder", ["videos", None])
+async def test_what_was_delivered_elsewhere_and_told_to_nobody_is_told_again_and_not_bought(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path, folder: str | None
+) -> None:
+    words: dict[str, Any] = {"ledger": tmp_path / "a.sqlite", "retry_failed": True}
+    words["out"] = tmp_path / folder if folder is not None else None
+    grok_emulator.script("poll", [DONE_ELSEWHERE])
+    with pytest.raises(ZeroDivisionError):
+        async with client.batch(delivered(), **words) as batch:
+            async for outcome in batch:
+                assert outcome.state == "done"
+                raise ZeroDivisionError
+    grok_emulator.expire(grok_emulator.creates[0].request_id)
+    polls = grok_emulator.polls
+    with pytest.raises(ZeroDivisionError):
+        async with client.batch(delivered(), **words) as batch:
+            async for outcome in batch:
+                assert (outcome.state, outcome.retryable) == ("done", False)
+                assert outcome.video is not None
+                assert outcome.video.request_id == grok_emulator.creates[0].request_id
+                assert batch.summary.polls_per_job == 0
+                assert batch.summary.median_seconds is None
+                raise ZeroDivisionError
+    assert states(await outcomes(client, delivered(), **words)) == {"key-000": "done"}
+    assert states(await outcomes(client, delivered(), **words)) == {"key-000": "skipped"}
+    assert grok_emulator.polls == polls
+    assert grok_emulator.accepted == 1
+
+
+async def test_what_an_earlier_version_left_delivered_elsewhere_is_not_bought_again(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    """It wrote down that this was asked for, and not that it had come without a link."""
+    words: dict[str, Any] = {"ledger": tmp_path / "a.sqlite", "out": tmp_path}
+    grok_emulator.script("poll", [DONE_ELSEWHERE])
+    async with client.batch(delivered(), **words) as batch:
+        await until(lambda: batch.summary.total == 1)
+    with closing(sqlite3.connect(words["ledger"])) as file:
+        file.execute("DROP TRIGGER event_is_never_changed")
+        file.execute("UPDATE event SET is_delivered = min(is_delivered, 1)")
+        file.commit()
+    grok_emulator.expire(grok_emulator.creates[0].request_id)
+    words["retry_failed"] = True
+    for _ in range(2):
+        found = await outcomes(client, delivered(), **words)
+        assert not found["key-000"].retryable
     assert grok_emulator.accepted == 1
 
 

@@ -81,6 +81,25 @@ def test_an_item_is_in_the_next_run_what_it_was_in_this_one(
     anyio.run(main)
 
 
+async def test_that_a_video_is_elsewhere_is_known_until_the_next_create(tmp_path: Path) -> None:
+    ledger, entry = await Ledger.open(tmp_path / "a.sqlite"), new_entry()
+    output = {"upload_url": "https://up.test/a"}
+    entry.describe(VideoRequest("drift", output=output), Decimal("0.14"))
+    entry.request_id = "4b2cd27e"
+    await ledger.record(entry, Event.SENDING_BEGAN, Event.ACCEPTED)
+    entry.is_elsewhere = True
+    await ledger.record(entry, Event.RENDERED)
+    again = (await ledger.find(["cat"])).known["cat"]
+    assert (again.is_delivered, again.is_elsewhere) == (True, True)
+    entry.advance(Event.LAPSED)
+    entry.advance(Event.RELEASED)
+    entry.advance(Event.SENDING_BEGAN)
+    assert (entry.is_delivered, entry.is_elsewhere) == (True, False)
+    entry.advance(entry.take_back())
+    assert (entry.is_delivered, entry.is_elsewhere) == (True, True)
+    await ledger.close()
+
+
 def ended(error: Exception | None, *more: Event) -> Entry:
     """Return an item that had a job and everything that one may leave, and then this."""
     entry = new_entry()
