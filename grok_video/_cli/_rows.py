@@ -261,7 +261,7 @@ class Rows:
                 yield number, refuse("line", row, "must be a JSON object with names and values")
 
     def _csv(self, file: TextIO) -> Iterator[tuple[int, Mapping[str, Any] | InvalidRequest]]:
-        head = file.readline()
+        head = next((line for line in file if line.strip()), "")
         file.seek(0)
         # Spreadsheets of half the world write semicolons; a tab is what a paste leaves.
         mark = next((m for m in ",;\t" if m in head), ",")

@@ -48,6 +48,22 @@ def test_nothing_is_sent_and_nothing_is_left_behind_and_no_key_is_needed(
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("mark", [",", ";", "\t"], ids=["comma", "semicolon", "tab"])
+@pytest.mark.parametrize(
+    "before",
+    ["", "\n", "\r\n \r\n", "MARKMARK\n"],
+    ids=["none", "an empty line", "lines of spaces", "empty cells"],
+)
+def test_the_mark_between_the_cells_of_a_table_is_that_of_its_first_line_with_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], before: str, mark: str
+) -> None:
+    manifest = tmp_path / "m.csv"
+    text = f"{before}key,prompt,duration\na,drift,3\n".replace("MARK", ",").replace(",", mark)
+    manifest.write_text(text, newline="")
+    told = foretold(capsys, "batch", str(manifest), "-o", str(tmp_path / "out"), *QUICK)
+    assert told["would_send"] == 1
+
+
 def test_what_it_foretells_is_what_the_command_sends(
     tmp_path: Path, grok_emulator: Emulator, capsys: pytest.CaptureFixture[str]
 ) -> None:
