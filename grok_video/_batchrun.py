@@ -96,6 +96,7 @@ class BatchRun:
             cost_usd=self.course.budget.spent,
             open_usd=self.course.budget.open,
             stopped=self.course.stopped,
+            is_at_ceiling=self.course.left_for_money is not None,
         )
 
     async def begin(self) -> None:

@@ -139,6 +139,9 @@ class BatchSummary:
     #: True once the whole manifest was read, which a stop breaks off, and the outcome of each item
     #: is known.
     is_over: bool = False
+    #: True where items were not sent because they could lead beyond `max_cost_usd`, whatever else
+    #: stopped the batch.
+    is_at_ceiling: bool = False
 
     @property
     def total(self) -> int:
@@ -200,6 +203,7 @@ class Tally:
         cost_usd: Decimal,
         open_usd: Decimal,
         stopped: str | None,
+        is_at_ceiling: bool = False,
     ) -> BatchSummary:
         """Return where it stands; any thread may ask."""
         counts = dict(self.counts)  # in one step: it grows meanwhile
@@ -220,6 +224,7 @@ class Tally:
             changed=tuple(self.changed),
             is_over=is_over,
             stopped=stopped,
+            is_at_ceiling=is_at_ceiling,
         )
 
 

@@ -216,7 +216,7 @@ class BatchErrand(Errand):
         """The same command, for a batch that was broken off; it names a higher ceiling."""
         if self.batch is None:
             return None
-        return self.plan.command(*raised(self.batch.summary, self.plan))
+        return self.plan.command(*raised(self.batch.summary))
 
     def conclude(self) -> int:
         """Tell how the whole batch ended; the exit code."""

@@ -104,7 +104,7 @@ def way_on(summary: BatchSummary, plan: Plan, in_the_way: InTheWay) -> str | Non
     `in_the_way` is how many items of each state are not here because their files' places are taken.
     """
     if _waiting(summary, in_the_way) or _sendable(summary, in_the_way):
-        return plan.command(*raised(summary, plan))
+        return plan.command(*raised(summary))
     return None
 
 
@@ -152,7 +152,7 @@ def last_words(summary: BatchSummary, plan: Plan, in_the_way: InTheWay) -> list[
         words = f"not sent: {_names(summary.left, left)} (all of them in "
         words += f"{left_beside(plan.ledger_path)})."
         if _sendable(summary, in_the_way):
-            words += f" To send them: {again(*raised(summary, plan))}"
+            words += f" To send them: {again(*raised(summary))}"
         lines.append(words)
     if taken := in_the_way.get(OutcomeState.LEFT, 0):
         lines.append(
@@ -165,7 +165,7 @@ def last_words(summary: BatchSummary, plan: Plan, in_the_way: InTheWay) -> list[
             f"in doubt, perhaps accepted and billed: {_names(summary.in_doubt, in_doubt)}. Look at "
             "the account's usage. With an id from there: "
             f"{again()} --found-id KEY=REQUEST_ID. To send them again, and perhaps pay "
-            f"twice: {again('--resubmit-in-doubt', *raised(summary, plan))}"
+            f"twice: {again('--resubmit-in-doubt', *raised(summary))}"
         )
     if waiting := _waiting(summary, in_the_way):
         lines.append(f"accepted, and not here yet: {waiting:,}. To fetch: {again()}")
@@ -178,7 +178,7 @@ def last_words(summary: BatchSummary, plan: Plan, in_the_way: InTheWay) -> list[
     if retryable := summary.retryable:
         lines.append(
             f"{retryable:,} failed or expired. To try them again: "
-            f"{again('--retry-failed', *raised(summary, plan))}"
+            f"{again('--retry-failed', *raised(summary))}"
         )
     if final := failed - retryable:
         lines.append(
@@ -197,13 +197,12 @@ def last_words(summary: BatchSummary, plan: Plan, in_the_way: InTheWay) -> list[
 
 def _again(summary: BatchSummary, plan: Plan, decision: str) -> str:
     """Return the command that sends again what a person decides on, for more money if need be."""
-    return plan.command(decision, *raised(summary, plan))
+    return plan.command(decision, *raised(summary))
 
 
-def raised(summary: BatchSummary, plan: Plan) -> tuple[str, ...]:
+def raised(summary: BatchSummary) -> tuple[str, ...]:
     """Return what the next command needs in order to send more than this one."""
-    by_money = plan.max_cost is not None and "max_cost_usd" in (summary.stopped or "")
-    return ("--max-cost", "MORE") if by_money else ()
+    return ("--max-cost", "MORE") if summary.is_at_ceiling else ()
 
 
 def _names(keys: Sequence[str], count: int) -> str:

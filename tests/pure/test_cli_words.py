@@ -247,6 +247,25 @@ def test_only_what_may_come_to_another_end_is_offered_to_be_tried_again() -> Non
     assert not any("To try them again" in line for line in last_words(summary, plan, {}))
 
 
+@pytest.mark.parametrize("is_at_ceiling", [True, False])
+def test_more_money_is_asked_for_where_it_was_wanting_whatever_else_stopped_the_batch(
+    is_at_ceiling: bool,
+) -> None:
+    """That is a fact of the summary, and no search in its words."""
+    tally = Tally()
+    tally.add(Outcome("k", OutcomeState.LEFT))
+    summary = tally.summary(
+        in_flight=0,
+        is_over=False,
+        cost_usd=Decimal(0),
+        open_usd=Decimal(0),
+        stopped="stop() was called",
+        is_at_ceiling=is_at_ceiling,
+    )
+    told = " ".join(last_words(summary, Plan("m.csv", "out", {}, max_cost="1"), {}))
+    assert ("--max-cost MORE" in told) == is_at_ceiling
+
+
 def test_a_command_in_a_sentence_has_the_prompt_to_its_letter() -> None:
     """A line break that became a space would make another prompt, and with it new keys."""
     prompt = "first\nthen 'second'"

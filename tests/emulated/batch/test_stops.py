@@ -37,6 +37,7 @@ async def test_the_ceiling_is_kept_and_what_is_left_is_said(
     assert set(summary.left) == {key for key, one in told.items() if one.state == "left"}
     assert summary.stopped is not None
     assert "max_cost_usd" in summary.stopped
+    assert summary.is_at_ceiling
     assert summary.cost_usd == Decimal("1.54")
 
     # The ceiling is the ledger's: what earlier runs spent counts.
