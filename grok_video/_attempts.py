@@ -53,7 +53,7 @@ class Attempts:
             "billed (request %s)",
             f"{len(self._doubtful)} creates" if several else "a create",
             "each" if several else "it",
-            self.request.fingerprint()[:12],
+            self._lost.fingerprint(self.request)[:12],
         )
 
     @property

@@ -24,6 +24,7 @@ from grok_video._errors import (
     resume_hint,
     reword,
 )
+from grok_video._fingerprints import last_fingerprint, late_fingerprint
 from grok_video._lifecycle import Event, meaning_of_failed_create
 from grok_video._log import life, logger
 from grok_video._threads import load_anyio
@@ -137,7 +138,7 @@ class _Watched:
 class AttemptOutcome:
     """What one attempt at a create came to: an id, or a failure."""
 
-    __slots__ = ("event", "failure", "request_id", "sent_at")
+    __slots__ = ("_fingerprint", "event", "failure", "request_id", "sent_at")
 
     def __init__(
         self,
@@ -152,6 +153,15 @@ class AttemptOutcome:
         self.failure = failure
         #: When it was given to the transport, in seconds of the clock; 0 if it was not.
         self.sent_at = sent_at
+        self._fingerprint = ""
+
+    async def take_fingerprint(self, request: VideoRequest) -> None:
+        """The hash of its request is known, as one whose answer was lost is told with it."""
+        self._fingerprint = await late_fingerprint(request)
+
+    def fingerprint(self, request: VideoRequest) -> str:
+        """Return the hash of its request, hashed here and now only where nobody could wait."""
+        return self._fingerprint or last_fingerprint(request)
 
     @property
     def was_sent(self) -> bool:
@@ -182,7 +192,7 @@ class AttemptOutcome:
                 )
             elif attempts > doubtful[-1]:
                 again = "What was sent again was not taken."
-            error = _unknown(failure, request, self.sent_at, again)
+            error = _unknown(failure, self.fingerprint(request), self.sent_at, again)
             if then is not None and then is not failure:
                 error.add_note(f"What ended the attempts after it: {then}")
             return error
@@ -267,6 +277,7 @@ class Attempt:
         self._log_untold(None)
         if self.outcome is None:
             self.outcome = self._silence()
+            await self.outcome.take_fingerprint(self._request)
         return self.outcome
 
     def _silence(self) -> AttemptOutcome:
@@ -304,8 +315,7 @@ class Attempt:
             event = meaning_of_failed_create(failure)
             # Without its frames, which hold what the server said before it was redacted.
             failure = failure.with_traceback(None)
-            self.outcome = AttemptOutcome(event, failure=failure, sent_at=self._sent_at)
-            await self._note(event, None)
+            await self._note_end(AttemptOutcome(event, failure=failure, sent_at=self._sent_at))
         except GrokVideoError:
             raise  # what stands in the way of sending
         except Exception as error:
@@ -313,8 +323,8 @@ class Attempt:
                 await self._note_unsent()
                 raise
             broken = transport_failed(error)
-            self.outcome = AttemptOutcome(Event.ANSWER_LOST, failure=broken, sent_at=self._sent_at)
-            await self._note(Event.ANSWER_LOST, None)
+            lost = AttemptOutcome(Event.ANSWER_LOST, failure=broken, sent_at=self._sent_at)
+            await self._note_end(lost)
         except BaseException as error:
             if is_cancellation(error):
                 with shield():
@@ -354,7 +364,7 @@ class Attempt:
         self.outcome = self._silence()
         await load_anyio()
         with ends_at(current_time() + CANCEL_GRACE):  # nobody waits any longer for a record
-            await self._note(Event.ANSWER_LOST, None)
+            await self._note_end(self.outcome)
 
     async def _note_unsent(self) -> None:
         problem = f"no connection to the API came about within {self._within}; nothing was sent"
@@ -363,8 +373,18 @@ class Attempt:
         elif self._sending.given:
             problem = f"it could not be sent whole within {self._within}; nothing was created"
         failure = APITimeoutError(problem, may_have_been_sent=False)
-        self.outcome = AttemptOutcome(Event.NOT_TAKEN, failure=failure, sent_at=self._sent_at)
-        await self._note(Event.NOT_TAKEN, None)
+        await self._note_end(
+            AttemptOutcome(Event.NOT_TAKEN, failure=failure, sent_at=self._sent_at)
+        )
+
+    async def _note_end(self, outcome: AttemptOutcome) -> None:
+        """The attempt has come to this, without an id."""
+        self.outcome = outcome
+        try:
+            await self._note(outcome.event, None)
+        finally:
+            if outcome.event is Event.ANSWER_LOST:
+                await outcome.take_fingerprint(self._request)
 
     async def _note(self, event: Event, request_id: str | None) -> None:
         if self._record is not None:
@@ -411,7 +431,7 @@ def _take_for_unsent(failure: GrokVideoError) -> None:
 
 
 def _unknown(
-    failure: GrokVideoError, request: VideoRequest, sent_at: float, again: str
+    failure: GrokVideoError, fingerprint: str, sent_at: float, again: str
 ) -> CreateOutcomeUnknown:
     status = possible_id = None
     if isinstance(failure, APIError):
@@ -428,7 +448,7 @@ def _unknown(
         f"the create may have been accepted and billed, and no request_id is known: "
         f"{failure.message.rstrip('.')}. {again} Look at the account's usage before sending the "
         "same request again.",
-        fingerprint=request.fingerprint(),
+        fingerprint=fingerprint,
         sent_at=sent_at,
         phase=phase,
         status=status,

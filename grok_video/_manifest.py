@@ -15,10 +15,10 @@ from attrs import frozen
 
 from grok_video._arguments import refuse
 from grok_video._errors import InvalidRequest
+from grok_video._fingerprints import fingerprint_of
 from grok_video._outcomes import BatchItem
 from grok_video._requests import VideoRequest
 from grok_video._sources import Aside, End, Nothing, source_of
-from grok_video._threads import CHECKS
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -31,8 +31,6 @@ __all__ = ["BatchSource", "Line", "Manifest", "Unusable"]
 BatchInput: TypeAlias = VideoRequest | BatchItem | tuple[str, VideoRequest]
 BatchSource: TypeAlias = Iterable[BatchInput] | AsyncIterable[BatchInput]
 
-#: Length of a picture in memory from which it is hashed in a worker thread: 64 KiB take 0.05 ms.
-_LARGE: Final = 2**16
 #: Items taken at once: each look into the ledger serves that many, and the event loop is held for
 #: less than a millisecond.
 _MOST: Final = 64
@@ -134,7 +132,7 @@ class Manifest:
             if not isinstance(request, VideoRequest):
                 limit = "must be a VideoRequest, a BatchItem or (key, VideoRequest)"
                 raise refuse(f"item {self._count}", request, limit)
-            fingerprint = await _fingerprint(request)
+            fingerprint = await fingerprint_of(request)
             item = BatchItem(fingerprint if request is one else key, request)
         except InvalidRequest as error:
             return Unusable(self._shown(key), error)
@@ -146,11 +144,3 @@ class Manifest:
             return str(key)
         except Exception:  # noqa: BLE001 - a long int, or an object of the caller's own class
             return f"item {self._count}"
-
-
-async def _fingerprint(request: VideoRequest) -> str:
-    image = request.image
-    if image is not None and image.kind in ("bytes", "data") and len(image.source) > _LARGE:
-        # A picture of 20 MiB takes 15 ms: not in the event loop.
-        return await CHECKS.run(request.fingerprint)
-    return request.fingerprint()

@@ -75,10 +75,7 @@ class MemoryPicture:
     __slots__ = ("_view", "mime", "needs_thread", "size")
 
     def __init__(self, content: bytes | bytearray | memoryview, image: Image) -> None:
-        view = memoryview(content)
-        if view.nbytes:
-            view = view.cast("B") if view.c_contiguous else memoryview(bytes(view))
-        self._view = view
+        self._view = view = memoryview(content)
         self.size = view.nbytes
         self.mime = require_picture(bytes(view[:SNIFF_LENGTH]), image, self.size)
         self.needs_thread = self.size > SMALL

@@ -42,6 +42,8 @@ _SIGNATURES: Final = (
     ("image/webp", b"WEBP", 8),
 )
 IMAGE_TYPES: Final = tuple(name for name, _, _ in _SIGNATURES)
+#: Characters of a data URI that are hashed at once.
+_HASHED_AT_ONCE: Final = 2**18
 #: Bytes that `sniff` needs: the WebP mark ends at 12.
 SNIFF_LENGTH: Final = 12
 _KNOWN_FOREIGN: Final = (
@@ -109,6 +111,8 @@ class Image:
 
     def __attrs_post_init__(self) -> None:
         require_one_of("kind", self.kind, _KINDS)
+        if self.kind == "bytes":
+            object.__setattr__(self, "source", _own_memory(self.source))
         source, (fits, what) = self.source, _KINDS[self.kind]
         if not fits(source):
             kind = type(cast("object", source))
@@ -131,7 +135,7 @@ class Image:
         if isinstance(value, os.PathLike):
             return cls.from_path(value)
         if isinstance(value, bytes | bytearray | memoryview):
-            return cls.from_bytes(bytes(value))
+            return cls.from_bytes(bytes(_own_memory(value)))
         other: Any = value
         if hasattr(value, "getbands"):
             return cls.from_pil(other)
@@ -198,8 +202,10 @@ class Image:
         """Return an image whose file content is `data`; its type is told from the bytes."""
         if not isinstance(data, bytes | bytearray | memoryview):
             raise refuse("image", type(data), "must be bytes, the content of a picture file")
-        require_picture(bytes(data[:SNIFF_LENGTH]), data, len(data))
-        return cls("bytes", data)
+        image = cls("bytes", data)
+        content = image.source
+        require_picture(bytes(content[:SNIFF_LENGTH]), content, len(content))
+        return image
 
     @classmethod
     def from_file(cls, file: IO[bytes]) -> Self:
@@ -243,6 +249,25 @@ class Image:
 
     def __repr__(self) -> str:
         return f"Image({self.kind}: {self.describe()})"
+
+
+def _own_memory(view: Any) -> Any:  # noqa: ANN401 - whatever is given as bytes
+    """Return what a view shows as plain bytes, from memory that its owner cannot take back.
+
+    All else as it is.
+    """
+    if not isinstance(cast("object", view), memoryview):
+        return view
+    try:
+        # One of our own: theirs may be released while the picture is sent or, worse, after.
+        own = memoryview(view)
+    except ValueError:
+        limit = "must be a memoryview that was not released"
+        raise refuse("image", memoryview, limit) from None
+    try:
+        return own.cast("B")
+    except (TypeError, ValueError):  # with gaps, or of items that are no plain bytes
+        return own.tobytes()
 
 
 #: Characters of a URL at most: what servers take of a request line (nginx 8 KiB by default), and
@@ -378,13 +403,21 @@ class VideoRequest(Shown):
             if self.image.kind == "bytes":
                 content = hashlib.sha256(source).hexdigest()
             elif self.image.kind == "data":
-                content = hashlib.sha256(source.encode()).hexdigest()
+                content = _hash_of_text(source)
             elif self.image.kind == "url":
                 content = source
             else:
                 content = self.image.describe()
             digest.update(f"\0{self.image.kind}\0{content}".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
+
+
+def _hash_of_text(text: str) -> str:
+    """Return the SHA-256 of a long text, without a copy of it and without holding the GIL."""
+    digest = hashlib.sha256()
+    for start in range(0, len(text), _HASHED_AT_ONCE):
+        digest.update(text[start : start + _HASHED_AT_ONCE].encode())
+    return digest.hexdigest()
 
 
 def _checked_output(output: Mapping[str, Any] | None) -> dict[str, Any] | None:

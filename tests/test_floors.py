@@ -59,6 +59,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_transports._looplocal",
             "_tracing",
             "_threads",
+            "_fingerprints",
             "_lifetime",
             "_handover",
             "_sources",

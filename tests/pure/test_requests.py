@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import array
+import hashlib
 import io
 import pickle
 import time
@@ -333,3 +335,37 @@ def test_every_frame_is_even_and_turns_with_its_ratio() -> None:
 def test_an_unknown_frame_is_refused(words: dict[str, str]) -> None:
     with pytest.raises(InvalidRequest):
         frame_size(**words)  # type: ignore[arg-type]
+
+
+def test_a_view_that_was_released_is_refused_by_name() -> None:
+    view = memoryview(JPEG)
+    view.release()
+    for give in (Image.of, Image.from_bytes):
+        with pytest.raises(InvalidRequest, match="must be a memoryview that was not released"):
+            give(view)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        memoryview(JPEG).cast("B", (4, 6)),
+        memoryview(array.array("i", JPEG)),
+        memoryview(JPEG[::-1])[::-1],
+    ],
+    ids=["two dimensions", "ints", "backwards"],
+)
+def test_a_view_counts_as_its_bytes_whatever_its_shape(view: memoryview) -> None:
+    image = Image.from_bytes(view)
+    assert bytes(image.source) == view.tobytes()
+    assert image.describe() == f"{view.nbytes} bytes"
+    same = VideoRequest("drift", view.tobytes())
+    assert VideoRequest("drift", image).fingerprint() == same.fingerprint()
+
+
+def test_the_fingerprint_of_a_long_data_uri_is_that_of_its_text() -> None:
+    uri = f"data:image/jpeg;base64,{'/9j/' * 300_000}"
+    settings = b'{"model": "grok-imagine-video-1.5", "prompt": "drift"}'
+    expected = hashlib.sha256(
+        settings + b"\0data\0" + hashlib.sha256(uri.encode()).hexdigest().encode()
+    )
+    assert VideoRequest("drift", uri).fingerprint() == expected.hexdigest()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import anyio
 import pytest
@@ -14,6 +17,7 @@ from grok_video import (
     APITimeoutError,
     AsyncClient,
     CreateOutcomeUnknown,
+    Image,
     Retry,
     VideoRequest,
     _create,
@@ -363,3 +367,61 @@ async def test_an_item_whose_create_was_lost_before_a_refused_resend_is_in_doubt
             [VideoRequest("drift")], out=None, ledger=tmp_path / "run.sqlite"
         )
     assert len(summary.in_doubt) == 1, summary
+
+
+#: Whatever follows the first three bytes; large enough to be hashed in a thread.
+PICTURE = b"\xff\xd8\xff" + bytes(200_000)
+
+
+async def test_a_lost_create_is_told_though_the_picture_was_given_as_memory_that_is_released(
+    new_client: Callable[..., AsyncClient],
+) -> None:
+    """A `ValueError` in its place would be taken for a refusal, and the create sent again."""
+    view = io.BytesIO(PICTURE).getbuffer()
+
+    def loses_the_answer(visit: Visit) -> None:
+        names = dict(line.lower().split(b": ", 1) for line in visit.head().splitlines()[1:-1])
+        view.release()
+        visit.read(int(names[b"content-length"]))
+        visit.reset()
+
+    with raw_server(loses_the_answer) as server:
+        async with new_client(api_key="k", base_url=server.base) as client:
+            with pytest.raises(CreateOutcomeUnknown) as caught:
+                await client.submit("drift", image=Image.from_bytes(view))
+    assert caught.value.fingerprint == VideoRequest("drift", PICTURE).fingerprint()
+
+
+async def test_a_lost_create_is_told_though_the_picture_is_every_second_byte_of_some_memory(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    doubled = bytearray(2 * len(PICTURE))
+    doubled[::2] = PICTURE
+    image = Image.from_bytes(memoryview(doubled)[::2])
+    grok_emulator.script("create", [faults.CutRequest(accepted=True)])
+    with pytest.raises(CreateOutcomeUnknown) as caught:
+        await client.submit("drift", image=image)
+    assert caught.value.fingerprint == VideoRequest("drift", PICTURE).fingerprint()
+    summary = await client.run_batch([("a", VideoRequest("drift", image))])
+    assert summary.total == 1
+    assert grok_emulator.accepted == 2
+
+
+async def test_a_large_picture_whose_create_was_lost_is_not_hashed_by_the_event_loop(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    grok_emulator.script("create", [faults.CutRequest(accepted=True)])
+    request, hashed = VideoRequest("drift", PICTURE), list[str]()
+
+    def note(frame: FrameType, _event: str, _: object) -> None:
+        if frame.f_code is VideoRequest.fingerprint.__code__:
+            hashed.append("here")
+
+    sys.setprofile(note)  # of this thread alone
+    try:
+        with pytest.raises(CreateOutcomeUnknown) as caught:
+            await client.submit(request)
+    finally:
+        sys.setprofile(None)
+    assert hashed == []
+    assert caught.value.fingerprint == request.fingerprint()
