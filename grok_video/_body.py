@@ -58,8 +58,10 @@ class create_body:  # noqa: N801 - a context manager, called like the function i
             self._body = await open_body(before, image, after, self._until)
         return self._body
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._body.sent()
+        if kind is None:
+            self._body.accepted()
 
 
 class TextBody:
@@ -79,6 +81,9 @@ class TextBody:
 
     def sent(self) -> None:
         """Take note that the transport has taken it, or never will: nothing is held."""
+
+    def accepted(self) -> None:
+        """Take note that a create of it was accepted: nothing is kept for another one."""
 
     def __repr__(self) -> str:
         return f"<body of {self.length} bytes>"

@@ -8,43 +8,33 @@ picture is made of is `_pictures`.
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-import threading
-from functools import cache, partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from grok_video._arguments import refuse
 from grok_video._base64 import codec_is_known, codec_is_quick, encoded_size
 from grok_video._errors import APITimeoutError, InvalidRequest
 from grok_video._log import logger
-from grok_video._pictures import (
-    SMALL,
-    DataPicture,
-    FilePicture,
-    MemoryPicture,
-    PathPicture,
-    can_seek,
-    encode_pil,
-    read_to_end,
-)
+from grok_video._openfiles import FilePicture, StreamPicture, open_file
+from grok_video._pictures import SMALL, DataPicture, MemoryPicture, PathPicture, encode_pil
 from grok_video._threads import Threads
-from grok_video._transports._loops import caller_of, current_time, ends_at, running_loop
+from grok_video._transports._loops import current_time, ends_at
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
+    from typing import TypeAlias
 
     from anyio.lowlevel import RunVar
 
+    from grok_video._openfiles import Part
     from grok_video._pictures import Picture
     from grok_video._policies import Deadline
     from grok_video._requests import Image
 
-__all__ = ["PictureBody", "open_body"]
+    Measured: TypeAlias = Picture | FilePicture
 
-T = TypeVar("T")
+__all__ = ["PictureBody", "open_body"]
 
 # Logging, not `warnings`: nothing is wrong with the calling code, a batch would show it only once,
 # and a program run with -W error must not lose a job to an opinion about size.
@@ -96,7 +86,7 @@ class PictureBody:
 
     __slots__ = ("_after", "_before", "_held", "_picture", "failure", "length")
 
-    def __init__(self, before: bytes, picture: Picture, after: bytes) -> None:
+    def __init__(self, before: bytes, picture: Measured, after: bytes) -> None:
         self._before = before
         self._picture = picture
         self._after = after
@@ -110,7 +100,7 @@ class PictureBody:
         self.sent()
         return _Chunks(self, self._before, self._picture, self._after)
 
-    async def piece(self, picture: Picture, offset: int) -> tuple[bytes, bytes, int]:
+    async def piece(self, picture: Measured, offset: int) -> tuple[bytes, bytes, int]:
         """Return the next encoded piece in two parts, and where the piece after it begins."""
         left = picture.size - offset
         size = min(left, SMALL_PIECE)
@@ -120,7 +110,11 @@ class PictureBody:
             if self._held is not None:
                 size = min(left, LARGE_PIECE if is_quick else SLOW_PIECE)
         try:
-            if picture.needs_thread or not codec_is_known():
+            if isinstance(picture, FilePicture):
+                # Not in these threads: it may wait for ever.
+                part = await picture.part(offset, size)
+                parts = await _THREADS.run(_two_parts, part, 0, size)
+            elif picture.needs_thread or not codec_is_known():
                 parts = await _THREADS.run(_two_parts, picture, offset, size)
             else:
                 parts = _two_parts(picture, offset, size)
@@ -135,6 +129,11 @@ class PictureBody:
             self._held.release()
             self._held = None
 
+    def accepted(self) -> None:
+        """A create of it was accepted: it is not sent once more."""
+        if isinstance(self._picture, StreamPicture):
+            self._picture.spend()
+
     def __repr__(self) -> str:
         return f"<body of {self.length} bytes>"
 
@@ -148,7 +147,7 @@ class _Chunks:
 
     __slots__ = ("_after", "_body", "_next", "_offset", "_picture")
 
-    def __init__(self, body: PictureBody, before: bytes, picture: Picture, after: bytes) -> None:
+    def __init__(self, body: PictureBody, before: bytes, picture: Measured, after: bytes) -> None:
         self._body = body
         # By itself, before the first visit to a thread: transports send it with the headers.
         self._next = before
@@ -215,10 +214,10 @@ def _uploads() -> RunVar[Uploads | None]:
     return RunVar("grok_video_uploads", None)
 
 
-async def _open_in_time(image: Image, until: Deadline) -> Picture:
+async def _open_in_time(image: Image, until: Deadline) -> Measured:
     with ends_at(until.at):
         picture = await _open(image)
-        # Threads that may hold a file open are waited for, however long they take.
+        # A thread that looks through a data URI is waited for, however long it takes.
         if current_time() < until.at:
             return picture
     raise APITimeoutError(
@@ -228,7 +227,7 @@ async def _open_in_time(image: Image, until: Deadline) -> Picture:
     )
 
 
-async def _open(image: Image) -> Picture:
+async def _open(image: Image) -> Measured:
     if image.kind == "bytes":
         return MemoryPicture(image.source, image)
     if image.kind == "data":
@@ -236,50 +235,14 @@ async def _open(image: Image) -> Picture:
             return DataPicture(image)
         return await _THREADS.run(DataPicture, image)
     if image.kind == "path":
-        return await _THREADS.run(PathPicture, image)
+        # A disk may hang; what was opened there is closed once it answers.
+        return await _THREADS.run(PathPicture, image, abandon=True)
     if image.kind == "pil":
         return await _ENCODERS.run(encode_pil, image, abandon=True)
-    return await _open_file(image)
+    return await open_file(image, LARGE_PIECE)
 
 
-async def _open_file(image: Image) -> Picture:
-    if inspect.iscoroutinefunction(getattr(image.source, "read", None)):
-        raise refuse(
-            "image",
-            image,
-            "must be a file whose read() returns bytes; pass the plain file under it",
-        )
-    if await _THREADS.run(can_seek, image):
-        return await _THREADS.run(FilePicture, image)
-    return MemoryPicture(await _in_daemon(partial(read_to_end, image, LARGE_PIECE)), image)
-
-
-async def _in_daemon(work: Callable[[], T]) -> T:
-    """Return what the work returns, done in a thread that is left alone when this is cancelled.
-
-    A pipe may be silent for hours: none of the few picture threads waits for it, and none of
-    anyio's own, which a process waits for when it ends.
-    """
-    results: list[T] = []
-    failures: list[BaseException] = []
-    done, call_soon = anyio.Event(), caller_of(running_loop())
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except BaseException as error:  # noqa: BLE001 - raised below, where it is waited for
-            failures.append(error)
-        with contextlib.suppress(RuntimeError):  # the loop may be gone
-            call_soon(done.set)
-
-    threading.Thread(target=run, name="grok_video reading a pipe", daemon=True).start()
-    await done.wait()
-    if failures:
-        raise failures[0]
-    return results[0]
-
-
-def _two_parts(picture: Picture, offset: int, size: int) -> tuple[bytes, bytes]:
+def _two_parts(picture: Picture | Part, offset: int, size: int) -> tuple[bytes, bytes]:
     """Return an encoded piece and, apart from it, its last few characters.
 
     aiohttp and httpx keep what they were last given while they wait for what comes next: fifty
@@ -292,7 +255,7 @@ def _two_parts(picture: Picture, offset: int, size: int) -> tuple[bytes, bytes]:
     return large, last
 
 
-def _warn_if_large(picture: Picture) -> None:
+def _warn_if_large(picture: Measured) -> None:
     if picture.size > LARGE_PICTURE:
         logger.warning(
             "the picture has %.1f MiB; over %d MiB the provider may refuse it",

@@ -1,9 +1,10 @@
-"""The sources of a picture that is sent as data: memory, data URI, path, open file, Pillow image.
+"""The sources of a picture that is sent as data: memory, data URI, path, Pillow image.
 
 Each is opened, sniffed and measured here, and then gives any part of itself as base64. Everything
 is plain calls that may wait for a disk or an encoder, and `_images` decides in which thread; what
 must never happen here: a picture that is held a second time, and a file that stays open between
-two pieces (ten thousand waiting creates would need as many descriptors).
+two pieces (ten thousand waiting creates would need as many descriptors). Open files of the caller
+are `_openfiles`.
 """
 
 from __future__ import annotations
@@ -34,20 +35,18 @@ if TYPE_CHECKING:
 __all__ = [
     "SMALL",
     "DataPicture",
-    "FilePicture",
     "MemoryPicture",
     "PathPicture",
     "Picture",
-    "can_seek",
+    "changed",
     "encode_pil",
-    "read_to_end",
+    "read_exactly",
+    "reason_of",
     "require_file",
 ]
 
 #: Bytes that are handled without a worker thread: 64 KiB take the slower encoder 0.2 ms.
 SMALL: Final = 64 * 2**10
-#: Bytes of a file that cannot seek, which has to be held in memory to be measured.
-LARGEST_UNSEEKABLE: Final = 128 * 2**20
 #: Characters of base64 that are looked at in one call: the GIL is held for it, here 0.15 ms.
 _VALIDATED_AT_ONCE: Final = 256 * 2**10
 
@@ -175,69 +174,19 @@ class PathPicture:
         try:
             with self._file() as file:
                 file.seek(offset)
-                piece = _read_exactly(file, size)
+                piece = read_exactly(file, size)
                 # After the read, so that the last piece is not sent if anything changed before.
                 found = os.fstat(file.fileno())
         except (OSError, ValueError) as error:
-            raise _changed(os.fspath(self._path), _reason(error)) from None
+            raise changed(os.fspath(self._path), reason_of(error)) from None
         if len(piece) != size or (found.st_size, found.st_mtime_ns) != self._measured:
-            raise _changed(
+            raise changed(
                 os.fspath(self._path), f"{self.size} bytes at first, {found.st_size} bytes now"
             )
         return encode(memoryview(piece), sizes)
 
     def _file(self) -> io.FileIO:
         return io.FileIO(os.fspath(self._path), "rb", opener=_open_without_waiting)
-
-
-class FilePicture:
-    """A picture in an open file of the caller, which is left at the position it was found at."""
-
-    __slots__ = ("_file", "_lock", "_start", "mime", "needs_thread", "size")
-
-    def __init__(self, image: Image) -> None:
-        self._file: Any = image.source
-        self._lock = _lock_of(image.source)
-        try:
-            with self._lock:
-                self._start: int = self._file.tell()
-                try:
-                    self._file.seek(0, os.SEEK_END)
-                    self.size: int = max(0, self._file.tell() - self._start)
-                    self._file.seek(self._start)
-                    head = self._file.read(SNIFF_LENGTH)
-                finally:
-                    self._file.seek(self._start)
-        except Exception as error:  # noqa: BLE001 - any object can stand behind a file's methods
-            raise refuse("image", image, f"must be a readable file ({_reason(error)})") from None
-        _require_bytes(head, image)
-        self.mime = require_picture(bytes(head), image, self.size)
-        self.needs_thread = True
-
-    def encoded(self, offset: int, *sizes: int) -> list[bytes]:
-        size = sum(sizes)
-        try:
-            # Locked and put back each time: two creates may read the same file object, and the
-            # second must find its start where the caller left it.
-            with self._lock:
-                try:
-                    self._file.seek(self._start + offset)
-                    piece = _read_exactly(self._file, size)
-                    if offset + size == self.size and self._file.read(1):
-                        raise _changed(type(self._file).__name__, "it grew")
-                finally:
-                    self._file.seek(self._start)
-        except InvalidRequest:
-            raise
-        except (SystemExit, KeyboardInterrupt) as error:
-            # In a task of a transport it would end the loop and be told to nobody: in this one's
-            # place, `submit` raises it.
-            raise _changed(type(self._file).__name__, _reason(error)) from error
-        except Exception as error:  # noqa: BLE001 - any object can stand behind a file's methods
-            raise _changed(type(self._file).__name__, _reason(error)) from None
-        if len(piece) != size:
-            raise _changed(type(self._file).__name__, f"it ends before its {self.size} bytes")
-        return encode(memoryview(piece), sizes)
 
 
 def encode_pil(image: Image) -> Picture:
@@ -247,7 +196,7 @@ def encode_pil(image: Image) -> Picture:
             content = _save_pil(image.source)
         except Exception as error:  # noqa: BLE001 - Pillow's plugins raise what they like
             raise refuse(
-                "image", image, f"must be a PIL image that can be saved ({_reason(error)})"
+                "image", image, f"must be a PIL image that can be saved ({reason_of(error)})"
             ) from None
     return MemoryPicture(content, image)
 
@@ -308,7 +257,7 @@ def _refusing(image: Image) -> Generator[None]:
         raise refuse("image", str(image.source), "must be a file that exists") from None
     except (OSError, ValueError) as error:
         raise refuse(
-            "image", str(image.source), f"must be a file that can be read ({_reason(error)})"
+            "image", str(image.source), f"must be a file that can be read ({reason_of(error)})"
         ) from None
 
 
@@ -324,7 +273,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
 
 
-def _read_exactly(file: IO[bytes], size: int) -> bytes:
+def read_exactly(file: IO[bytes], size: int) -> bytes:
     """Return `size` bytes, or fewer if the file ends before."""
     piece = file.read(size)
     if len(piece) == size:
@@ -335,46 +284,8 @@ def _read_exactly(file: IO[bytes], size: int) -> bytes:
     return bytes(whole)
 
 
-def can_seek(image: Image) -> bool:
-    """Return whether the file can be measured without being read."""
-    try:
-        return bool(image.source.seekable())
-    except AttributeError:
-        return False
-    except Exception as error:  # noqa: BLE001 - any object can stand behind a file's methods
-        raise refuse("image", image, f"must be a readable file ({_reason(error)})") from None
-
-
-def read_to_end(image: Image, at_once: int) -> bytearray:
-    """Return all that a file which cannot seek still has, read in pieces of `at_once` bytes."""
-    content = bytearray()
-    while True:
-        try:
-            piece = image.source.read(at_once)
-        except Exception as error:  # noqa: BLE001 - any object can stand behind a file's methods
-            raise refuse("image", image, f"must be a readable file ({_reason(error)})") from None
-        _require_bytes(piece, image)
-        if not piece:
-            return content
-        content += piece
-        if len(content) > LARGEST_UNSEEKABLE:
-            raise refuse(
-                "image",
-                image,
-                f"given as a file that cannot seek must not be over {LARGEST_UNSEEKABLE} bytes",
-            )
-
-
-def _require_bytes(piece: object, image: Image) -> None:
-    if not isinstance(piece, bytes | bytearray | memoryview):
-        raise refuse(
-            "image",
-            image,
-            f"must be a file opened in binary mode: its read() gave {type(piece).__name__}",
-        )
-
-
-def _changed(name: str, what: str) -> InvalidRequest:
+def changed(name: str, what: str) -> InvalidRequest:
+    """Return what is told of a picture that is another one now than was measured."""
     limit = "must not change while it is being sent"
     return InvalidRequest(
         f"image {limit}; {name!r} did ({what}). The connection was cut before the end of the "
@@ -385,12 +296,13 @@ def _changed(name: str, what: str) -> InvalidRequest:
     )
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """Return the words of an error, short."""
     return getattr(error, "strerror", None) or str(error)[:200] or type(error).__name__
 
 
-# By identity, as files and pictures of strangers need not be hashable; each entry lives as long as
-# a body that uses it, and with it the object, so that the number cannot be given away meanwhile.
+# By identity, as pictures need not be hashable; each entry lives as long as what is done with it,
+# and with it the picture, so that the number cannot be given away meanwhile.
 _locks: weakref.WeakValueDictionary[int, _Lock] = weakref.WeakValueDictionary()
 
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, Never, Self, TypeAlias, Union, cast
@@ -118,6 +119,13 @@ class Image:
             kind = type(cast("object", source))
             shown = redact_url(source) if isinstance(source, str) else kind
             raise refuse("image", shown, f"of the kind {self.kind!r} must be {what}")
+        if self.kind == "file" and _is_of_a_tar(source):
+            raise refuse(
+                "image",
+                type(cast("object", source)),
+                "must be no open member of a tar archive: who reads on in the archive moves it in "
+                "the midst of an upload; pass its bytes, that is .read()",
+            )
 
     @classmethod
     def of(cls, value: ImageInput) -> "Image":
@@ -249,6 +257,16 @@ class Image:
 
     def __repr__(self) -> str:
         return f"Image({self.kind}: {self.describe()})"
+
+
+def _is_of_a_tar(file: object) -> bool:
+    """Return whether it is what `TarFile.extractfile` gives.
+
+    Its members and the archive have one position among them and no lock, so that pieces of other
+    files could be sent, and paid for, as this one. (Those of a zip archive have a lock.)
+    """
+    kind = getattr(sys.modules.get("tarfile"), "ExFileObject", None)
+    return kind is not None and isinstance(file, kind)
 
 
 def _own_memory(view: Any) -> Any:  # noqa: ANN401 - whatever is given as bytes

@@ -15,14 +15,13 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterable, Iterable
-from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import anyio
 from attrs import frozen
 
 from grok_video._arguments import refuse
-from grok_video._transports._loops import Bell, caller_of, running_loop, variable_of_sniffio
+from grok_video._transports._loops import Bell, caller_of, context_without_loop, running_loop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -219,10 +218,7 @@ class _InThread(Source):
     def _start(self) -> None:
         self._call_soon = caller_of(running_loop())
         # A generator sees the caller's context, as it would in the loop, but no loop.
-        context = copy_context()
-        library = variable_of_sniffio()
-        if library is not None:
-            context.run(library.set, None)
+        context = context_without_loop()
         threading.Thread(
             target=context.run,
             args=(self._run, self._requests.pop()),

@@ -77,6 +77,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_transports._httpx",
             "_base64",
             "_pictures",
+            "_openfiles",
             "_images",
             "_body",
             "_ranges",

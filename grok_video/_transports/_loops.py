@@ -53,6 +53,15 @@ def variable_of_sniffio() -> contextvars.ContextVar[str | None] | None:
     return getattr(sys.modules.get("sniffio"), "current_async_library_cvar", None)
 
 
+def context_without_loop() -> contextvars.Context:
+    """Return a copy of this context, for a thread in which no event loop runs."""
+    context = contextvars.copy_context()
+    library = variable_of_sniffio()
+    if library is not None:
+        context.run(library.set, None)
+    return context
+
+
 def running_loop() -> Any:  # noqa: ANN401 - an asyncio loop or a trio token
     """Return what identifies the running event loop. Raises `RuntimeError` outside one."""
     # Asked three times for each poll: not by way of `running_library`.

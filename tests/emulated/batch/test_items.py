@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,20 @@ from grok_video import (
     JobFailed,
     ModerationRefused,
     OutcomeState,
+    Retry,
     VideoRequest,
 )
 from grok_video.emulator import Emulator, faults
 
 from ...conftest import PHOTO
-from .conftest import files_in, outcomes, read, requests, states
+from .conftest import NewClient, files_in, outcomes, read, requests, states
+
+
+class Pipe(io.BytesIO):
+    """What cannot seek: once it was read, it is empty."""
+
+    def seekable(self) -> bool:
+        return False
 
 
 async def test_one_in_ten_is_broken_and_each_has_its_own_reason(
@@ -53,6 +62,19 @@ async def test_one_in_ten_is_broken_and_each_has_its_own_reason(
     written = dict(read(ledger, "SELECT key, error FROM item WHERE state = 'failed'"))
     del reasons["not a request"]  # which has no request to write down
     assert written == {key: str(found[key].error) for key in reasons}
+
+
+async def test_a_pipe_is_sent_again_when_its_create_was_not_taken(
+    new_client: NewClient, grok_emulator: Emulator
+) -> None:
+    """By the batch as well, which opens the picture anew."""
+    grok_emulator.script("create", [faults.rate_limited(0.01)] * 2)
+    picture = PHOTO.read_bytes()
+    things = [("a", VideoRequest("drift", Pipe(picture), duration=1))]
+    async with new_client(grok_emulator, retry=Retry(attempts=1)) as client:
+        found = await outcomes(client, things)
+    assert states(found) == {"a": "done"}
+    grok_emulator.assert_faults_consumed()
 
 
 async def test_a_link_that_died_is_asked_for_anew(

@@ -1,0 +1,353 @@
+"""Pictures in open files of the caller, each read in one thread of its own that can be left alone.
+
+Such a file may be a network's and never answer, and several may share one place (readers over the
+same file). What must never happen here: two threads at once in what lies under a file, because
+pieces of one picture would be sent and paid for as another's; and a file that is silent in the way
+of another upload, or of the end of its own call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import threading
+import weakref
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+
+import anyio
+
+from grok_video._arguments import refuse
+from grok_video._base64 import encode
+from grok_video._errors import InvalidRequest
+from grok_video._pictures import MemoryPicture, changed, read_exactly, reason_of
+from grok_video._requests import SNIFF_LENGTH, require_picture
+from grok_video._transports._loops import caller_of, context_without_loop, running_loop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from grok_video._requests import Image
+
+__all__ = ["FilePicture", "Part", "StreamPicture", "open_file"]
+
+T = TypeVar("T")
+
+#: Bytes of a file that cannot seek, which has to be held in memory to be measured.
+LARGEST_UNSEEKABLE: Final = 128 * 2**20
+#: Files that may lie one under the other (a tar in a gzip in a buffer over a file has six).
+_DEEPEST: Final = 12
+
+
+async def open_file(image: Image, at_once: int) -> FilePicture | StreamPicture:
+    """Return the measured picture of a file; one that cannot seek is read `at_once` bytes a time.
+
+    Raises `InvalidRequest` if it cannot be read or has no picture.
+    """
+    thread = _thread_for(image)
+    return await thread.run(partial(_open, image, thread, at_once))
+
+
+def _thread_for(image: Image) -> FileThread:
+    if inspect.iscoroutinefunction(getattr(image.source, "read", None)):
+        raise refuse(
+            "image",
+            image,
+            "must be a file whose read() returns bytes; pass the plain file under it",
+        )
+    return FileThread.of(image.source)
+
+
+def _open(image: Image, thread: FileThread, at_once: int) -> FilePicture | StreamPicture:
+    if _can_seek(image):
+        return FilePicture(image, thread)
+    return StreamPicture(image, at_once)
+
+
+class FilePicture:
+    """A picture in an open file of the caller, which is left at the position it was found at.
+
+    Made in the thread of its file, where all of it is read.
+    """
+
+    __slots__ = ("_file", "_start", "_thread", "mime", "size")
+
+    def __init__(self, image: Image, thread: FileThread) -> None:
+        self._file: Any = image.source
+        self._thread = thread
+        try:
+            self._start: int = self._file.tell()
+            try:
+                self._file.seek(0, os.SEEK_END)
+                self.size: int = max(0, self._file.tell() - self._start)
+                self._file.seek(self._start)
+                head = self._file.read(SNIFF_LENGTH)
+            finally:
+                self._file.seek(self._start)
+        except Exception as error:  # noqa: BLE001 - any object can stand behind a file's methods
+            raise refuse("image", image, f"must be a readable file ({reason_of(error)})") from None
+        _require_bytes(head, image)
+        self.mime = require_picture(bytes(head), image, self.size)
+
+    async def part(self, offset: int, size: int) -> Part:
+        """Return so many bytes from `offset`.
+
+        Raises `InvalidRequest` if the file no longer has what was measured.
+        """
+        return Part(await self._thread.run(partial(self._read, offset, size)))
+
+    def _read(self, offset: int, size: int) -> bytes:
+        try:
+            # Put back each time: another create may read the same file, and must find its start
+            # where the caller left it.
+            try:
+                self._file.seek(self._start + offset)
+                piece = read_exactly(self._file, size)
+                if offset + size == self.size and self._file.read(1):
+                    raise changed(type(self._file).__name__, "it grew")
+            finally:
+                self._file.seek(self._start)
+        except InvalidRequest:
+            raise
+        except (SystemExit, KeyboardInterrupt) as error:
+            # In a task of a transport it would end the loop and be told to nobody: in this one's
+            # place, `submit` raises it.
+            raise changed(type(self._file).__name__, reason_of(error)) from error
+        except Exception as error:  # noqa: BLE001 - any object can stand behind a file's methods
+            raise changed(type(self._file).__name__, reason_of(error)) from None
+        if len(piece) != size:
+            raise changed(type(self._file).__name__, f"it ends before its {self.size} bytes")
+        return piece
+
+
+class Part:
+    """What was read of a picture, to be encoded."""
+
+    __slots__ = ("_content",)
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def encoded(self, offset: int, *sizes: int) -> list[bytes]:
+        """Return the base64 of neighbouring parts of these sizes, the first from `offset`."""
+        return encode(memoryview(self._content)[offset : offset + sum(sizes)], sizes)
+
+
+# --- what cannot seek -----------------------------------------------------------------------------
+
+
+class StreamPicture(MemoryPicture):
+    """A picture out of a file that cannot seek; its content stays until a create of it is accepted.
+
+    A create that was not taken may be sent again, by this call or by the batch that it is of, and
+    nobody can read the file a second time.
+    """
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, image: Image, at_once: int) -> None:
+        self._stream = _stream_of(image.source)
+        super().__init__(self._stream.content(image, at_once), image)
+
+    def spend(self) -> None:
+        """It was accepted, and nobody needs what was read any more."""
+        self._stream.forget()
+
+
+class _Stream:
+    """What was read of a file that cannot seek."""
+
+    __slots__ = ("_content", "_is_begun")
+
+    def __init__(self) -> None:
+        self._content: bytearray | None = None
+        self._is_begun = False
+
+    def content(self, image: Image, at_once: int) -> bytearray:
+        """Return all that the file had, read to its end now if nobody has yet."""
+        if self._content is None:
+            if self._is_begun:
+                raise refuse(
+                    "image",
+                    image,
+                    "given as a file that cannot seek can be sent once, and was read already; "
+                    "pass its bytes to send it again",
+                )
+            self._is_begun = True
+            self._content = _read_to_end(image, at_once)
+        return self._content
+
+    def forget(self) -> None:
+        self._content = None
+
+
+#: By identity, as strangers' files need not be hashable; each as long as its file.
+_streams: Final[dict[int, tuple[weakref.ref[Any], _Stream]]] = {}
+
+
+def _stream_of(file: Any) -> _Stream:  # noqa: ANN401 - any object can be a file
+    number = id(file)
+    found = _streams.get(number)
+    if found is not None and found[0]() is file:
+        return found[1]
+    stream = _Stream()
+    with contextlib.suppress(TypeError):  # of a class that has no room for it: then it is not known
+        _streams[number] = weakref.ref(file, lambda _: _streams.pop(number, None)), stream
+    return stream
+
+
+def _can_seek(image: Image) -> bool:
+    """Return whether the file can be measured without being read."""
+    try:
+        return bool(image.source.seekable())
+    except AttributeError:
+        return False
+    except Exception as error:  # noqa: BLE001 - any object can stand behind a file's methods
+        raise refuse("image", image, f"must be a readable file ({reason_of(error)})") from None
+
+
+def _read_to_end(image: Image, at_once: int) -> bytearray:
+    content = bytearray()
+    while True:
+        try:
+            piece = image.source.read(at_once)
+        except Exception as error:  # noqa: BLE001 - any object can stand behind a file's methods
+            raise refuse("image", image, f"must be a readable file ({reason_of(error)})") from None
+        _require_bytes(piece, image)
+        if not piece:
+            return content
+        content += piece
+        if len(content) > LARGEST_UNSEEKABLE:
+            raise refuse(
+                "image",
+                image,
+                f"given as a file that cannot seek must not be over {LARGEST_UNSEEKABLE} bytes",
+            )
+
+
+def _require_bytes(piece: object, image: Image) -> None:
+    if not isinstance(piece, bytes | bytearray | memoryview):
+        raise refuse(
+            "image",
+            image,
+            f"must be a file opened in binary mode: its read() gave {type(piece).__name__}",
+        )
+
+
+# --- threads --------------------------------------------------------------------------------------
+
+
+class FileThread:
+    """Where all is done that is asked of one file, and of all that share its place: one at a time.
+
+    A daemon, and none as long as nothing is asked. A file may be silent for hours: none of the few
+    picture threads waits for it, and none of anyio's own, which a process waits for when it ends.
+    """
+
+    __slots__ = ("__weakref__", "_of", "_visits", "_works")
+
+    def __init__(self, root: object) -> None:
+        self._of = root  # so that its number cannot be given away meanwhile
+        self._visits: deque[_Visit[Any]] = deque()
+        #: Held while there is a thread. Never waited for: the event loop asks.
+        self._works = threading.Lock()
+
+    @classmethod
+    def of(cls, file: object) -> FileThread:
+        """Return the one for this file."""
+        root = _root_of(file)
+        return _threads.setdefault(id(root), cls(root))
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Return what the work returns; whoever is cancelled leaves it alone."""
+        visit = _Visit(work)
+        self._visits.append(visit)
+        try:
+            self._start()
+            return await visit.result()
+        except BaseException:
+            visit.is_left = True
+            with contextlib.suppress(ValueError):  # it was begun
+                self._visits.remove(visit)
+            raise
+
+    def _start(self) -> None:
+        if self._works.acquire(blocking=False):
+            try:
+                threading.Thread(
+                    target=self._work, name="grok_video reading a file", daemon=True
+                ).start()
+            except BaseException:
+                self._works.release()
+                raise
+
+    def _work(self) -> None:
+        while True:
+            while self._visits:
+                self._visits.popleft().do()
+            self._works.release()
+            # What came since the last look has found it held.
+            if not self._visits or not self._works.acquire(blocking=False):
+                return
+
+
+class _Visit(Generic[T]):
+    """Something that is asked of a file."""
+
+    __slots__ = ("_call_soon", "_context", "_done", "_failure", "_results", "_work", "is_left")
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._context = context_without_loop()
+        self._call_soon = caller_of(running_loop())
+        self._done = anyio.Event()
+        self._results: list[T] = []
+        self._failure: BaseException | None = None
+        #: True once nobody waits for it any more: not yet begun, it never is.
+        self.is_left = False
+
+    def do(self) -> None:
+        if self.is_left:
+            return
+        try:
+            self._results.append(self._context.run(self._work))
+        except BaseException as error:  # noqa: BLE001 - raised below, where it is waited for
+            self._failure = error
+        with contextlib.suppress(RuntimeError):  # the loop may be gone
+            self._call_soon(self._done.set)
+
+    async def result(self) -> T:
+        await self._done.wait()
+        if self._failure is not None:
+            raise self._failure
+        return self._results.pop()
+
+
+#: By identity, as above; each entry lives as long as a picture that uses it.
+_threads: weakref.WeakValueDictionary[int, FileThread] = weakref.WeakValueDictionary()
+if hasattr(os, "register_at_fork"):
+    # None of them exists in the child.
+    os.register_at_fork(after_in_child=_threads.clear)
+
+
+def _root_of(file: Any) -> Any:  # noqa: ANN401 - any object can be a file
+    """Return what lies under a file, or under many, and moves when one of them is read."""
+    for _ in range(_DEEPEST):
+        under = _under(file)
+        if under is None:
+            break
+        file = under
+    return file
+
+
+def _under(file: Any) -> Any:  # noqa: ANN401 - as above
+    """Return the file that this one reads from, or None."""
+    with contextlib.suppress(Exception):  # any object can stand there, or none any more
+        beside: dict[str, object] = getattr(file, "__dict__", {})
+        for held in (getattr(file, "raw", None), *beside.values()):
+            kind = type(cast("object", held))  # its own attributes may be asked of a network
+            if hasattr(kind, "read") and hasattr(kind, "seek"):
+                return held
+    return None
