@@ -360,17 +360,18 @@ class AsyncClient:
         """Return a batch over many requests, to be entered as a context and iterated.
 
         `requests` is any iterable, read as places come free, of `VideoRequest`, `BatchItem` or
-        (key, request); without a key the request's hash is one. A plain iterable is read in the
-        event loop, where one that waits (for a queue, say) holds up everything and should be an
-        asynchronous one; a blocking client has a thread of its own for it, where it may wait. At
-        most `max_in_flight` are under way at once, and no more of the manifest is held in memory
-        than these (without a ledger also 22 bytes for each key, so that one that comes twice is not
-        paid for twice). Finished videos are saved as `out`/`name` (None: not downloaded). `ledger`
-        is an SQLite file: the same call with it goes on where an earlier process ended, however it
-        ended, and nothing is paid for twice. No create is sent that could lead the ledger's whole
-        cost beyond `max_cost_usd`. Each create counts with its list price until the provider states
-        its own, and with nothing where it was refused, or its job failed; what moderation held
-        back, what expired and what is done without a link may be billed.
+        (key, request); without a key the request's hash is one, for which open files are read: one
+        that cannot seek needs a key. A plain iterable is read in the event loop, where one that
+        waits (for a queue, say) holds up everything and should be an asynchronous one; a blocking
+        client has a thread of its own for it, where it may wait. At most `max_in_flight` are under
+        way at once, and no more of the manifest is held in memory than these (without a ledger also
+        22 bytes for each key, so that one that comes twice is not paid for twice). Finished videos
+        are saved as `out`/`name` (None: not downloaded). `ledger` is an SQLite file: the same call
+        with it goes on where an earlier process ended, however it ended, and nothing is paid for
+        twice. No create is sent that could lead the ledger's whole cost beyond `max_cost_usd`. Each
+        create counts with its list price until the provider states its own, and with nothing where
+        it was refused, or its job failed; what moderation held back, what expired and what is done
+        without a link may be billed.
 
         A saved file that is gone is fetched again, which costs nothing; one that was changed is
         told as unfetched, and replaced only with `overwrite`. Items that failed stay failed unless

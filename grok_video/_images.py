@@ -16,8 +16,15 @@ import anyio
 from grok_video._base64 import codec_is_known, codec_is_quick, encoded_size
 from grok_video._errors import APITimeoutError, InvalidRequest
 from grok_video._log import logger
-from grok_video._openfiles import FilePicture, StreamPicture, open_file
-from grok_video._pictures import SMALL, DataPicture, MemoryPicture, PathPicture, encode_pil
+from grok_video._openfiles import FilePicture, StreamPicture, hash_file, open_file
+from grok_video._pictures import (
+    SMALL,
+    DataPicture,
+    MemoryPicture,
+    PathPicture,
+    encode_pil,
+    hash_pil,
+)
 from grok_video._threads import Threads
 from grok_video._transports._loops import current_time, ends_at
 
@@ -34,7 +41,7 @@ if TYPE_CHECKING:
 
     Measured: TypeAlias = Picture | FilePicture
 
-__all__ = ["PictureBody", "open_body"]
+__all__ = ["PictureBody", "hash_content", "open_body"]
 
 # Logging, not `warnings`: nothing is wrong with the calling code, a batch would show it only once,
 # and a program run with -W error must not lose a job to an opinion about size.
@@ -212,6 +219,16 @@ def _uploads() -> RunVar[Uploads | None]:
     from anyio.lowlevel import RunVar
 
     return RunVar("grok_video_uploads", None)
+
+
+async def hash_content(image: Image) -> str:
+    """Return the hash of what an open file or a Pillow image holds.
+
+    Raises `InvalidRequest` if it cannot be read, or only once.
+    """
+    if image.kind == "pil":
+        return await _ENCODERS.run(hash_pil, image, abandon=True)
+    return await hash_file(image)
 
 
 async def _open_in_time(image: Image, until: Deadline) -> Measured:

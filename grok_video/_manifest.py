@@ -19,6 +19,7 @@ from grok_video._fingerprints import fingerprint_of
 from grok_video._outcomes import BatchItem
 from grok_video._requests import VideoRequest
 from grok_video._sources import Aside, End, Nothing, source_of
+from grok_video._threads import load
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -132,8 +133,11 @@ class Manifest:
             if not isinstance(request, VideoRequest):
                 limit = "must be a VideoRequest, a BatchItem or (key, VideoRequest)"
                 raise refuse(f"item {self._count}", request, limit)
-            fingerprint = await fingerprint_of(request)
-            item = BatchItem(fingerprint if request is one else key, request)
+            if request is one:
+                key = fingerprint = await _key_of(request)
+            else:
+                fingerprint = await fingerprint_of(request)
+            item = BatchItem(key, request)
         except InvalidRequest as error:
             return Unusable(self._shown(key), error)
         return Line(item, fingerprint)
@@ -144,3 +148,17 @@ class Manifest:
             return str(key)
         except Exception:  # noqa: BLE001 - a long int, or an object of the caller's own class
             return f"item {self._count}"
+
+
+async def _key_of(request: VideoRequest) -> str:
+    """Return the hash of a request without a key, the same for no two that ask for another video.
+
+    Open files and Pillow images are read for it.
+    """
+    image = request.image
+    if image is None or image.kind not in ("file", "pil"):
+        return await fingerprint_of(request)
+    await load("grok_video._images")
+    from grok_video._images import hash_content
+
+    return request.fingerprint(await hash_content(image))

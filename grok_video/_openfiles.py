@@ -9,6 +9,7 @@ of another upload, or of the end of its own call.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import inspect
 import os
 import threading
@@ -31,12 +32,14 @@ if TYPE_CHECKING:
 
     from grok_video._requests import Image
 
-__all__ = ["FilePicture", "Part", "StreamPicture", "open_file"]
+__all__ = ["FilePicture", "Part", "StreamPicture", "hash_file", "open_file"]
 
 T = TypeVar("T")
 
 #: Bytes of a file that cannot seek, which has to be held in memory to be measured.
 LARGEST_UNSEEKABLE: Final = 128 * 2**20
+#: Bytes of a file that are hashed at once.
+_HASHED_AT_ONCE: Final = 2**20
 #: Files that may lie one under the other (a tar in a gzip in a buffer over a file has six).
 _DEEPEST: Final = 12
 
@@ -48,6 +51,35 @@ async def open_file(image: Image, at_once: int) -> FilePicture | StreamPicture:
     """
     thread = _thread_for(image)
     return await thread.run(partial(_open, image, thread, at_once))
+
+
+async def hash_file(image: Image) -> str:
+    """Return the hash of what a file has from its position on, where it is left.
+
+    Raises `InvalidRequest` if it cannot be read, or not twice.
+    """
+    return await _thread_for(image).run(partial(_hash, image))
+
+
+def _hash(image: Image) -> str:
+    if not _can_seek(image):
+        raise refuse(
+            "key",
+            image,
+            "must be given with a picture out of a file that cannot seek, whose content is known "
+            "only once it was read: (key, request), or BatchItem(key, request)",
+        )
+    digest, file = hashlib.sha256(), image.source
+    try:
+        start = file.tell()
+        try:
+            while piece := file.read(_HASHED_AT_ONCE):
+                digest.update(piece)
+        finally:
+            file.seek(start)
+    except Exception as error:  # noqa: BLE001 - any object can stand behind a file's methods
+        raise refuse("image", image, f"must be a readable file ({reason_of(error)})") from None
+    return digest.hexdigest()
 
 
 def _thread_for(image: Image) -> FileThread:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import binascii
 import contextlib
 import errno
+import hashlib
 import io
 import os
 import stat
@@ -40,6 +41,7 @@ __all__ = [
     "Picture",
     "changed",
     "encode_pil",
+    "hash_pil",
     "read_exactly",
     "reason_of",
     "require_file",
@@ -49,6 +51,8 @@ __all__ = [
 SMALL: Final = 64 * 2**10
 #: Characters of base64 that are looked at in one call: the GIL is held for it, here 0.15 ms.
 _VALIDATED_AT_ONCE: Final = 256 * 2**10
+#: Pixels that are hashed at once: some 0.2 ms.
+_HASHED_AT_ONCE: Final = 2**16
 
 
 class Picture(Protocol):
@@ -230,6 +234,30 @@ def _save_pil(picture: Any) -> memoryview:  # noqa: ANN401 - Pillow is an extra
     content = io.BytesIO()
     picture.save(content, **options)
     return content.getbuffer()
+
+
+def hash_pil(image: Image) -> str:
+    """Return the hash of a Pillow image's pixels, the same for the same picture."""
+    with _lock_of(image.source):
+        try:
+            return _hash_of_pixels(image.source)
+        except Exception as error:  # noqa: BLE001 - Pillow's plugins raise what they like
+            raise refuse(
+                "image", image, f"must be a PIL image that can be read ({reason_of(error)})"
+            ) from None
+
+
+def _hash_of_pixels(picture: Any) -> str:  # noqa: ANN401 - Pillow is an extra
+    picture.load()  # of some formats it changes the mode
+    width, height = picture.size
+    palette = picture.getpalette() if picture.mode in ("P", "PA") else None
+    beside = (picture.getexif().get(0x0112, 1), picture.info.get("transparency"), palette)
+    digest = hashlib.sha256(f"{picture.mode} {width} {height} {beside}".encode())
+    # In strips: the GIL is held for each, and the whole would be a second picture in memory.
+    rows = max(1, _HASHED_AT_ONCE // max(1, width))
+    for top in range(0, height, rows):
+        digest.update(picture.crop((0, top, width, min(height, top + rows))).tobytes())
+    return digest.hexdigest()
 
 
 def require_file(image: Image) -> None:

@@ -408,12 +408,12 @@ class VideoRequest(Shown):
         }
         return {name: value for name, value in fields.items() if value is not None}
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, content: str | None = None) -> str:
         """Return a hash that is the same for the same request, without any of its content.
 
         A path counts by its name, not its bytes, so that a manifest costs no disk reads; bytes and
         data URIs count by their content; open files and PIL images have no identity of their own
-        and count by what they are.
+        and count by what they are, or by the hash of their `content` where that is given.
         """
         digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode())
         if self.image is not None:
@@ -424,7 +424,7 @@ class VideoRequest(Shown):
                 content = _hash_of_text(source)
             elif self.image.kind == "url":
                 content = source
-            else:
+            elif content is None:
                 content = self.image.describe()
             digest.update(f"\0{self.image.kind}\0{content}".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()

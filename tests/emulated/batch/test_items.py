@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 
 from grok_video import (
@@ -212,3 +213,45 @@ async def test_keys_never_lead_out_of_the_folder(client: AsyncClient, tmp_path: 
     assert len(files) == len(keys)
     assert all(path.name.startswith("v-") for path in files)
     assert files_in(tmp_path) == files
+
+
+async def test_pictures_without_keys_in_files_and_of_pillow_are_items_by_their_content(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    """As others are: two that differ are two, and a run with the same ones sends none again."""
+    with PIL.Image.open(PHOTO) as photograph:
+        smaller, crossed = photograph.resize((64, 64)), photograph.resize((64, 64))
+    crossed.putpixel((63, 63), (1, 2, 3))
+    grey = smaller.convert("P")
+    recoloured = grey.copy()
+    recoloured.putpalette([255 - part for part in grey.getpalette() or ()])
+    pictures = [smaller, crossed, grey, recoloured]
+    first = io.BytesIO(b"a line before it" + PHOTO.read_bytes())
+
+    def things() -> list[VideoRequest]:
+        first.seek(16)
+        files = [first, io.BytesIO(PHOTO.read_bytes() + b"!")]
+        return [VideoRequest("drift", one, duration=1) for one in (*files, *pictures)]
+
+    words = {"out": tmp_path / "videos", "ledger": tmp_path / "a.sqlite"}
+    found = await outcomes(client, things(), **words)
+    assert list(states(found).values()) == ["saved"] * 6
+    assert first.tell() == 16
+    found = await outcomes(client, things(), **words)
+    assert list(states(found).values()) == ["skipped"] * 6
+    other = [VideoRequest("drift", io.BytesIO(PHOTO.read_bytes() + b"?"), duration=1)]
+    assert list(states(await outcomes(client, other, **words)).values()) == ["saved"]
+    assert grok_emulator.accepted == 7
+
+
+async def test_a_pipe_without_a_key_is_told_that_it_needs_one(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    closed = io.BytesIO(b"x")
+    closed.close()
+    things = [VideoRequest("drift", one) for one in (Pipe(PHOTO.read_bytes()), closed)]
+    found = await outcomes(client, things)
+    assert states(found) == {"item 1": "failed", "item 2": "failed"}
+    assert "key must be given with a picture" in str(found["item 1"].error)
+    assert "must be a readable file" in str(found["item 2"].error)
+    assert grok_emulator.accepted == 0
