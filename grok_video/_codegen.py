@@ -93,15 +93,16 @@ TWINS: Final = {
     "AsyncBatch": Twin("_batch.py", "Batch", "BatchTwin", entered=True),
 }
 OUTPUTS: Final = {"_sync.py": ("AsyncClient", "AsyncJob", "AsyncBatch")}
-_TWIN_NAMES: Final = frozenset(twin.name for twin in TWINS.values())
+_TWIN_OF: Final = {name: twin.name for name, twin in TWINS.items()}
+_TWIN_NAMES: Final = frozenset(_TWIN_OF.values())
 
 #: Names that change wherever they stand in an annotation.
-NAMES: Final = {"AsyncIterator": "Iterator"} | {name: twin.name for name, twin in TWINS.items()}
+NAMES: Final = {"AsyncIterator": "Iterator", "AsyncGenerator": "Generator"} | _TWIN_OF
 #: Parameters that no traceback with local variables may show; veiled in the twin as they are in the
 #: asynchronous method.
 VEILED = frozenset({"api_key", "headers", "image", "output", "proxy"})
 #: Words of docstrings that change everywhere.
-WORDS: Final = {"aclose": "close"} | {name: twin.name for name, twin in TWINS.items()}
+WORDS: Final = {"aclose": "close"} | _TWIN_OF
 #: What becomes of the methods of a class whose context and iteration belong to one task: the
 #: twin's name, and its body with the names of the parameters.
 _ENTERED: Final = {
@@ -233,7 +234,7 @@ class _Class:
         if item.returns is None:
             raise self._no_rule(item, f"{item.name} without a return annotation")
         returns = ast.unparse(item.returns)
-        inner = returns.removeprefix("AsyncIterator[").removesuffix("]")
+        inner = re.sub(r"^Async(Iterator|Generator)\[(.*)\]$", r"\2", returns)
         if inner != returns and is_async == is_generator:
             if inner in TWINS:
                 return f"return self._iterate_twins({TWINS[inner].name}, {direct})"

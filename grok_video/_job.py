@@ -18,7 +18,7 @@ from grok_video._transports._loops import current_time
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Callable, Generator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 
     from grok_video._requests import VideoRequest
     from grok_video._session import Session
@@ -153,7 +153,7 @@ class AsyncJob:
             deadline=deadline,
         )
 
-    async def stream(self) -> AsyncIterator[bytes]:
+    async def stream(self) -> AsyncGenerator[bytes]:
         """Yield the video's bytes as they arrive; a broken transfer is continued where it broke.
 
         Waits for the job first, at most 600 s; `result(timeout)` before it waits otherwise.

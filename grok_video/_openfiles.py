@@ -121,6 +121,8 @@ class FilePicture:
         except Exception as error:  # noqa: BLE001 - any object can stand behind a file's methods
             raise refuse("image", image, f"must be a readable file ({reason_of(error)})") from None
         _require_bytes(head, image)
+        if not self.size and self._start:
+            raise refuse("image", image, "is at its end: seek(0) first, to send what is before it")
         self.mime = require_picture(bytes(head), image, self.size)
 
     async def part(self, offset: int, size: int) -> Part:

@@ -19,6 +19,7 @@ import stat
 import threading
 import time
 import weakref
+from datetime import UTC, datetime
 from itertools import accumulate
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import unquote_to_bytes
@@ -30,6 +31,7 @@ from grok_video._requests import SNIFF_LENGTH, require_picture
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from pathlib import Path
 
     from grok_video._requests import Image
 
@@ -159,16 +161,17 @@ class PathPicture:
     __slots__ = ("_measured", "_path", "mime", "needs_thread", "size")
 
     def __init__(self, image: Image) -> None:
-        self._path: os.PathLike[str] = image.source
         with _refusing(image):
-            found = os.stat(self._path)  # noqa: PTH116 - any PathLike
+            # From here on the same file, wherever the process works when it is sent.
+            self._path: Path = image.source.absolute()
+            found = self._path.stat()
             _require_regular(found.st_mode, image)
             with self._file() as file:
                 # Again, of what was really opened.
                 found = os.fstat(file.fileno())
                 _require_regular(found.st_mode, image)
                 head = file.read(SNIFF_LENGTH) or b""
-        self._measured = (found.st_size, found.st_mtime_ns)
+        self._measured = found
         self.size = found.st_size
         self.mime = require_picture(head, str(image.source), self.size)
         self.needs_thread = True
@@ -183,14 +186,26 @@ class PathPicture:
                 found = os.fstat(file.fileno())
         except (OSError, ValueError) as error:
             raise changed(os.fspath(self._path), reason_of(error)) from None
-        if len(piece) != size or (found.st_size, found.st_mtime_ns) != self._measured:
-            raise changed(
-                os.fspath(self._path), f"{self.size} bytes at first, {found.st_size} bytes now"
-            )
+        if len(piece) != size or _facts(found) != _facts(self._measured):
+            raise changed(os.fspath(self._path), _difference(self._measured, found))
         return encode(memoryview(piece), sizes)
 
     def _file(self) -> io.FileIO:
         return io.FileIO(os.fspath(self._path), "rb", opener=_open_without_waiting)
+
+
+def _facts(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _difference(before: os.stat_result, now: os.stat_result) -> str:
+    """Return how a file can be seen to be another one than it was."""
+    if before.st_size == now.st_size and before.st_mtime_ns != now.st_mtime_ns:
+        then = datetime.fromtimestamp(now.st_mtime, UTC)
+        return f"it was modified since, at {then:%Y-%m-%d %H:%M:%S.%f} UTC"
+    if before.st_size == now.st_size and before.st_ino != now.st_ino:
+        return "another file is in its place"
+    return f"{before.st_size} bytes at first, {now.st_size} bytes now"
 
 
 def encode_pil(image: Image) -> Picture:

@@ -15,7 +15,8 @@ import sys
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
 from grok_video import _fork
 from grok_video._create import CANCEL_GRACE
@@ -314,7 +315,7 @@ class Line:
             self._failure = error
 
 
-class BlockingIterator(Generic[T]):
+class BlockingIterator(Generator[T, None, None]):
     """A plain iterator over what an asynchronous one gives, all of it in one task of the loop.
 
     Begun by the first `next`; several threads may draw from it in turn. `close()`, or dropping it,
@@ -364,6 +365,16 @@ class BlockingIterator(Generic[T]):
                 if not more:
                     self._source = None
             raise StopIteration
+
+    def send(self, value: None, /) -> T:
+        """Return the next value; a generator is what `contextlib.closing` and checkers know."""
+        del value
+        return next(self)
+
+    def throw(self, kind: Any, value: Any = None, _: Any = None, /) -> NoReturn:  # noqa: ANN401 - as Python has it
+        """Close it and raise, as a generator does that handles nothing."""
+        self.close()
+        raise kind if value is None else value
 
     def close(self) -> None:
         """The iteration is over, and what it held is closed."""

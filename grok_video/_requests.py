@@ -34,7 +34,16 @@ MAX_DURATION: Final = 15
 AspectRatio: TypeAlias = Literal["1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3"]
 Resolution: TypeAlias = Literal["480p", "720p", "1080p"]
 # Not with bars: two of these are names that are not known yet, and the annotations here are types.
-ImageInput: TypeAlias = Union["Image", os.PathLike[str], str, bytes, IO[bytes], "PIL.Image.Image"]
+ImageInput: TypeAlias = Union[
+    "Image",
+    os.PathLike[str],
+    str,
+    bytes,
+    bytearray,
+    memoryview,
+    IO[bytes],
+    "PIL.Image.Image",
+]
 
 #: The picture types that the create page names, by their first bytes.
 _SIGNATURES: Final = (
@@ -203,10 +212,14 @@ class Image:
         anything is sent.
         """
         require_path("image", path)
-        return cls("path", Path(path))
+        try:
+            name = os.fsdecode(path)  # a scan of a folder whose name is bytes gives such
+        except TypeError:
+            raise refuse("image", type(path), "must be a path that is a str") from None
+        return cls("path", Path(name))
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
+    def from_bytes(cls, data: bytes | bytearray | memoryview) -> Self:
         """Return an image whose file content is `data`; its type is told from the bytes."""
         if not isinstance(data, bytes | bytearray | memoryview):
             raise refuse("image", type(data), "must be bytes, the content of a picture file")
@@ -444,16 +457,23 @@ def _checked_output(output: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     if not isinstance(output, Mapping):
         raise refuse("output", output, "must be a mapping such as {'upload_url': 'https://...'}")
+    try:
+        text = json.dumps(dict(output), allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError):
+        raise refuse("output", type(output).__name__, "must hold only what JSON can") from None
+    except RecursionError:
+        limit = "must hold only what JSON can, and not be nested so deeply"
+        raise refuse("output", type(output).__name__, limit) from None
+    if not _is_utf8(text):
+        limit = "must hold text that UTF-8 can hold (no lone surrogates)"
+        raise refuse("output", type(output).__name__, limit)
     target = output.get("upload_url")
     if target is not None and not (isinstance(target, str) and _is_url(target)):
         # Redacted as the URL that it should be: its query may be a signature.
         shown = redact_url(target) if isinstance(target, str) else target
         limit = f"must hold an http(s) URL in 'upload_url', of {_AT_MOST}"
         raise refuse("output", shown, limit)
-    try:
-        copy: dict[str, Any] = json.loads(json.dumps(dict(output), allow_nan=False))
-    except (TypeError, ValueError):
-        raise refuse("output", type(output).__name__, "must hold only what JSON can") from None
+    copy: dict[str, Any] = json.loads(text)
     return copy
 
 

@@ -22,7 +22,7 @@ from grok_video._twins import BatchTwin, ClientTwin, JobTwin
 if TYPE_CHECKING:
     import os
     import ssl
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
     from decimal import Decimal
     from types import TracebackType
 
@@ -467,7 +467,7 @@ class Job(JobTwin):
             self._handle.download, destination, overwrite=overwrite, sha256=sha256, timeout=timeout
         )
 
-    def stream(self) -> Iterator[bytes]:
+    def stream(self) -> Generator[bytes]:
         """Yield the video's bytes as they arrive; a broken transfer is continued where it broke.
 
         Waits for the job first, at most 600 s; `result(timeout)` before it waits otherwise.

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         AsyncIterator,
         Awaitable,
         Callable,
+        Generator,
         Iterable,
         Iterator,
     )
@@ -193,7 +194,7 @@ class Twin(Generic[H]):
             self._tell(error)
             raise
 
-    def _iterate(self, values: AsyncIterator[T]) -> Iterator[T]:
+    def _iterate(self, values: AsyncIterator[T]) -> Generator[T]:
         """Return a plain iterator over what a method of the handle gives."""
         return BlockingIterator(self._core, values, as_it_is, self._tell)
 

@@ -6,7 +6,7 @@ import concurrent.futures as cf
 import contextlib
 import gc
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -40,10 +40,19 @@ def test_a_stream_that_is_closed_half_way_lets_go_of_its_connection(
     client = new_blocking(emulator)
     stream = client.submit("drift", duration=1).stream()
     assert next(stream)[4:8] == b"ftyp"
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert crossings(client) == 0
     with pytest.raises(StopIteration):
         next(stream)
+
+
+def test_a_stream_is_a_generator_that_an_error_ends(blocking: Client) -> None:
+    stream = blocking.submit("drift", duration=1).stream()
+    assert isinstance(stream, Generator)
+    assert stream.send(None)
+    with pytest.raises(KeyError, match="mine"):
+        stream.throw(KeyError("mine"))
+    assert list(stream) == []
 
 
 def test_an_iterator_that_was_never_begun_costs_nothing(waiting: Client) -> None:

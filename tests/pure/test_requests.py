@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import hashlib
 import io
+import os
 import pickle
 import time
 import tracemalloc
@@ -21,6 +22,14 @@ from grok_video._requests import ASPECT_RATIOS, RESOLUTIONS, sniff
 JPEG = b"\xff\xd8\xff\xe0" + bytes(20)
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 WEBP = b"RIFF\x24\0\0\0WEBPVP8 " + bytes(20)
+
+
+def nested(depth: int) -> dict[str, Any]:
+    inner: dict[str, Any] = {}
+    for _ in range(depth):
+        inner = {"a": inner}
+    return inner
+
 
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     # name: (words, field, part of the limit)
@@ -52,6 +61,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "http(s) URL",
     ),
     "output without a host": ({"output": {"upload_url": "https://"}}, "output", "http(s) URL"),
+    "output with a surrogate": (
+        {"output": {"upload_url": "https://put.example/\ud800"}},
+        "output",
+        "no lone surrogates",
+    ),
+    "output with a surrogate within": ({"output": {"a": ["\ud800"]}}, "output", "UTF-8"),
+    "output that is nested too deeply": ({"output": nested(100_000)}, "output", "JSON"),
     "output that JSON cannot hold": ({"output": {"x": object()}}, "output", "JSON"),
     "a string that is a local path": ({"image": "cat.jpg"}, "image", "pathlib.Path"),
     "a file URL": ({"image": "file:///etc/passwd"}, "image", "pathlib.Path"),
@@ -369,3 +385,13 @@ def test_the_fingerprint_of_a_long_data_uri_is_that_of_its_text() -> None:
         settings + b"\0data\0" + hashlib.sha256(uri.encode()).hexdigest().encode()
     )
     assert VideoRequest("drift", uri).fingerprint() == expected.hexdigest()
+
+
+def test_what_a_scan_of_a_folder_gives_is_a_path_also_where_its_names_are_bytes(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "cat.jpg").touch()
+    for folder in (tmp_path, os.fsencode(tmp_path)):
+        with os.scandir(folder) as found:
+            [entry] = found
+        assert Image.of(entry) == Image.of(tmp_path / "cat.jpg")

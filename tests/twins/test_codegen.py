@@ -147,7 +147,7 @@ METHODS = {
     "a special method": "def __len__(self) -> int: ...",
     "an async context": "async def make(self) -> AsyncContextManager[int]:\n    'D.'",
     "an awaitable": "def make(self) -> Awaitable[int]:\n    'D.'",
-    "an async generator": "async def make(self) -> AsyncGenerator[int]:\n    'D.'\n    yield 1",
+    "an async generator": "async def make(self) -> AsyncIterable[int]:\n    'D.'\n    yield 1",
     "an unknown hook": "async def make(self, tell: Callable[[AsyncJob], bool]) -> int:\n    'D.'",
     "an unknown result": "async def make(self) -> list[AsyncJob]:\n    'D.'",
     "an async iterable": "async def make(self, of: AsyncIterable[int]) -> int:\n    'D.'",

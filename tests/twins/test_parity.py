@@ -25,6 +25,7 @@ SPECIAL = {
 #: How an asynchronous annotation reads on the other side, in this order.
 ANNOTATIONS = (
     ("AsyncIterator", "Iterator"),
+    ("AsyncGenerator", "Generator"),
     *PAIRS.items(),
 )
 

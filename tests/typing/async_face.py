@@ -5,6 +5,7 @@ A `type: ignore` here is an assertion too: both checkers are told to report one 
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import AsyncIterator
 from decimal import Decimal
@@ -19,8 +20,10 @@ from grok_video import (
     AsyncJob,
     BatchSource,
     BatchSummary,
+    Client,
     Image,
     ImageInput,
+    Job,
     JobStatus,
     JobTimeout,
     Limits,
@@ -52,6 +55,12 @@ async def face(client: AsyncClient) -> None:
         assert_type(snapshot, Snapshot)
     async for chunk in job.stream():
         assert_type(chunk, bytes)
+    async with contextlib.aclosing(job.stream()) as stream:
+        async for chunk in stream:
+            assert_type(chunk, bytes)
+    await client.submit("drift", bytearray(b"\xff\xd8\xff"))
+    await client.submit("drift", memoryview(b"\xff\xd8\xff"))
+    Image.from_bytes(bytearray(b"\xff\xd8\xff"))
     assert_type(client.as_completed([job]), AsyncIterator[AsyncJob])
     video = await client.generate("drift", save_to="a.mp4", timeout=60)
     assert_type(video.url, str | None)
@@ -116,3 +125,10 @@ async def mistakes(client: AsyncClient, snapshot: Snapshot) -> None:
     await client.submit(VideoRequest("drift"), duration=8)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     AsyncClient("key", transport="requests")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     snapshot.status = JobStatus.DONE  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def blocking_face(client: Client) -> None:
+    with contextlib.closing(client.job("id").stream()) as stream:
+        for chunk in stream:
+            assert_type(chunk, bytes)
+    assert_type(client.submit("drift", memoryview(b"\xff\xd8\xff")), Job)

@@ -16,7 +16,7 @@ from grok_video._body import create_body
 from grok_video._images import LARGE_PIECE
 from grok_video._pictures import SMALL
 
-from .conftest import PNG, a_picture, grow, whole
+from .conftest import JPEG, PNG, a_picture, grow, whole
 
 
 def shrink(path):
@@ -44,6 +44,34 @@ async def test_a_file_that_changes_while_it_is_sent_never_completes_its_body(cha
                 got += len(chunk)
         assert got < body.length
         assert body.failure is info.value
+
+
+async def test_a_file_that_is_another_one_of_the_same_size_is_found_out_and_told(tmp_path):
+    """In the same second as well, and where it was given the time of the one before it."""
+    path, other = tmp_path / "cat.jpg", tmp_path / "new.jpg"
+    path.write_bytes(a_picture(SMALL))
+    measured = path.stat()
+    async with create_body(VideoRequest("drift", path)) as body:
+        rewrite(path)
+        with pytest.raises(InvalidRequest, match=r"modified since, at .*UTC"):
+            await whole(body)
+        other.write_bytes(a_picture(SMALL, PNG))
+        os.utime(other, ns=(measured.st_atime_ns, measured.st_mtime_ns))
+        other.replace(path)
+        with pytest.raises(InvalidRequest, match="another file is in its place"):
+            await whole(body)
+
+
+async def test_a_relative_path_is_the_same_file_after_the_process_has_moved(tmp_path, monkeypatch):
+    for name, magic in (("here", JPEG), ("there", PNG)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cat.jpg").write_bytes(a_picture(SMALL, magic))
+    monkeypatch.chdir(tmp_path / "here")
+    request = VideoRequest("drift", Path("cat.jpg"))
+    async with create_body(request) as body:
+        monkeypatch.chdir(tmp_path / "there")
+        assert b"image/jpeg" in await whole(body)
+    assert request.image.describe() == "cat.jpg"
 
 
 async def test_a_file_object_that_grows_or_shrinks_is_found_out():

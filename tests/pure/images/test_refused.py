@@ -120,6 +120,12 @@ def test_a_string_is_never_a_path(tmp_path):
         VideoRequest("drift", str(path))
 
 
+async def test_a_file_that_was_just_written_is_told_to_be_wound_back():
+    file = io.BytesIO()
+    file.write(a_picture(100))
+    assert "is at its end: seek(0) first" in await refusal(file)
+
+
 async def test_text_files_closed_files_and_async_files_are_refused(tmp_path):
     path = tmp_path / "cat.jpg"
     path.write_bytes(a_picture(100))
