@@ -15,7 +15,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from grok_video import _disk
 from grok_video._destination import Destination
@@ -197,6 +197,7 @@ class PartFile:
             self._store(batch)
             try:
                 self._sync()
+                self._note_length()
                 if os.name == "nt":  # an open file cannot be renamed there
                     self._release()
                 self._rename()
@@ -249,7 +250,7 @@ class PartFile:
             self._store(batch)
         is_here = _disk.is_at(self._descriptor, self._place.part)
         is_whole = is_here and os.fstat(self._descriptor).st_size == self.size
-        kept = self.size if is_whole and self.version.is_provable else 0
+        kept = self.size if is_whole and self.version.serves_again(self.size) else 0
         if not is_here:
             pass  # what has its name now is somebody's
         elif kept:
@@ -391,6 +392,16 @@ class PartFile:
             # next sync would say that all is well. So nothing of this part is believed any more.
             self.version = Version()
             raise
+
+    def _note_length(self) -> None:
+        """The record says how long the video is, where only its end has told that.
+
+        So the next try knows that the part is all of it, should the name be taken.
+        """
+        if self.version.total is None:
+            self.version = evolve(self.version, total=self.size)
+            with contextlib.suppress(OSError):  # a whole video is not given up for its record
+                self._record.write(self.version)
 
     def _rename(self) -> None:
         part, file = self._place.part, self._place.file

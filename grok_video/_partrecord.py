@@ -72,6 +72,8 @@ class Record:
             return None
         if version.total is not None and size > version.total:
             return None
+        if not version.serves_again(size):
+            return None
         self._seal_at = len(line) if seal else None
         return version, digest
 
@@ -163,10 +165,9 @@ def _version(facts: Any, request_id: str) -> Version | None:  # noqa: ANN401 - J
         return None
     etag, modified, total = facts.get("etag"), facts.get("modified"), facts.get("total")
     weak = facts.get("weak")
-    version = Version(
+    return Version(
         strong(etag) if isinstance(etag, str) else None,
         modified if isinstance(modified, str) else None,
         total if isinstance(total, int) else None,
         weak if isinstance(weak, str) else None,
     )
-    return version if version.is_provable else None

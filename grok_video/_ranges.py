@@ -46,6 +46,13 @@ class Version:
         """True if a later answer can be compared with it, so that kept bytes can be used again."""
         return self.etag is not None or self.modified is not None
 
+    def serves_again(self, size: int) -> bool:
+        """Return whether its first `size` bytes are of use later: with the rest, or as all of it.
+
+        To a whole file nothing is added, so nothing need be compared.
+        """
+        return self.is_provable or size == self.total
+
     def is_same(self, other: Version) -> bool:
         """Return whether both are provably the same bytes."""
         if None not in (self.total, other.total) and self.total != other.total:

@@ -1,4 +1,4 @@
-"""The part file and its own rules, on a real disk and without a server."""
+"""The part file and its own rules, on a real disk."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from grok_video import DestinationError
 from grok_video._partfile import Batch, PartFile
 from grok_video._ranges import Version
 
-from .fileserver import SMALL
-from .harness import ID, names
+from .fileserver import SMALL, Chunked, Say, boxed
+from .harness import ID, Downloads, is_whole, names
 
 
 @pytest.mark.parametrize("change", ["cut", "grown"])
@@ -34,3 +34,42 @@ def test_a_part_that_changed_after_its_last_byte_is_not_called_the_video(
     assert file.close(Batch()) == 0, "and nothing of it is believed"
     assert names(tmp_path) == ({"cat.mp4"} if overwrite else set())
     assert not overwrite or path.read_bytes() == b"an older video"
+
+
+@pytest.mark.parametrize("always", [None, Chunked()], ids=["with a length", "without one"])
+@pytest.mark.parametrize("between", ["nothing", "a try that is closed at once"])
+async def test_a_whole_video_is_kept_without_an_etag_where_its_name_was_taken(
+    downloads: Downloads, tmp_path: Path, always: object, between: str
+) -> None:
+    """Nothing is to be added to it, so nobody need tell which version its rest is of."""
+    path = tmp_path / "cat.mp4"
+    downloads.server.data = data = boxed(200_000)
+    downloads.server.etag, downloads.server.always = None, always
+    error = await downloads.refused(
+        DestinationError, path, on_bytes=lambda *_: path.write_bytes(b"theirs")
+    )
+    assert "made by somebody else" in str(error)
+    assert error.bytes_kept == len(data)
+    path.unlink()
+    if between == "a try that is closed at once":
+        file = PartFile(path, overwrite=False, sha256=True, request_id=ID)
+        file.open()
+        assert file.close(Batch()) == len(data)
+    downloads.server.always = Say(404)
+    assert is_whole(await downloads.save(path), path, data)
+    assert len(downloads.server.requests) == 1
+    assert names(tmp_path) == {"cat.mp4"}
+
+
+async def test_a_whole_video_without_an_etag_that_somebody_changed_is_fetched_again(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    path, part = tmp_path / "cat.mp4", tmp_path / "cat.mp4.part"
+    downloads.server.etag = None
+    await downloads.refused(DestinationError, path, on_bytes=lambda *_: path.write_bytes(b"theirs"))
+    path.unlink()
+    data = bytearray(part.read_bytes())
+    data[77_777] ^= 1
+    part.write_bytes(data)
+    assert is_whole(await downloads.save(path), path, SMALL)
+    assert downloads.server.ranges == [None, None]
