@@ -102,6 +102,8 @@ class PartFile:
         self._mutex = threading.Lock()
         self._descriptor = -1
         self._closed = False
+        #: True where what the part holds is of this job, or nothing.
+        self._is_own = False
         self._wants_hash = sha256
         #: None where nothing is to be hashed: it costs about as much as all the rest of a download.
         self._hash = hashlib.sha256() if sha256 else None
@@ -232,7 +234,8 @@ class PartFile:
     def close(self, batch: Batch) -> int:
         """Nothing is open any more. Return how many bytes are kept for the next try.
 
-        What waits is written first. A part that no later try could use is removed.
+        What waits is written first. A part that no later try could use is removed, but not what
+        another job may have kept there before this one had anything to put in its place.
         """
         with self._mutex:
             self._closed = True
@@ -256,7 +259,7 @@ class PartFile:
         elif kept:
             with contextlib.suppress(OSError):
                 self._seal()
-        else:
+        elif self._is_own:
             if os.name == "nt":  # an open file cannot be removed there
                 self._release()
             with contextlib.suppress(OSError):
@@ -300,6 +303,7 @@ class PartFile:
     def _recall(self) -> None:
         """Read what the part holds; forget it if it is not provably of this job."""
         size = os.fstat(self._descriptor).st_size
+        self._is_own = not size
         if not size:
             return
         try:
@@ -310,6 +314,7 @@ class PartFile:
             raise self._refuse(problem) from None
         if kept is None:
             return
+        self._is_own = True
         self.size, (self.version, self._sealed) = size, kept
         if self._sealed is not None and self._hash is None:
             self._hash = hashlib.sha256()  # to be compared, and then no more
@@ -353,6 +358,7 @@ class PartFile:
         if free is not None and free < needed:
             problem = f"the disk is full (the video needs {needed} bytes more, {free} are free)"
             raise self._refuse(problem) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._is_own = True
         os.ftruncate(self._descriptor, 0)
         self.size = self._hashed = 0
         self._hash = hashlib.sha256() if self._wants_hash else None

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from grok_video import DestinationError
+from grok_video import DestinationError, DownloadError, LinkExpired
 from grok_video._partfile import Batch, PartFile
 from grok_video._ranges import Version
 
-from .fileserver import SMALL, Chunked, Say, boxed
+from .fileserver import SMALL, Chunked, Cut, Say, boxed
 from .harness import ID, Downloads, is_whole, names
 
 
@@ -73,3 +73,46 @@ async def test_a_whole_video_without_an_etag_that_somebody_changed_is_fetched_ag
     part.write_bytes(data)
     assert is_whole(await downloads.save(path), path, SMALL)
     assert downloads.server.ranges == [None, None]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("kept", ["a part", "the whole video"])
+async def test_a_try_that_brings_nothing_leaves_what_another_job_kept(
+    downloads: Downloads, tmp_path: Path, kept: str
+) -> None:
+    path = tmp_path / "cat.mp4"
+    if kept == "a part":
+        downloads.server.script.extend([Cut(100_000), *[Say(404)] * 5])
+        await downloads.refused(LinkExpired, path)
+    else:
+        await downloads.refused(
+            DestinationError, path, on_bytes=lambda *_: path.write_bytes(b"theirs")
+        )
+        path.unlink()
+    before = contents(tmp_path)
+    for answers in ([Say(503)] * 8, [Say(200, b"<html>")]):
+        downloads.server.script.extend(answers)
+        with pytest.raises(DownloadError) as caught:
+            await downloads.save(path, request_id="another-job")
+        assert (caught.value.bytes_kept, caught.value.part) == (0, None)
+        assert contents(tmp_path) == before
+    assert is_whole(await downloads.save(path), path, SMALL)
+    is_asked = downloads.server.ranges[-1] == "bytes=100000-"
+    assert is_asked == (kept == "a part"), "and of the whole one nothing is fetched again"
+
+
+async def test_a_try_of_another_job_that_broke_leaves_nothing_of_either_that_misleads(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    """What it began is its own to remove, also where the part was another's before."""
+    path = tmp_path / "cat.mp4"
+    downloads.server.script.extend([Cut(100_000), *[Say(404)] * 5])
+    await downloads.refused(LinkExpired, path)
+    downloads.server.etag = None
+    downloads.server.script.extend([Cut(50_000), *[Say(404)] * 5])
+    with pytest.raises(LinkExpired):
+        await downloads.save(path, request_id="another-job")
+    assert names(tmp_path) == set()
