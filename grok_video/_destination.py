@@ -29,5 +29,9 @@ class Destination(os.PathLike[str]):
         """Return the destination that this names, from now on the same one."""
         return named if isinstance(named, Destination) else cls(named)
 
+    def name_now(self) -> str:
+        """Return a name that leads there now: the one it was given, if that still does."""
+        return self.shown if os.fspath(Destination(self.shown)) == self._path else self._path
+
     def __fspath__(self) -> str:
         return self._path

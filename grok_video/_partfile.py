@@ -92,8 +92,6 @@ class PartFile:
     ) -> None:
         """See the class; `adopt` takes what has the destination's name for the video if it is."""
         self._destination = Destination.of(destination)
-        #: The destination, as the caller named it.
-        self.path = Path(self._destination.shown)
         self._place: Place  # made by `open`
         self._record: Record
         self._overwrite = overwrite
@@ -122,9 +120,14 @@ class PartFile:
         self._release()
 
     @property
+    def path(self) -> Path:
+        """The destination, as the caller named it while that leads there."""
+        return Path(self._destination.name_now())
+
+    @property
     def part(self) -> Path:
-        """The part file, beside the destination as the caller named it."""
-        return self._place.shown_part
+        """The part file, beside the destination as the caller named it while that leads there."""
+        return self.path.parent / self._place.part.name
 
     @property
     def sha256(self) -> str | None:

@@ -32,8 +32,9 @@ class Place:
     def __init__(self, destination: str | os.PathLike[str]) -> None:
         destination = Destination.of(destination)
         name = destination.shown
-        self.shown = Path(name)
-        self.file = Path(os.path.abspath(destination))  # noqa: PTH100 - resolve() would follow a link
+        # Nothing is taken off: behind a link to a folder, `..` is not the folder that the link is
+        # in, and abspath() would lead to a file that nobody named.
+        self.file = Path(destination)
         self.names_folder = name.endswith(("/", os.sep)) or not self.file.name
         stem = self.file.name or "video"
         if len(os.fsencode(stem)) + len(".part.json") > _LONGEST_NAME:
@@ -41,8 +42,6 @@ class Place:
             stem = os.fsdecode(os.fsencode(stem)[:64]) + "~" + digest
         self.part = self.file.parent / f"{stem}.part"
         self.record = self.file.parent / f"{stem}.part.json"
-        #: The part as the caller would name it: beside what they passed.
-        self.shown_part = self.shown.parent / self.part.name
 
     def check(self, *, overwrite: bool) -> str | None:
         """Return why the file cannot be put there, or None."""

@@ -139,7 +139,7 @@ async def test_a_relative_path_means_the_folder_of_the_call_also_after_the_wait(
 
     async def download() -> None:
         video = await job.download("cat.mp4")
-        assert video.path == Path("cat.mp4")
+        assert video.path == here / "cat.mp4"
 
     async def generate() -> None:
         await client.generate("drift", duration=1, save_to=Path("dog.mp4"))

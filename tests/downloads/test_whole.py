@@ -79,8 +79,41 @@ async def test_a_relative_path_means_the_folder_of_the_call(
         os.chdir(tmp_path / "elsewhere")
 
     video = await downloads.save("cat.mp4", on_bytes=move)
-    assert video.path == Path("cat.mp4")
-    assert (tmp_path / "cat.mp4").read_bytes() == SMALL
+    assert is_whole(video, tmp_path / "cat.mp4", SMALL), "and the path leads there from elsewhere"
+
+
+async def test_a_relative_path_is_told_as_it_was_named_while_it_leads_to_the_file(
+    downloads: Downloads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert (await downloads.save("cat.mp4")).path == Path("cat.mp4")
+
+
+async def test_what_is_kept_of_a_relative_path_is_told_by_a_path_that_leads_there(
+    downloads: Downloads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    downloads.server.script.extend([Cut(1000), *[Say(404)] * 5])
+    error = await downloads.refused(
+        LinkExpired, "cat.mp4", on_bytes=lambda *_: os.chdir(tmp_path / "elsewhere")
+    )
+    assert error.part == tmp_path / "cat.mp4.part"
+
+
+async def test_two_dots_behind_a_link_mean_what_they_mean_to_the_system(
+    downloads: Downloads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that would have the name, were the dots taken off by text, is somebody's."""
+    (tmp_path / "releases" / "1").mkdir(parents=True)
+    (tmp_path / "current").symlink_to(tmp_path / "releases" / "1")
+    (tmp_path / "cat.mp4").write_bytes(b"precious")
+    monkeypatch.chdir(tmp_path)
+    for named in (Path("current/../cat.mp4"), tmp_path / "current" / ".." / "dog.mp4"):
+        video = await downloads.save(named, overwrite=True)
+        assert is_whole(video, named, SMALL)
+    assert names(tmp_path / "releases") == {"1", "cat.mp4", "dog.mp4"}
+    assert (tmp_path / "cat.mp4").read_bytes() == b"precious"
 
 
 async def test_a_file_without_a_length_is_taken_to_its_end(
