@@ -133,10 +133,13 @@ def judge(
             match = _CONTENT_RANGE.fullmatch(headers.get("content-range", "").strip())
             is_end = have > 0 and match is not None and match[3] == str(have)
             return Complete() if is_end and version.total in (None, have) else StartOver()
+        case 412 | 501 if have and not whole:
+            return StartOver()  # of a server that knows no ranges, or no condition
         case 408 | 425 | 429:
             return Passing(_failure(RateLimited, status, headers))
         case _ if 400 <= status < 500:
-            # 400, 401, 403, 404 and 410 are all in use for a signed link that ran out.
+            # 400, 401, 403, 404 and 410 are all in use for a signed link that ran out, and some of
+            # them for a range that is not served.
             return LinkDied(status)
         case _:
             return Passing(_failure(ServerError, status, headers))

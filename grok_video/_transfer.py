@@ -312,6 +312,10 @@ class Transfer:
         words = f"the link is dead (HTTP {status})"
         if self._deaths > _LINKS:
             raise self.error(LinkExpired, f"{words}, and so were the fresh ones of the job")
+        if self._deaths > 1:
+            self._whole_only = (
+                True  # a fresh link is no better: it may be the range that is refused
+            )
         failure: GrokVideoError = ServerError(words, status=status)
         try:
             fresh = await self._source.fresh_video()

@@ -68,6 +68,13 @@ class IgnoreRange:
 
 
 @frozen
+class RefuseRange:
+    """Answer with this where a range is asked for, and with the file where none is."""
+
+    status: int
+
+
+@frozen
 class Change:
     """From now on the file is another one."""
 
@@ -182,6 +189,9 @@ class FileServer:
             headers = {"Content-Length": str(len(fault.body))} | fault.headers
             self._head(connection, fault.status, headers)
             connection.sendall(fault.body)
+            return True
+        if isinstance(fault, RefuseRange) and "range" in request:
+            self._head(connection, fault.status, {"Content-Length": "0"})
             return True
         obey_if_range = True
         if isinstance(fault, Change):

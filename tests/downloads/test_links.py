@@ -20,7 +20,7 @@ from grok_video import (
 from grok_video._transports._aiohttp import AiohttpTransport
 from grok_video._transports._httpx import HttpxTransport
 
-from .fileserver import MEDIUM, MIB, SMALL, Cut, FileServer, Hold, Say
+from .fileserver import MEDIUM, MIB, SMALL, Cut, FileServer, Hold, RefuseRange, Say
 from .harness import ID, Downloads, Job, config, is_whole, names
 
 
@@ -60,6 +60,32 @@ async def test_links_that_are_all_dead_end_it(downloads: Downloads, tmp_path: Pa
     assert "HTTP 403" in str(error)
     assert downloads.job.polls == 4
     assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize(("status", "polls"), [(400, 2), (403, 2), (404, 2), (412, 0), (501, 0)])
+@pytest.mark.parametrize("way", ["in the same call", "in the next call", "as a stream"])
+async def test_a_server_that_refuses_every_range_gives_the_file_all_the_same(
+    downloads: Downloads, tmp_path: Path, status: int, polls: int, way: str
+) -> None:
+    """What is kept is skipped, not written twice; a 4xx might have been the link's."""
+    path, server = tmp_path / "cat.mp4", downloads.server
+    server.script.append(Cut(100_000))
+    if way == "in the next call":
+        server.script.extend([Say(404)] * 5)
+        await downloads.refused(LinkExpired, path)
+    server.always = RefuseRange(status)
+    before = len(server.requests)
+    downloads.job.polls = 0
+    if way == "as a stream":
+        assert b"".join([chunk async for chunk in downloads.stream()]) == SMALL
+    else:
+        parts: list[int] = []
+        video = await downloads.save(path, on_bytes=lambda here, _: parts.append(here))
+        assert is_whole(video, path, SMALL)
+        assert parts == sorted(parts), "nothing begins anew"
+    assert downloads.job.polls == polls
+    assert server.ranges[-1] is None
+    assert len(server.requests) - before <= 4
 
 
 async def test_a_job_that_has_expired_meanwhile_ends_it(
