@@ -86,6 +86,38 @@ def is_still(path: Path, file: os.stat_result) -> bool:
         return False
 
 
+def may(path: Path, mode: int) -> bool:
+    """Return whether this process may use it so (`os.access`), as who it is now."""
+    # A file system may refuse for reasons of its own (/proc does).
+    as_now = os.access in os.supports_effective_ids
+    return os.access(path, mode, effective_ids=as_now)
+
+
+def its_owners(path: Path) -> str | None:
+    """Return in words that only another user may replace what is there, as in /tmp, or None."""
+    if os.name == "nt":
+        return None
+    try:
+        folder, file = path.parent.stat(), path.lstat()
+    except FileNotFoundError:
+        return None
+    if not folder.st_mode & stat.S_ISVTX or os.geteuid() in (0, folder.st_uid, file.st_uid):
+        return None
+    return f"{path.name} is another user's, and its folder lets nobody else replace it"
+
+
+def refused(path: Path) -> str | None:
+    """Return why this user cannot go on with the file and rename it, or None."""
+    problem = its_owners(path)
+    if problem is None and not may(path, os.R_OK | os.W_OK) and os.path.lexists(path):
+        problem = _refused(path)
+    return problem
+
+
+def _refused(path: Path) -> str:
+    return f"{path.name} may not be read and written by this user; move it away"
+
+
 def write(descriptor: int, chunks: list[bytes]) -> int:
     # Gathered by the system: joining 1 MiB first would copy every byte once more.
     if hasattr(os, "writev"):
@@ -158,6 +190,11 @@ def words(error: OSError) -> str:
         case errno.EROFS:
             return "the file system is read-only"
         case errno.EACCES | errno.EPERM:
+            # Of a renaming there are two names, and it is their folder that refuses.
+            if error.filename is not None and error.filename2 is None:
+                file = Path(os.fsdecode(error.filename))
+                if os.path.lexists(file):
+                    return _refused(file)
             return "the folder cannot be written to"
         case errno.ELOOP:
             return "the part file's name is a symbolic link; move it away"

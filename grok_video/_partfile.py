@@ -144,7 +144,7 @@ class PartFile:
             if self._closed:
                 return
             self._place = Place(self._destination)
-            problem = self._place.check(overwrite=self._overwrite or self._adopt)
+            problem = self._place.check(overwrite=self._overwrite, adopt=self._adopt)
             if problem is not None:
                 raise self._refuse(problem)
             self._record = Record(self._place.record, self._request_id)

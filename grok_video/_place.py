@@ -43,8 +43,11 @@ class Place:
         self.part = self.file.parent / f"{stem}.part"
         self.record = self.file.parent / f"{stem}.part.json"
 
-    def check(self, *, overwrite: bool) -> str | None:
-        """Return why the file cannot be put there, or None."""
+    def check(self, *, overwrite: bool, adopt: bool = False) -> str | None:
+        """Return why the file cannot be put there, or None.
+
+        With `adopt` what has its name may be the video, and would be kept.
+        """
         if "\0" in str(self.file):
             return "a file name cannot contain a null byte"
         try:
@@ -61,16 +64,19 @@ class Place:
             else:
                 if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
                     return "it is a pipe, socket or device, not a file; it was not touched"
-                if not overwrite:
+                if not (overwrite or adopt):
                     return TAKEN
-            if not os.access(folder, os.W_OK | os.X_OK):
+                problem = _disk.its_owners(self.file) if overwrite else None
+                if problem is not None:
+                    return problem
+            if not _disk.may(folder, os.W_OK | os.X_OK):
                 return f"the folder {folder} cannot be written to"
             if self._is_not_ours():
                 return f"{self.part.name} is not a file of ours; move it away"
             Record(self.record, "").check()
+            return _disk.refused(self.part) or _disk.refused(self.record)
         except OSError as error:
             return _disk.words(error)
-        return None
 
     def _is_not_ours(self) -> bool:
         """Return whether somebody else has something under the part's name."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attrs import define, field
 
-from grok_video import _place, _report
+from grok_video import _disk, _place, _report
 from grok_video._batchsettings import Settings
 from grok_video._budget import Budget, dollars, list_price
 from grok_video._cli._endings import DONE, FAILED
@@ -105,9 +105,7 @@ def _require_folder(folder: Path) -> None:
     if not there.is_dir():
         message = f"the folder {folder} cannot be made: {there} is no folder. Nothing was sent."
         raise DestinationError(message, request_id=None)
-    # As who the process is now; a file system may refuse for reasons of its own (/proc does).
-    as_now = os.access in os.supports_effective_ids
-    if there != folder and not os.access(there, os.W_OK | os.X_OK, effective_ids=as_now):
+    if there != folder and not _disk.may(there, os.W_OK | os.X_OK):
         message = (
             f"the folder {folder} cannot be made: {there} cannot be written to. Nothing was sent."
         )

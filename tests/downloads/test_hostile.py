@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+import re
+import tempfile
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import anyio
 import pytest
 
-from grok_video import AsyncClient, DestinationError, DownloadTimeout, Retry, Truncated
+from grok_video import AsyncClient, DestinationError, DownloadTimeout, Retry, Truncated, _disk
 from grok_video._place import check
 from grok_video.emulator import Emulator
 
@@ -173,6 +176,57 @@ def test_a_part_that_is_not_ours_is_found_before_anything_is_paid(
             (tmp_path / "cat.mp4.part.json").write_text("somebody's")
     with pytest.raises(DestinationError, match="is not a file of ours; move it away"):
         check(path, overwrite=False, request_id=None)
+
+
+@contextlib.contextmanager
+def shared_folder(
+    mode: int, monkeypatch: pytest.MonkeyPatch, **modes: int
+) -> Generator[Path, None, None]:
+    """Give a folder of ours with what a try has left in it, and be somebody else for a while."""
+    with contextlib.ExitStack() as undo:
+        folder = Path(undo.enter_context(tempfile.TemporaryDirectory()))
+        folder.chmod(mode)
+        for name, content in {
+            "cat.mp4.part": SMALL[:1000],
+            "cat.mp4.part.json": b'{"format": 1}',
+            "dog.mp4": b"precious",
+        }.items():
+            (folder / name).write_bytes(content)
+            (folder / name).chmod(modes.get(name, 0o666))
+        if os.geteuid() == 0:
+            os.seteuid(65534)
+            undo.callback(os.seteuid, 0)
+        else:  # who cannot be anybody else
+            monkeypatch.setattr(os, "geteuid", lambda: 65534)
+        yield folder
+
+
+@pytest.mark.parametrize("name", ["cat.mp4.part", "cat.mp4.part.json"])
+@pytest.mark.parametrize("mode", [0o444, 0o000])
+def test_what_a_try_of_another_user_left_is_named_before_anything_is_paid(
+    monkeypatch: pytest.MonkeyPatch, name: str, mode: int
+) -> None:
+    words = f"{name} may not be read and written by this user; move it away"
+    with shared_folder(0o777, monkeypatch, **{name: mode}) as folder:
+        with pytest.raises(DestinationError, match=re.escape(f": {words}. Nothing was sent")):
+            check(folder / "cat.mp4", overwrite=False, request_id=None)
+        with pytest.raises(PermissionError) as refused:
+            os.open(folder / name, os.O_RDWR)
+        assert _disk.words(refused.value) == words
+
+
+@pytest.mark.parametrize(("name", "found"), [("dog.mp4", "dog.mp4"), ("cat.mp4", "cat.mp4.part")])
+def test_what_only_its_owner_may_replace_is_named_before_anything_is_paid(
+    monkeypatch: pytest.MonkeyPatch, name: str, found: str
+) -> None:
+    """As in /tmp, where anybody may write, and nobody may remove what is another's."""
+    words = f": {found} is another user's, and its folder lets nobody else replace it"
+    with shared_folder(0o1777, monkeypatch) as folder:
+        with pytest.raises(DestinationError, match=re.escape(words)):
+            check(folder / name, overwrite=True, request_id=None)
+        check(folder / "new.mp4", overwrite=True, request_id=None)
+    with shared_folder(0o777, monkeypatch) as folder:
+        check(folder / name, overwrite=True, request_id=None)
 
 
 async def test_a_part_of_ours_is_no_obstacle(downloads: Downloads, tmp_path: Path) -> None:
