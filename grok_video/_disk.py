@@ -5,6 +5,7 @@ One function for each, with what differs between systems inside it. Everything h
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -68,6 +69,22 @@ def _lock_on_windows(descriptor: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def let_go(descriptor: int) -> None:
+    """The file is closed, and its lock is free.
+
+    Also where a child has the descriptor, which it does not know of if it was forked while the file
+    was opened. (A child that gives up its own must only close it: the lock is one for both.)
+    """
+    try:
+        if os.name != "nt":
+            import fcntl
+
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)
 
 
 def is_at(descriptor: int, path: Path) -> bool:

@@ -50,9 +50,9 @@ class LockFile:
                     _sign(descriptor)
                     return cls(path, descriptor)
             except BaseException:
-                os.close(descriptor)
+                _disk.let_go(descriptor)
                 raise
-            os.close(descriptor)
+            _disk.let_go(descriptor)
 
     def is_in_place(self) -> bool:
         """Return whether the file that is held still has its name."""
@@ -69,7 +69,7 @@ class LockFile:
             with contextlib.suppress(OSError):
                 if _disk.is_at(descriptor, self._path):
                     self._path.unlink()
-        os.close(descriptor)
+        _disk.let_go(descriptor)
 
     def forget(self) -> None:
         """The lock is another process's: this one was forked from it."""

@@ -117,7 +117,9 @@ class PartFile:
         """The part is another process's: this one was forked from it."""
         # Without the lock, which a thread that is not here may hold.
         self._closed = True
-        self._release()
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     @property
     def path(self) -> Path:
@@ -150,8 +152,8 @@ class PartFile:
             self._record = Record(self._place.record, self._request_id)
             try:
                 self._record.check()  # before a part is made that nobody would remove
-                self._descriptor = self._hold()
                 _held.add(self)
+                self._hold()
                 self._recall()
             except BaseException as error:
                 self._release()  # so that `close` removes nothing that may not be ours
@@ -272,22 +274,19 @@ class PartFile:
 
     # --- under the lock --------------------------------------------------------------------------
 
-    def _hold(self) -> int:
-        """Return a descriptor of the part that only this download has."""
+    def _hold(self) -> None:
+        """The part is open, and only this download has it."""
         part = self._place.part
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         for _ in range(_HOLDS):
-            descriptor = os.open(part, flags, 0o666)
-            try:
-                problem = _disk.hindrance(descriptor)
-                if problem is None and self._is_at(descriptor, part):
-                    return descriptor
-            except BaseException:
-                os.close(descriptor)
-                raise
-            os.close(descriptor)
+            # Known at once: what is forked from now on closes its own.
+            self._descriptor = os.open(part, flags, 0o666)
+            problem = _disk.hindrance(self._descriptor)
             if problem is not None:
                 raise self._refuse(f"{part.name} {problem}")
+            if self._is_at(self._descriptor, part):
+                return
+            self._release()
         raise self._refuse(f"{part.name} is renamed or removed by somebody all the time")
 
     def _is_at(self, descriptor: int, part: Path) -> bool:
@@ -449,7 +448,7 @@ class PartFile:
     def _release(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            os.close(descriptor)  # and with it the lock
+            _disk.let_go(descriptor)
 
     def _refuse(self, problem: str) -> DestinationError:
         return refusal(self._destination, problem, self._request_id)

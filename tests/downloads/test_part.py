@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -116,3 +119,26 @@ async def test_a_try_of_another_job_that_broke_leaves_nothing_of_either_that_mis
     with pytest.raises(LinkExpired):
         await downloads.save(path, request_id="another-job")
     assert names(tmp_path) == set()
+
+
+@contextlib.contextmanager
+def child_with(descriptor: int) -> Generator[None]:
+    """Have a child that has this descriptor as well, and does not know of it."""
+    command = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[descriptor])
+    try:
+        yield
+    finally:
+        command.communicate(timeout=30)
+
+
+def test_a_child_that_was_forked_while_a_part_was_opened_does_not_keep_it(tmp_path: Path) -> None:
+    def held() -> PartFile:
+        file = PartFile(tmp_path / "cat.mp4", overwrite=False, sha256=False, request_id=ID)
+        file.open()
+        return file
+
+    first = held()
+    with child_with(first._descriptor):
+        first.store(Batch(restart=Version('"v1"'), chunks=[SMALL], size=len(SMALL)))
+        assert first.close(Batch()) == len(SMALL)
+        assert held().close(Batch()) == len(SMALL)

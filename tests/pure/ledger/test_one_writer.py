@@ -132,6 +132,18 @@ def test_a_forked_child_does_not_hold_on_to_the_lock_of_its_parent(tmp_path: Pat
         os.waitpid(child, 0)
 
 
+def test_a_child_that_has_the_file_unknown_to_itself_does_not_hold_the_lock(tmp_path: Path) -> None:
+    """One that was forked between the opening of the file and its being known as held."""
+    path = tmp_path / "a.lock"
+    lock = LockFile.take(path)
+    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[lock._descriptor])
+    try:
+        lock.release(keep=True)
+        LockFile.take(path).release()
+    finally:
+        child.communicate(timeout=30)
+
+
 def test_a_lock_goes_from_hand_to_hand_and_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a.lock"
     path.write_text("what a dead process left")
