@@ -293,11 +293,14 @@ class PartFile:
         """Return whether the locked file still has the part's name, and no other.
 
         Whoever held it before may have given it the final name, or removed it. A second name means
-        that a process died in the middle of `_rename`: writing would change the finished file.
+        that a process died in the middle of `_rename`, unless the file is not ours: writing would
+        change the finished one, wherever that was moved since.
         """
         if not _disk.is_at(descriptor, part):
             return False
         if os.fstat(descriptor).st_nlink > 1:
+            if self._place.is_foreign():
+                raise self._refuse(self._place.foreign_words)
             part.unlink()
             return False
         return True
@@ -312,8 +315,7 @@ class PartFile:
             kept = self._record.read(size)
         except FileNotFoundError:
             # The record is written before the first byte, so a part without one is not ours.
-            problem = f"{self._place.part.name} is not a file of ours; move it away"
-            raise self._refuse(problem) from None
+            raise self._refuse(self._place.foreign_words) from None
         if kept is None:
             return
         self._is_own = True

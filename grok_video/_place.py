@@ -43,6 +43,11 @@ class Place:
         self.part = self.file.parent / f"{stem}.part"
         self.record = self.file.parent / f"{stem}.part.json"
 
+    @property
+    def foreign_words(self) -> str:
+        """What is said of somebody else's file under the part's name."""
+        return f"{self.part.name} is not a file of ours; move it away"
+
     def check(self, *, overwrite: bool, adopt: bool = False) -> str | None:
         """Return why the file cannot be put there, or None.
 
@@ -71,14 +76,14 @@ class Place:
                     return problem
             if not _disk.may(folder, os.W_OK | os.X_OK):
                 return f"the folder {folder} cannot be written to"
-            if self._is_not_ours():
-                return f"{self.part.name} is not a file of ours; move it away"
+            if self.is_foreign():
+                return self.foreign_words
             Record(self.record, "").check()
             return _disk.refused(self.part) or _disk.refused(self.record)
         except OSError as error:
             return _disk.words(error)
 
-    def _is_not_ours(self) -> bool:
+    def is_foreign(self) -> bool:
         """Return whether somebody else has something under the part's name."""
         try:
             found = self.part.lstat()
@@ -87,9 +92,16 @@ class Place:
         # The record is written before the first byte, so a part without one is not ours. (One that
         # is given its name just now has that before its record goes, or a second one.)
         is_part = stat.S_ISREG(found.st_mode) and (
-            not found.st_size or found.st_nlink > 1 or self.record.exists()
+            not found.st_size or self._is_the_file(found) or self.record.exists()
         )
         return not is_part and os.path.lexists(self.part)
+
+    def _is_the_file(self, found: os.stat_result) -> bool:
+        """Return whether this is what has the destination's name."""
+        try:
+            return os.path.samestat(found, self.file.lstat())
+        except FileNotFoundError:
+            return False
 
 
 def check(destination: str | os.PathLike[str], *, overwrite: bool, request_id: str | None) -> None:

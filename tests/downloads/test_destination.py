@@ -236,6 +236,15 @@ async def test_a_part_that_is_not_ours_is_left_alone(downloads: Downloads, tmp_p
     part.unlink()
     os.mkfifo(part)
     await downloads.refused(DestinationError, tmp_path / "cat.mp4")
+    part.unlink()
+    part.write_bytes(b"half of a browser's download")
+    (tmp_path / "snapshot").hardlink_to(part)
+    for overwrite in (False, True):
+        if overwrite:
+            (tmp_path / "cat.mp4").write_bytes(b"an older video")
+        error = await downloads.refused(DestinationError, tmp_path / "cat.mp4", overwrite=overwrite)
+        assert "not a file of ours" in str(error)
+    assert part.samefile(tmp_path / "snapshot")
     assert downloads.server.requests == []
 
 

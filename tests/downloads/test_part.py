@@ -142,3 +142,16 @@ def test_a_child_that_was_forked_while_a_part_was_opened_does_not_keep_it(tmp_pa
         first.store(Batch(restart=Version('"v1"'), chunks=[SMALL], size=len(SMALL)))
         assert first.close(Batch()) == len(SMALL)
         assert held().close(Batch()) == len(SMALL)
+
+
+async def test_a_part_that_a_backup_has_linked_is_gone_on_with_apart_from_it(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    """A second name that is not the destination's is somebody's, and its file is not to change."""
+    path, backup = tmp_path / "cat.mp4", tmp_path / "backup"
+    downloads.server.script.extend([Cut(100_000), *[Say(404)] * 5])
+    await downloads.refused(LinkExpired, path)
+    backup.hardlink_to(tmp_path / "cat.mp4.part")
+    assert is_whole(await downloads.save(path), path, SMALL)
+    assert backup.read_bytes() == SMALL[:100_000]
+    assert names(tmp_path) == {"cat.mp4", "backup"}
