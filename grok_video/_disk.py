@@ -148,11 +148,11 @@ def rename_without_replacing(part: Path, file: Path) -> None:
         file.hardlink_to(part)
     except FileExistsError:
         raise
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
-        # A file system without hard links (FAT, some network ones): claim the name, then replace
-        # what was claimed. A process killed between the two leaves an empty file.
+    except OSError:
+        # A file system without hard links (FAT, some network ones), or something that forbids this
+        # one: there are too many words for that to list. Claim the name, then replace what was
+        # claimed; what else is wrong is told by that. A process killed between the two leaves an
+        # empty file.
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         try:
             part.replace(file)

@@ -168,11 +168,14 @@ async def test_what_a_sync_could_not_put_on_the_disk_is_fetched_again(
     assert downloads.server.ranges == [None, None]
 
 
+@pytest.mark.parametrize("code", ["EPERM", "EACCES", "EXDEV", "EMLINK", "EINVAL", "ENOSYS"])
 async def test_no_hard_links_is_no_obstacle(
-    downloads: Downloads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    downloads: Downloads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
+    """File systems, and what guards them, have many words for that."""
+
     def refuse(*_: object) -> None:
-        raise PermissionError(errno.EPERM, "Operation not permitted")
+        raise OSError(getattr(errno, code), code)
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     path = tmp_path / "cat.mp4"
