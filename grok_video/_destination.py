@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 __all__ = ["Destination"]
@@ -15,14 +14,18 @@ class Destination(os.PathLike[str]):
     system call that waits for no disk.)
     """
 
-    __slots__ = ("_path", "shown")
+    __slots__ = ("_path", "is_lost", "shown")
 
     def __init__(self, named: str | os.PathLike[str]) -> None:
         self.shown: str = os.fsdecode(named)
         self._path = self.shown
+        #: True where nobody can say which file it names: the working directory is gone.
+        self.is_lost = False
         if not os.path.isabs(self.shown):  # noqa: PTH117 - no Path is wanted
-            with contextlib.suppress(FileNotFoundError):  # told by who writes
+            try:
                 self._path = os.path.join(os.getcwd(), self.shown)  # noqa: PTH109, PTH118 - as above
+            except OSError:
+                self.is_lost = True
 
     @classmethod
     def of(cls, named: str | os.PathLike[str]) -> Destination:

@@ -32,14 +32,16 @@ class Place:
     def __init__(self, destination: str | os.PathLike[str]) -> None:
         destination = Destination.of(destination)
         name = destination.shown
+        self._is_lost = destination.is_lost
         # Nothing is taken off: behind a link to a folder, `..` is not the folder that the link is
         # in, and abspath() would lead to a file that nobody named.
         self.file = Path(destination)
         self.names_folder = name.endswith(("/", os.sep)) or not self.file.name
         stem = self.file.name or "video"
-        if len(os.fsencode(stem)) + len(".part.json") > _LONGEST_NAME:
-            digest = hashlib.sha256(os.fsencode(stem)).hexdigest()[:16]
-            stem = os.fsdecode(os.fsencode(stem)[:64]) + "~" + digest
+        encoded = _encoded(stem)
+        if len(encoded) + len(".part.json") > _LONGEST_NAME:
+            digest = hashlib.sha256(encoded).hexdigest()[:16]
+            stem = os.fsdecode(encoded[:64]) + "~" + digest
         self.part = self.file.parent / f"{stem}.part"
         self.record = self.file.parent / f"{stem}.part.json"
 
@@ -53,9 +55,10 @@ class Place:
 
         With `adopt` what has its name may be the video, and would be kept.
         """
-        if "\0" in str(self.file):
-            return "a file name cannot contain a null byte"
         try:
+            problem = self._problem_of_name()
+            if problem is not None:
+                return problem
             if self.names_folder or self.file.is_dir():
                 return "it is a folder; name a file in it"
             folder = self.file.parent
@@ -83,6 +86,18 @@ class Place:
         except OSError as error:
             return _disk.words(error)
 
+    def _problem_of_name(self) -> str | None:
+        """Return why no file can have this name, or None."""
+        if "\0" in str(self.file):
+            return "a file name cannot contain a null byte"
+        try:
+            os.fsencode(self.file)
+        except UnicodeEncodeError:
+            return "a file name must be text that can be encoded (no lone surrogates)"
+        if self._is_lost:
+            return "the working directory is gone; name the file by an absolute path"
+        return None
+
     def is_foreign(self) -> bool:
         """Return whether somebody else has something under the part's name."""
         try:
@@ -102,6 +117,13 @@ class Place:
             return os.path.samestat(found, self.file.lstat())
         except FileNotFoundError:
             return False
+
+
+def _encoded(name: str) -> bytes:
+    try:
+        return os.fsencode(name)
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "surrogatepass")  # refused by `check`
 
 
 def check(destination: str | os.PathLike[str], *, overwrite: bool, request_id: str | None) -> None:

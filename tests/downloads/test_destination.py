@@ -206,6 +206,9 @@ async def test_what_cannot_hold_a_file_is_told_before_a_byte_is_fetched(
         "/dev/null": "pipe, socket or device",
         tmp_path / ("x" * 300): "too long",
         f"{tmp_path}/a\0b": "null byte",
+        tmp_path / "\ud83d.mp4": "no lone surrogates",
+        tmp_path / ("\ud83d" * 100): "no lone surrogates",
+        tmp_path / "\ud83d" / "cat.mp4": "no lone surrogates",
     }.items():
         for overwrite in (False, True):
             error = await downloads.refused(DestinationError, destination, overwrite=overwrite)
@@ -214,6 +217,22 @@ async def test_what_cannot_hold_a_file_is_told_before_a_byte_is_fetched(
                 await _download.check_destination(destination, overwrite=overwrite, request_id=ID)
     assert downloads.server.requests == []
     assert names(tmp_path) == before
+
+
+async def test_a_relative_path_in_a_folder_that_is_gone_is_refused_and_an_absolute_one_is_not(
+    downloads: Downloads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for destination in ("cat.mp4", "", "../cat.mp4"):
+        error = await downloads.refused(DestinationError, destination)
+        assert "the working directory is gone; name the file by an absolute path" in str(error)
+        with pytest.raises(DestinationError, match="the working directory is gone"):
+            await _download.check_destination(destination, overwrite=True, request_id=ID)
+    assert downloads.server.requests == []
+    assert is_whole(await downloads.save(tmp_path / "cat.mp4"), tmp_path / "cat.mp4", SMALL)
 
 
 async def test_a_good_destination_is_checked_without_a_trace(tmp_path: Path) -> None:
