@@ -133,10 +133,11 @@ class Crossing(Generic[T]):
 
     def closed(self, why: str = CLOSED) -> ConfigurationError:
         """Return what is raised where closing the client, or else a fork, breaks the call off."""
-        if self.request_id is None:
-            return ConfigurationError(why)
-        message = f"{why}. {resume_hint(self.request_id)}"
-        return ConfigurationError(message, request_id=self.request_id)
+        hint = f". {resume_hint(self.request_id)}" if self.request_id is not None else ""
+        error = ConfigurationError(why + hint, request_id=self.request_id)
+        for words in self.last_words:
+            error.add_note(words)
+        return error
 
     def disown(self) -> None:
         """In a forked child: whoever waits for the call here hears that it is the parent's."""

@@ -13,7 +13,7 @@ import anyio
 from attrs import evolve
 
 from grok_video import _place
-from grok_video._errors import DownloadError, DownloadTimeout, resume_hint, reword
+from grok_video._errors import DownloadError, DownloadTimeout, add_note, resume_hint, reword
 from grok_video._log import life
 from grok_video._partfile import Batch, PartFile, kept_words
 from grok_video._policies import NO_END
@@ -103,20 +103,30 @@ async def save(
     batch = Batch()
     failure: DownloadError | None = None
     kept = 0
+
+    async def keep() -> None:
+        nonlocal kept
+        kept = await FILES.run(part.close, batch)
+
     try:
-        with ends_at(deadline.at):
-            _require_link(transfer, video)
-            await FILES.run(part.open)
-            await _fill(transfer, part, batch, on_bytes)
-        if not part.saved:
-            failure = transfer.too_late()
-    except DownloadError as error:
-        failure = error
-    finally:
-        # Also after a cancellation, and a second one while this is done: what arrived is written
-        # down, and nothing stays open.
-        if not part.saved and not part.close_unopened():
-            kept = await finish(lambda: FILES.run(part.close, batch))
+        try:
+            with ends_at(deadline.at):
+                _require_link(transfer, video)
+                await FILES.run(part.open)
+                await _fill(transfer, part, batch, on_bytes)
+            if not part.saved:
+                failure = transfer.too_late()
+        except DownloadError as error:
+            failure = error
+        finally:
+            # Also after a cancellation, and a second one while this is done: what arrived is
+            # written down, and nothing stays open.
+            if not part.saved and not part.close_unopened():
+                await finish(keep)
+    except BaseException as error:  # a cancellation, and perhaps the last that a program hears
+        if kept:
+            add_note(error, kept_words(kept, part.part))
+        raise
     if failure is not None:
         raise _with_kept(failure, kept, part)
     life.info("job %s was saved as %s (%d bytes)", video.request_id, part.path, part.size)

@@ -7,8 +7,9 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import pytest
@@ -16,7 +17,10 @@ import pytest
 from grok_video import Client, ConfigurationError, VideoRequest
 from grok_video._crossing import Pump
 from grok_video.emulator import Emulator, faults
+from grok_video.emulator.pytest_plugin import EmulatorFactory
 from tests.blocking.children import until
+
+MIB = 2**20
 
 
 def test_an_error_on_its_way_out_of_a_client_names_the_creates_of_other_threads(
@@ -103,6 +107,31 @@ def test_a_signal_handler_may_close_the_client_in_the_middle_of_a_create_with_a_
         signal.signal(signal.SIGUSR1, before)
     assert told == ["heard", "closed"]
     assert errors(caplog) == []
+
+
+def test_a_download_that_closing_breaks_off_says_what_is_kept_of_it(
+    grok_emulator_factory: EmulatorFactory,
+    new_blocking: Callable[..., Client],
+    tmp_path: Path,
+) -> None:
+    clip = b"\0\0\0\x18ftypmp42" + bytes(3 * MIB)
+    emulator = grok_emulator_factory(clip=clip)
+    emulator.script("download", [faults.Stall(60, after=2 * MIB)])
+    place, part = tmp_path / "cat.mp4", tmp_path / "cat.mp4.part"
+    client = new_blocking(emulator)
+    job = client.submit("drift", duration=1)
+    with cf.ThreadPoolExecutor(1) as pool:
+        ending = pool.submit(job.download, place)
+        until(lambda: part.exists() and part.stat().st_size > 0)
+        client.close()
+        with pytest.raises(ConfigurationError, match="closed while the call") as caught:
+            ending.result(timeout=30)
+    kept = part.stat().st_size
+    words = f"{kept} bytes are kept in {part}; downloading again continues there."
+    assert words in caught.value.__notes__
+    assert any(f"client.job({job.request_id!r})" in note for note in caught.value.__notes__)
+    assert new_blocking(emulator).job(job.request_id).download(place).size == len(clip)
+    assert emulator.requests[-1].headers["range"] == f"bytes={kept}-"
 
 
 class SoftTimeLimit(Exception):

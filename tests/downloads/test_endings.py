@@ -36,6 +36,30 @@ async def test_a_cancelled_download_keeps_its_part_and_nothing_open(
 
 
 @pytest.mark.parametrize("lane", [("asyncio", "aiohttp"), ("asyncio", "httpx")], indirect=True)
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_cancellation_names_what_is_kept(
+    downloads: Downloads, tmp_path: Path, times: int
+) -> None:
+    """Whoever interrupts a program is to know; the second one comes while that is written down."""
+    downloads.server.data = MEDIUM
+    downloads.server.script.append(Hold(2 * MIB))
+    there = asyncio.Event()
+    task = asyncio.ensure_future(
+        downloads.save(
+            tmp_path / "cat.mp4", on_bytes=lambda here, _: there.set() if here == 2 * MIB else None
+        )
+    )
+    await there.wait()
+    for _ in range(times):
+        task.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await task
+    (note,) = caught.value.__notes__
+    assert note.startswith(f"{2 * MIB} bytes are kept in {tmp_path / 'cat.mp4.part'}")
+
+
+@pytest.mark.parametrize("lane", [("asyncio", "aiohttp"), ("asyncio", "httpx")], indirect=True)
 async def test_a_task_cancelled_by_asyncio_itself_at_any_moment_keeps_a_usable_part(
     downloads: Downloads, tmp_path: Path
 ) -> None:
