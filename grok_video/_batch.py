@@ -93,7 +93,7 @@ class AsyncBatch:
     ) -> None:
         run, out = self._entered(), error
         try:
-            await run.leave(kind, error, traceback)
+            await run.leave(error)
         except BaseException as raised:
             out = raised  # a cancellation is often another one when it comes out
             raise

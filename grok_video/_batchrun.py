@@ -2,7 +2,8 @@
 
 It takes items from the manifest as places come free and owns the tasks that run them; what happens
 to one item is in `_item`. Memory must never grow with the manifest, and there is no `yield` in a
-task group: the tasks live from `begin` to `leave`, and each waits until its outcome was taken.
+task group: a task of the batch's own holds them from `begin` to `leave`, whichever tasks these are
+called in, and each waits until its outcome was taken.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ from grok_video._lifecycle import Event, State
 from grok_video._log import logger
 from grok_video._manifest import Line, Manifest, Unusable
 from grok_video._outcomes import BatchSummary, Outcome, OutcomeState, Tally
+from grok_video._owntask import OwnTask, protected
 from grok_video._threads import CHECKS
-from grok_video._transports._loops import current_time, has_ended, running_task
+from grok_video._transports._loops import current_time, has_ended, is_cancellation, running_task
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
-    from types import TracebackType
 
     from anyio.abc import TaskGroup
 
@@ -69,9 +70,14 @@ class BatchRun:
         self._tally = Tally()
         #: What its items share; made by `begin`, as it holds the ledger.
         self.course: Course
-        self._tasks: TaskGroup
         #: Outcomes, each with its item if that was begun, in this run or before.
         self._ends: Handover[tuple[Outcome, Entry | None]] = Handover()
+        #: Holds the tasks of the items; the ledger is closed at its end.
+        self._own = OwnTask(self._live, self._ends.close)
+        #: True once nothing more is begun, and once that is what the caller wants.
+        self._is_wound_up = self._is_left = False
+        #: What broke the batch off, once somebody was told of it.
+        self._told_crash: BaseException | None = None
         #: The keys in flight: the window. Which keys came before it the journal knows.
         self._keys: set[str] = set()
         #: The items of which nobody was told yet: those in flight.
@@ -120,57 +126,48 @@ class BatchRun:
                 Gate(session.retry, session.random, session.limits.connections, current_time),
                 settings,
             )
-            tasks = anyio.create_task_group()
-            await tasks.__aenter__()
+            self._own.start()
         except BaseException:
             await journal.close()
             raise
-        self._tasks = tasks
-        try:
-            self._manifest.start(tasks)
-        except BaseException as error:
-            await self.leave(type(error), error, error.__traceback__)
-            raise
-        tasks.start_soon(self._feed, tasks)
-        tasks.start_soon(self._stop_when_closed)
-        tasks.start_soon(self._hurry_when_stopped)
 
-    async def leave(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def leave(self, error: BaseException | None) -> None:
         """Nothing more is sent; creates on their way are answered, and nothing stays open.
 
-        The arguments are those of `__aexit__`: what the caller leaves with.
+        `error` is what the caller leaves with. Raises what broke the batch off, if nobody was told.
         """
-        tasks, course = self._tasks, self.course
+        self._is_left = True
         if error is None or self.is_heard_out:
             self._note_told(self._told)
         self._told = []
-        if self._keys or not self._all_taken:
-            course.stop("the batch was left")  # a create that was about to be sent is not
-        self._manifest.close()  # first: places that come free now are nobody's
-        # Creates that are on their way have a shield of their own and are let finish.
-        tasks.cancel_scope.cancel()
+        self._wind_up()
         try:
-            # Only a cancellation is the task group's business; it would wrap any other error.
-            if isinstance(error, anyio.get_cancelled_exc_class()):
-                await tasks.__aexit__(kind, error, traceback)
-            else:
-                await tasks.__aexit__(None, None, None)
-        except BaseExceptionGroup as group:
-            if isinstance(group, ExceptionGroup):
-                raise
-            raise _sole(group) from None  # a manifest's sys.exit(), say, is raised as it is
+            # Creates that are on their way have a shield of their own and are let finish.
+            await self._own.end()
         finally:
-            self._ends.close()
-            try:
-                await course.journal.close()
-            finally:
-                if not course.journal.keeps:
-                    self._log_untold()
+            await self.course.journal.close()  # it is, unless that task has had no step at all
+        crash = self._crash()
+        if crash is not None and crash is not self._told_crash:
+            raise crash from None
+
+    def _wind_up(self) -> None:
+        """Nothing more is begun."""
+        if self._is_wound_up:
+            return
+        self._is_wound_up = True
+        if self._keys or not self._all_taken:
+            # A create that was about to be sent is not.
+            self.course.stop("the batch was left" if self._is_left else "the batch was broken off")
+        self._manifest.close()  # first: places that come free now are nobody's
+
+    def _crash(self) -> BaseException | None:
+        """Return what the tasks have raised, if they have: a manifest's `sys.exit()`, say."""
+        failure = self._own.failure
+        if failure is None or isinstance(failure, Exception):
+            return failure
+        if isinstance(failure, BaseExceptionGroup):
+            return _sole(cast("BaseExceptionGroup[BaseException]", failure))
+        return None if is_cancellation(failure) else failure
 
     def farewell(self) -> str | None:
         """Return what somebody who is torn out of it should know; None if nothing goes on."""
@@ -235,6 +232,10 @@ class BatchRun:
         try:
             outcome, entry = await self._ends.take()
         except Over:
+            if not self._is_left and (self._is_wound_up or self._own.is_over):
+                await self._own.over()
+                self._told_crash = self._crash()
+                raise self._told_crash or ConfigurationError(_BROKEN_OFF) from None
             if self.course.failure is not None:
                 raise self.course.failure from None
             raise StopAsyncIteration from None
@@ -259,6 +260,26 @@ class BatchRun:
             self.course.journal.note(entry, Event.TOLD)
 
     # --- inside ----------------------------------------------------------------------------------
+
+    async def _live(self) -> None:
+        """Hold the tasks of the items until the batch is left, or its event loop ends."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                try:
+                    if not self._is_left:
+                        self._manifest.start(tasks)
+                        tasks.start_soon(self._feed, tasks)
+                        tasks.start_soon(self._stop_when_closed)
+                        tasks.start_soon(self._hurry_when_stopped)
+                    await anyio.sleep_forever()
+                finally:
+                    self._wind_up()
+        finally:
+            try:
+                await self.course.journal.close()
+            finally:
+                if not self.course.journal.keeps:
+                    self._log_untold()
 
     async def _feed(self, tasks: TaskGroup) -> None:
         course = self.course
@@ -325,7 +346,7 @@ class BatchRun:
                 run = ItemRun(
                     course, line.item, entry, line.fingerprint, found_id, is_again=is_again
                 )
-                tasks.start_soon(self._work, run, entry)
+                tasks.start_soon(protected(self._work), run, entry)
 
     async def _without_file(self, entries: Iterable[Entry], course: Course) -> set[str]:
         """Return the keys of saved items whose files are not here any more."""
@@ -397,12 +418,27 @@ _ENDS: Final = (JobFailed, JobExpired)
 _UNFINISHED: Final = (OutcomeState.PENDING, OutcomeState.UNFETCHED)
 
 
-def _sole(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return what ends the program out of what the tasks raised together: the first of it."""
-    first = next(error for error in group.exceptions if not isinstance(error, Exception))
-    if isinstance(first, BaseExceptionGroup):
-        return _sole(cast("BaseExceptionGroup[BaseException]", first))
-    return first
+#: Told to who iterates when tasks were cancelled that nobody but the batch knows.
+_BROKEN_OFF: Final = (
+    "the batch was broken off: its tasks were cancelled, and not by leaving it (at the end of an "
+    "event loop all of them are). Nothing more is sent, and the jobs that were accepted go on at "
+    "the provider; the same call with the same ledger goes on with them"
+)
+
+
+def _sole(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """Return what ends the program out of what the tasks raised together: the first of it.
+
+    None where all the rest of it are cancellations.
+    """
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            found = _sole(cast("BaseExceptionGroup[BaseException]", error))
+            if found is not None:
+                return found
+        elif not (isinstance(error, Exception) or is_cancellation(error)):
+            return error
+    return None
 
 
 def _make_folder(folder: Path) -> None:

@@ -112,7 +112,8 @@ class Manifest:
 
     def close(self) -> None:
         """Nothing more is read."""
-        self._source.close()
+        if self._requests is None:  # else it was not even begun
+            self._source.close()
 
     async def _next(self, most: int) -> Any:  # noqa: ANN401 - whatever is in a manifest
         with anyio.CancelScope() as self._waiting:

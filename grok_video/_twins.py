@@ -399,10 +399,7 @@ class BatchTwin(Twin["AsyncBatch"]):
 
 
 async def _from_within(batch: AsyncBatch) -> AsyncGenerator[Outcome | None, None]:
-    """Yield None once the batch is entered, and then its outcomes.
-
-    A `yield` in a task group is safe here: one task runs this to its end, whoever iterates.
-    """
+    """Yield None once the batch is entered, and then its outcomes; one task runs it to its end."""
     async with batch:
         yield None
         async for outcome in batch:

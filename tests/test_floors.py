@@ -62,6 +62,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_fingerprints",
             "_lifetime",
             "_handover",
+            "_owntask",
             "_sources",
             "_slots",
             "_turns",

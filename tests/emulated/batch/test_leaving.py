@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
+import signal
 import sqlite3
 from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
+import trio
 
 from grok_video import (
     AsyncBatch,
     AsyncClient,
+    ConfigurationError,
+    Outcome,
     OutcomeState,
+    VideoRequest,
 )
 from grok_video._lifecycle import State
 from grok_video.emulator import Emulator, faults
@@ -180,3 +189,277 @@ async def test_a_create_that_waits_for_the_disk_is_not_sent_once_its_batch_is_le
     assert entered[0].summary.stopped == "the batch was left"
     assert grok_emulator.accepted == 0
     assert {entry[0] for entry in read(ledger, "SELECT state FROM item")} == {"planned"}
+
+
+# --- left by another task than entered it, or by none ---------------------------------------------
+
+
+async def told_by(batch: AsyncBatch, left: anyio.Event) -> AsyncGenerator[Outcome]:
+    """A generator around a batch: dropped half-way, it is closed by a task of the library's."""
+    try:
+        async with batch:
+            async for outcome in batch:
+                yield outcome
+    finally:
+        left.set()
+
+
+def stalled(emulator: Emulator) -> None:
+    """Have the first create answered at once, and those behind it only after a while."""
+    emulator.script("create", [faults.Pass()] + [faults.Stall(0.3, resume=True)] * 3)
+
+
+async def until_three_are_on_their_way(emulator: Emulator) -> None:
+    await until(lambda: len(emulator.faults_consumed) >= 4 and emulator.accepted >= 1)
+    emulator.finish(emulator.creates[0].request_id)
+
+
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # trio would not have it so
+async def test_a_generator_around_a_batch_may_be_dropped_by_its_consumer(
+    grok_emulator_factory: NewEmulator, new_client: NewClient, tmp_path: Path
+) -> None:
+    emulator = grok_emulator_factory(time_scale=1.0)
+    stalled(emulator)
+    words = {"out": tmp_path / "videos", "ledger": tmp_path / "a.sqlite"}
+    async with new_client(emulator) as client:
+        left = anyio.Event()
+        batch = client.batch(requests(20), max_in_flight=4, **words)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(until_three_are_on_their_way, emulator)
+            async for outcome in told_by(batch, left):
+                assert outcome.state is OutcomeState.SAVED
+                break
+        gc.collect()
+        with anyio.fail_after(20):
+            await left.wait()
+        accepted = emulator.accepted
+        assert accepted <= 5
+        assert set(read(words["ledger"], "SELECT request_id FROM item WHERE request_id <> ''")) == {
+            (create.request_id,) for create in emulator.creates
+        }
+        for create in emulator.creates[1:]:
+            emulator.finish(create.request_id)
+        # The ledger is free, and this task was never cancelled.
+        found = await outcomes(client, requests(accepted), **words)
+    assert Counter(states(found).values()) == {"saved": accepted - 1, "skipped": 1}
+    assert emulator.accepted == accepted
+
+
+async def in_a_task(function: Callable[[], Awaitable[object]]) -> None:
+    async def run() -> None:
+        await function()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+
+
+@pytest.mark.parametrize("iterated", ["not", "in part", "to its end"])
+async def test_a_batch_may_be_entered_iterated_and_left_by_three_tasks(
+    client: AsyncClient, tmp_path: Path, iterated: str
+) -> None:
+    """As fixtures do whose set-up and tear-down are run in different tasks."""
+    words = {"ledger": tmp_path / "a.sqlite"}
+    batch = client.batch(requests(6), **words)
+
+    async def iterate() -> None:
+        async for _ in batch:
+            if iterated == "in part":
+                break
+
+    async def leave() -> None:
+        await batch.__aexit__(None, None, None)
+
+    await in_a_task(batch.__aenter__)
+    if iterated != "not":
+        await in_a_task(iterate)
+    with anyio.fail_after(20):
+        await in_a_task(leave)
+    assert await anext(batch, None) is None
+    found = await outcomes(client, requests(6), **words)
+    if iterated == "to its end":
+        assert set(states(found).values()) == {"skipped"}
+
+
+@pytest.mark.parametrize("ledger", ["a.sqlite", None])
+@pytest.mark.parametrize("entered", ["by hand", "in a generator"])
+def test_a_batch_that_nobody_leaves_ends_with_its_loop(
+    grok_emulator_factory: NewEmulator,
+    new_client: NewClient,
+    lane: tuple[str, str],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    entered: str,
+    ledger: str | None,
+) -> None:
+    """Its creates are answered, and what was paid for is in the ledger or told to the log."""
+    emulator = grok_emulator_factory(time_scale=1.0)
+    stalled(emulator)
+    place = tmp_path / ledger if ledger is not None else None
+    client = new_client(emulator)
+    kept: list[object] = []
+    told = set[str]()
+
+    async def main() -> None:
+        batch = client.batch(requests(20), max_in_flight=4, ledger=place)
+        if entered == "by hand":
+            kept.append(await batch.__aenter__())
+            await until_three_are_on_their_way(emulator)
+            return
+        outcomes_told = told_by(batch, anyio.Event())
+        kept.append(outcomes_told)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(until_three_are_on_their_way, emulator)
+            told.add((await anext(outcomes_told)).request_id or "")
+
+    async def again() -> None:
+        for create in emulator.creates:
+            emulator.finish(create.request_id)
+        found = await outcomes(client, requests(emulator.accepted), ledger=place)
+        assert OutcomeState.LEFT not in {one.state for one in found.values()}
+        await client.aclose()
+
+    anyio.run(main, backend=lane[0])
+    accepted = {create.request_id for create in emulator.creates}
+    assert 4 <= len(accepted) <= 5
+    if place is not None:
+        rows = read(place, "SELECT request_id FROM item WHERE request_id <> ''")
+        assert {row[0] for row in rows} == accepted
+        anyio.run(again, backend=lane[0])
+        assert emulator.accepted == len(accepted)
+    else:
+        assert ids_in_warnings(caplog, accepted) == accepted - told
+
+
+@pytest.mark.parametrize("lane", [("asyncio", "aiohttp")], indirect=True)
+async def test_who_iterates_is_told_when_all_other_tasks_were_cancelled(
+    client: AsyncClient, tmp_path: Path
+) -> None:
+    """Some programs end like that. It must not look as if the batch had come to its end."""
+    words = {"ledger": tmp_path / "a.sqlite"}
+    others = asyncio.all_tasks()
+    async with client.batch(requests(6), **words) as batch:
+        await anext(batch)
+        for task in asyncio.all_tasks() - others:
+            task.cancel()
+        with pytest.raises(ConfigurationError, match="broken off"):
+            async for _ in batch:
+                pass
+    assert len(await outcomes(client, requests(6), **words)) == 6
+
+
+TRIO = pytest.mark.parametrize("lane", [("trio", "httpx")], indirect=True)
+
+
+@TRIO  # asyncio ends its loop in the middle, whoever the task belongs to
+def test_what_a_manifest_raises_to_end_the_program_comes_out_of_its_batch_alone(
+    grok_emulator_factory: NewEmulator, new_client: NewClient
+) -> None:
+    emulator = grok_emulator_factory(time_scale=1.0)
+
+    def exiting() -> Iterator[tuple[str, VideoRequest]]:
+        yield from requests(1)
+        raise SystemExit(3)
+
+    async def main() -> None:
+        async with new_client(emulator) as client, client.batch(exiting()) as batch:
+            async for _ in batch:
+                pass
+
+    with pytest.raises(SystemExit) as caught:
+        trio.run(main)
+    assert caught.value.code == 3
+
+
+@TRIO
+def test_ctrl_c_in_a_manifest_comes_out_of_its_batch(
+    grok_emulator_factory: NewEmulator, new_client: NewClient
+) -> None:
+    emulator = grok_emulator_factory(time_scale=1.0)
+
+    async def interrupted() -> AsyncIterator[tuple[str, VideoRequest]]:
+        for one in requests(2):
+            yield one
+        await until(lambda: emulator.accepted == 2)
+        signal.raise_signal(signal.SIGINT)
+
+    async def main() -> None:
+        async with new_client(emulator) as client, client.batch(interrupted()) as batch:
+            async for _ in batch:
+                pass
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        trio.run(main)
+    told = "".join(caught.value.__notes__)
+    assert all(create.request_id in told for create in emulator.creates)
+
+
+class Interrupting(logging.Handler):
+    """Presses Ctrl-C once, in the middle of an item: as it logs that one of its polls failed."""
+
+    has_pressed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.has_pressed and "failed in passing" in record.getMessage():
+            self.has_pressed = True
+            signal.raise_signal(signal.SIGINT)
+
+
+@TRIO
+def test_ctrl_c_in_the_middle_of_an_item_is_raised_in_the_main_task_and_costs_no_id(
+    grok_emulator_factory: NewEmulator, new_client: NewClient, tmp_path: Path
+) -> None:
+    emulator = grok_emulator_factory(time_scale=1.0)
+    emulator.script("poll", [faults.Answer(500)])
+    ledger, interrupting = tmp_path / "a.sqlite", Interrupting()
+
+    async def main() -> None:
+        with trio.fail_after(20):
+            async with new_client(emulator) as client, client.batch(requests(1), ledger=ledger):
+                logging.getLogger("grok_video").addHandler(interrupting)
+                await trio.sleep_forever()  # it asks for no outcome
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            trio.run(main)
+    finally:
+        logging.getLogger("grok_video").removeHandler(interrupting)
+    assert interrupting.has_pressed
+    assert read(ledger, "SELECT request_id, state FROM item") == [
+        (create.request_id, "pending") for create in emulator.creates
+    ]
+
+
+async def test_a_manifest_sees_the_callers_context(client: AsyncClient) -> None:
+    tenant, seen = ContextVar("tenant", default="nobody"), list[str]()
+
+    async def lines() -> AsyncIterator[tuple[str, VideoRequest]]:
+        for one in requests(2):
+            seen.append(tenant.get())
+            yield one
+
+    tenant.set("tenant-7")
+    await outcomes(client, lines())
+    assert seen == ["tenant-7"] * 2
+
+
+@pytest.mark.parametrize("lane", [("asyncio", "aiohttp")], indirect=True)
+async def test_a_timeout_of_asyncio_around_a_batch_leaves_no_cancellation_behind(
+    grok_emulator_factory: NewEmulator, new_client: NewClient, tmp_path: Path
+) -> None:
+    emulator = grok_emulator_factory(time_scale=1.0)
+    stalled(emulator)
+    async with new_client(emulator) as client:
+        with pytest.raises(TimeoutError):
+            async with (
+                asyncio.timeout(None) as limit,
+                client.batch(requests(4), ledger=tmp_path / "a.sqlite") as batch,
+            ):
+                await until(lambda: len(emulator.faults_consumed) >= 4)
+                limit.reschedule(asyncio.get_running_loop().time())
+                async for _ in batch:
+                    pass
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+    assert emulator.accepted == 4
+    assert len(read(tmp_path / "a.sqlite", "SELECT 1 FROM item WHERE state = 'pending'")) == 4
