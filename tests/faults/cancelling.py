@@ -89,9 +89,10 @@ class _SteppedTrio(trio.abc.Instrument):
         self._steps = steps
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        main = self._steps.main
-        if main is not None:
-            self._steps.step(lambda: (one.coro for one in descendants(main)))
+        root = trio.lowlevel.current_root_task()
+        if self._steps.main is not None and root is not None:
+            # From the root: what a batch does is done in tasks that are no caller's.
+            self._steps.step(lambda: (one.coro for one in descendants(root)))
 
 
 def descendants(task: trio.lowlevel.Task) -> Iterator[trio.lowlevel.Task]:
