@@ -20,6 +20,8 @@ from grok_video._arguments import refuse
 def plain(place: str) -> str:
     """Return the same place as an absolute path without `..`, as a person would write it."""
     path = os.path.abspath(place)  # noqa: PTH100 - `resolve` would follow links
+    if ".." not in place:
+        return path
     # After a link, `..` is not the folder that the link is in.
     real = os.path.realpath(place)
     return path if os.path.realpath(path) == real else real

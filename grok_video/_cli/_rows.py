@@ -25,6 +25,7 @@ from attrs import define, field, frozen
 
 from grok_video._arguments import refuse, refuse_unknown
 from grok_video._cli._arguments import read_address, read_request, with_plain_spaces
+from grok_video._cli._plan import plain
 from grok_video._errors import ConfigurationError, InvalidRequest
 from grok_video._outcomes import BatchItem
 from grok_video._pictures import require_file
@@ -220,7 +221,7 @@ class Rows:
             raise refuse("image", text, "must be a path, and no path has a NUL in it")
         folder = self.place if self._file is None else os.path.dirname(self.place)  # noqa: PTH120
         # Absolute: the ledger, and the report made of it, are read from anywhere.
-        return Image.from_path(os.path.abspath(os.path.join(folder, text)))  # noqa: PTH100, PTH118
+        return Image.from_path(plain(os.path.join(folder, text)))  # noqa: PTH118
 
     # --- from a file to its lines ----------------------------------------------------------------
 

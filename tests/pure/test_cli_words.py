@@ -35,9 +35,11 @@ from grok_video._cli._console import Console, in_bash, one_line, printable
 from grok_video._cli._endings import Errand, Interrupted, exit_code
 from grok_video._cli._jobs import picture
 from grok_video._cli._plan import Plan, plain
+from grok_video._cli._rows import open_rows
 from grok_video._cli._words import last_words, summary_facts
 from grok_video._errors import resume_hint
 from grok_video._outcomes import Tally
+from tests.conftest import PHOTO
 
 CODES: list[tuple[BaseException, int]] = [
     (InvalidRequest("m", field="f"), 2),
@@ -207,6 +209,21 @@ def test_a_path_is_told_without_its_detours_unless_a_link_gives_them_a_meaning(
     assert plain("../videos/x.mp4") == str(tmp_path / "videos" / "x.mp4")
     assert plain("../link/x.mp4") == str(tmp_path / "link" / "x.mp4")
     assert plain("../link/../x.mp4") == str((tmp_path / "a" / "x.mp4").resolve())
+
+
+def test_a_manifest_means_the_picture_that_the_system_would_open(tmp_path: Path) -> None:
+    """Behind a link to a folder `..` is another folder, and its picture would be paid for."""
+    (tmp_path / "releases" / "1").mkdir(parents=True)
+    (tmp_path / "current").symlink_to("releases/1")
+    for folder in (tmp_path, tmp_path / "releases"):
+        (folder / "cat.jpg").write_bytes(PHOTO.read_bytes() + str(folder).encode())
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("key,prompt,image\na,drift,current/../cat.jpg\n")
+    with open_rows(str(manifest), {}, out="out") as rows:
+        assert rows.check() == 1
+        (item,) = rows.items()
+    assert item.request.image is not None
+    assert item.request.image.source.samefile(tmp_path / "releases" / "cat.jpg")
 
 
 def test_a_string_on_the_command_line_is_a_path_unless_it_is_a_url() -> None:
