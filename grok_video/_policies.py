@@ -182,8 +182,10 @@ _DECREASE: Final = 0.5
 _RECOVERY_PER_SECOND: Final = 0.05
 #: Several 429 to requests of the same moment are one piece of news.
 _NEWS_INTERVAL: Final = 1.0
-#: Requests that may start together after a quiet time, in seconds' worth of the pace.
+#: Requests that may start together after a quiet time, in seconds' worth of the pace; and while a
+#: server has slowed them down, where a turn of the event loop took so long.
 _BURST_SECONDS: Final = 1.0
+_LATE_SECONDS: Final = 0.1
 #: The slowest pace, in requests per second: below one in ten seconds nothing would be learned.
 _FLOOR: Final = 0.1
 
@@ -244,13 +246,15 @@ class Pacer:
         return self._start(now, ahead, self.rate if self.rate is not None else math.inf)
 
     def _start(self, now: float, ahead: int, pace: float) -> float:
-        start = max(now, self.blocked_until)
-        return start if pace == math.inf else max(start, self._next(now, pace) + ahead / pace)
+        if pace == math.inf:
+            return max(now, self.blocked_until)
+        return max(now, self._next(now, pace) + ahead / pace)
 
     def _next(self, now: float, pace: float) -> float:
         # After a quiet time some may start together, but never right after a slow-down.
-        burst = _BURST_SECONDS if self._pace >= self._target else 0.0
-        return max(self._last + 1.0 / pace, now - burst)
+        burst = _BURST_SECONDS if self._pace >= self._target else _LATE_SECONDS
+        since = max(now - burst, self._slowed_at, self.blocked_until)
+        return max(self._last + 1.0 / pace, since)
 
     def throttled(self, now: float, retry_after: float | None) -> None:
         """Slow down: the server said "too many". A Retry-After holds every request back."""

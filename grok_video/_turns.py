@@ -7,6 +7,7 @@ and what is told to a caller who cannot have a turn, is decided in `_session`.
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from grok_video._policies import Pacer
@@ -21,6 +22,8 @@ __all__ = ["NoTurn", "Turns"]
 
 #: Seconds after which whoever is first in line looks at the pace again, which recovers meanwhile.
 _LOOK_AGAIN: Final = 1.0
+#: Requests that go in one turn of the event loop at most, if that many may.
+_IN_A_TURN: Final = 8
 
 
 class NoTurn(Exception):
@@ -29,6 +32,17 @@ class NoTurn(Exception):
     def __init__(self, delay: float | None) -> None:
         super().__init__(delay)
         self.delay = delay
+
+
+class _Place:
+    """Where one request stands in line."""
+
+    __slots__ = ("bell", "has_turn")
+
+    def __init__(self) -> None:
+        self.bell = Bell()
+        #: True once whoever went before has taken its turn for it, a slot as well.
+        self.has_turn = False
 
 
 class _Lane:
@@ -41,19 +55,34 @@ class _Lane:
         #: Those whom the budget holds up, in the order of their coming. Only the first of them
         #: looks at the pace, so that nobody sleeps for what the pace of an earlier moment was, and
         #: whoever leaves moves all others up.
-        self.line: OrderedDict[Bell, None] = OrderedDict()
+        self.line: OrderedDict[_Place, None] = OrderedDict()
 
-    def is_first(self, bell: Bell) -> bool:
-        """Return whether nobody is ahead in the line."""
-        return next(iter(self.line), bell) is bell
+    def is_up(self, place: _Place) -> bool:
+        """Return whether nobody is ahead in the line, or it has its turn."""
+        return place.has_turn or next(iter(self.line), place) is place
 
-    def leave(self, bell: Bell) -> None:
+    def leave(self, place: _Place) -> None:
         """Leave the line; who was behind the first is the first now, and hears of it."""
-        was_first = self.is_first(bell)
-        del self.line[bell]
+        was_first = self.is_up(place)
+        self.line.pop(place, None)
         following = next(iter(self.line), None)
         if was_first and following is not None:
-            following.ring()
+            following.bell.ring()
+
+    def let_go(self, pacer: Pacer, now: float) -> None:
+        """Those behind the first go in the same turn of the loop, as far as nothing holds them up.
+
+        One in a turn would be slower than the pace where turns take their time.
+        """
+        for place in list(islice(self.line, 1, _IN_A_TURN)):
+            if not self.slots.take_at_once():
+                return
+            if not pacer.go(now):
+                self.slots.release()
+                return
+            del self.line[place]
+            place.has_turn = True
+            place.bell.ring()
 
 
 class Turns:
@@ -90,18 +119,25 @@ class Turns:
                 if not lane.line and pacer.go(now):
                     return slots, now
                 slots.release()
-        bell = Bell()
-        lane.line[bell] = None
+        place = _Place()
+        lane.line[place] = None
         try:
             ahead = len(lane.line) - 1
-            while not lane.is_first(bell):
+            while not lane.is_up(place):
                 self._require_hope(now, ahead, until, patience)
-                await self._lifetime.sleep_until(until, bell, lambda: lane.is_first(bell))
+                await self._lifetime.sleep_until(until, place.bell, lambda: lane.is_up(place))
                 self._lifetime.require()
                 now = current_time()
-            return slots, await self._go_first(slots, now, until, patience)
+            if not place.has_turn:
+                now = await self._go_first(slots, now, until, patience)
+                lane.let_go(pacer, now)
+        except BaseException:
+            if place.has_turn:
+                slots.release()
+            raise
         finally:
-            lane.leave(bell)
+            lane.leave(place)
+        return slots, now
 
     async def _go_first(
         self, slots: Slots, now: float, until: float, patience: float | None

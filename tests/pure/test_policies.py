@@ -233,7 +233,7 @@ def test_at_best_is_as_if_the_server_had_not_objected(rate: float | None) -> Non
     assert pacer.go(0.0)
     pacer.throttled(0.0, 3.0)
     assert pacer.soonest(0.0, 0) == 3.0
-    assert pacer.soonest(0.0, 100) == (3.0 if rate is None else 10.0)
+    assert pacer.soonest(0.0, 100) == (3.0 if rate is None else 13.0)
     assert pacer.earliest(0.0, 100) >= 20
 
 
