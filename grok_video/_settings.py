@@ -147,7 +147,8 @@ def _flaw_of_header(name: object, value: object) -> str | None:
     """Return what is wrong with a header, without its value, or None."""
     if not isinstance(name, str):
         return f"headers must have names of type str; got {name!r}"
-    if name.lower() in _OWN_HEADERS:
+    ends = name.lower() == "connection" and value == "close"  # it is the server that goes by it
+    if name.lower() in _OWN_HEADERS and not ends:
         return f"headers must not hold {name}: this client sets it, or leaves it out"
     if not re.fullmatch(f"[{_OF_NAMES}]+", name):
         # Not all of it: whoever writes "X-Key: secret" there has the value in the name.

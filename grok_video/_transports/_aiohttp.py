@@ -64,10 +64,11 @@ if TYPE_CHECKING:
 #: Bytes aiohttp buffers before it stops reading the socket, and so the usual size of a chunk: at
 #: 64 KiB (the default) a download costs two to four times the CPU that it costs at 1 MiB.
 _READ_BUFFER = 2**20
-#: Bytes of one header of an answer, and how many it may have. An answer with more is lost, id and
-#: all; by itself aiohttp takes 8190 and 128, which a gateway's policies and cookies can pass.
-_HEADER_LIMIT = 2**16
-_MOST_HEADERS = 512
+#: Bytes of one header of the API's answers, and how many it may have. An answer with more is lost,
+#: id and all; by itself aiohttp takes 8190 and 128, which a gateway's policies and cookies can
+#: pass. File servers, who are strangers, may send no more than that: all headers are held.
+_HEADER_LIMIT = {"creates": 2**16, "api": 2**16}
+_MOST_HEADERS = {"creates": 256, "api": 256}
 
 
 class AiohttpTransport(Transport):
@@ -375,10 +376,10 @@ class _Sessions:
             ),
             headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
             auto_decompress=False,
-            max_line_size=_HEADER_LIMIT,
-            max_field_size=_HEADER_LIMIT,
-            max_headers=_MOST_HEADERS,
             cookie_jar=aiohttp.DummyCookieJar(),
+            max_line_size=_HEADER_LIMIT.get(name, 8190),
+            max_field_size=_HEADER_LIMIT.get(name, 8190),
+            max_headers=_MOST_HEADERS.get(name, 128),
         )
         self._made[name] = session
         return session

@@ -337,7 +337,12 @@ class Proxies:
     @classmethod
     def found_for(cls, config: TransportConfig) -> Proxies:
         """Return what holds now."""
-        return cls(config.proxy, {} if config.proxy is not None else urllib.request.getproxies())
+        if config.proxy is not None:
+            return cls(config.proxy, {})
+        # With a space or a line break at its end, as files of settings leave it, it works with
+        # most programs.
+        found = urllib.request.getproxies()
+        return cls(None, {scheme: proxy.strip() for scheme, proxy in found.items()})
 
     @classmethod
     def of(cls, config: TransportConfig) -> Proxies:
@@ -380,12 +385,11 @@ class Proxies:
         proxy = self.choose(origin)
         if proxy is None or self.given is not None:
             return
+        host, _, path = proxy.partition("://")[2].partition("/")
+        # A password with a "/" in it would end the host, and its beginning be one.
+        is_cut = "@" in path and "@" not in host
         with contextlib.suppress(ValueError):
-            # A password with a "/" in it would end the host, and its beginning be one.
-            if (
-                Origin.of(proxy).can_be_resolved
-                and "@" not in proxy.partition("://")[2].partition("/")[2]
-            ):
+            if Origin.of(proxy).can_be_resolved and not is_cut:
                 return
         variable = origin.scheme if self.found.get(origin.scheme) else "all"
         message = (

@@ -309,6 +309,10 @@ async def test_a_wait_whose_transport_goes_on_breaking_in_its_own_way_ends_with_
     with pytest.raises(JobTimeout, match=r"The last poll failed: .* OSError") as caught:
         await job.result(timeout=0.3)
     assert caught.value.request_id == job.request_id
+    # Their frames hold the request, the key among its headers.
+    told = causes(caught.value)[1:]
+    assert any(isinstance(one, OSError) for one in told)
+    assert [one for one in told if one.__traceback__ is not None] == []
     with pytest.raises(JobTimeout) as caught:
         await anext(client.as_completed([job], timeout=0.3))
     assert caught.value.pending == (job.request_id,)

@@ -119,7 +119,7 @@ def test_a_base_url_comes_from_the_argument_the_environment_and_the_default(
         ({"headers": {"X-Key: secret": ""}}, ConfigurationError, "got one that begins 'X-Key'"),
         ({"headers": {"": "a"}}, ConfigurationError, "names without .*; got an empty one"),
         ({"headers": {"Expect": "100-continue"}}, ConfigurationError, "must not hold Expect"),
-        ({"headers": {"Connection": "close"}}, ConfigurationError, "must not hold Connection"),
+        ({"headers": {"Connection": "upgrade"}}, ConfigurationError, "must not hold Connection"),
         ({"headers": {"content-encoding": "x"}}, ConfigurationError, "must not hold content-enc"),
         ({"headers": [("X-Key", "secret")]}, ConfigurationError, "headers must be a mapping"),
         ({"headers": {b"X-Key": "secret"}}, ConfigurationError, "names of type str"),
@@ -178,3 +178,8 @@ def test_a_client_never_shows_its_key() -> None:
 def test_an_id_that_no_address_can_hold_is_refused(request_id: Any) -> None:
     with pytest.raises(InvalidRequest, match="request_id must"):
         AsyncClient(KEY).job(request_id)
+
+
+@pytest.mark.parametrize("name", ["Connection", "connection"])
+def test_a_connection_may_be_closed_after_each_request(name: str) -> None:
+    assert AsyncClient("key", headers={name: "close"}) is not None

@@ -7,8 +7,8 @@ import zlib
 
 import anyio
 import pytest
-from conftest import Bytes, Lane, SceneMaker
-from rawserver import Visit, ok, says
+from conftest import OWN, Bytes, Lane, SceneMaker, lanes, make_config, make_transport
+from rawserver import Visit, ok, raw_server, says
 
 from grok_video import APIConnectionError, ConfigurationError, UnexpectedResponse
 from grok_video._transports._base import ANSWER_LIMIT
@@ -166,3 +166,15 @@ async def test_an_address_that_is_none_is_refused(scene: SceneMaker):
                 async with play.transport.stream(url, {}, public_only=False):
                     pass
             assert "is not an absolute http(s) URL" in str(caught.value)
+
+
+@lanes(*OWN)
+async def test_a_file_server_may_not_have_megabytes_of_headers_held(lane: Lane):
+    """Whoever serves a file is a stranger, and a library holds all headers that it takes."""
+    data = head(2, *(f"X-{number}: " + "a" * 60_000 for number in range(100))) + b"{}"
+    with raw_server(says(data, then="close")) as foreign:
+        transport = make_transport(lane, make_config("http://api.test/v1"))
+        with pytest.raises(APIConnectionError):
+            async with transport.stream(f"{foreign.base}/a.mp4", {}, public_only=False):
+                pass
+        await transport.aclose()

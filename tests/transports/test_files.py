@@ -444,11 +444,12 @@ async def test_a_proxy_on_a_private_network_may_fetch_public_files(
 
 
 @lanes(*OWN)
+@pytest.mark.parametrize("end", ["", " ", "\n", "/a@b"])
 async def test_the_environments_proxy_is_used_and_its_exceptions_are_kept(
-    lane: Lane, monkeypatch: pytest.MonkeyPatch
+    lane: Lane, end: str, monkeypatch: pytest.MonkeyPatch
 ):
     with raw_server(ok(b"through the proxy")) as proxy, raw_server(ok(b"direct")) as direct:
-        monkeypatch.setenv("http_proxy", f"user:pass@127.0.0.1:{proxy.port}")
+        monkeypatch.setenv("http_proxy", f"user:pass@127.0.0.1:{proxy.port}{end}")
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         transport = make_transport(lane, make_config(direct.base))
         assert (await transport.get(f"{direct.base}/x")).body == b"direct"
