@@ -28,7 +28,7 @@ from grok_video._job import (
     load_downloads,
     poller_of,
 )
-from grok_video._policies import Deadline, Limits, Retry
+from grok_video._policies import NO_END, Deadline, Limits, Retry
 from grok_video._polling import Polling
 from grok_video._redaction import lift, redact_url, veil, veil_all
 from grok_video._requests import DEFAULT_MODEL, VideoRequest
@@ -194,8 +194,9 @@ class AsyncClient:
         did not take it, and `CreateOutcomeUnknown` if it may have: then nothing is sent again.
         """
         image, output = veil(image), veil(output)
-        veil_all(unknown)
-        deadline = Deadline.after(current_time(), timeout)
+        if unknown:
+            veil_all(unknown)
+        deadline = NO_END if timeout is None else Deadline.after(current_time(), timeout)
         request = _as_request(
             AsyncClient.submit,
             prompt,

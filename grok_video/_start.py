@@ -62,8 +62,10 @@ class Start:
 
     def require_polls(self) -> None:
         """Raise `RateLimited` if the server wants no poll until the wait for the video is over."""
+        if self._wait is None:
+            return
         blocked_until = self._session.polls_blocked_until()
-        if self._wait is None or blocked_until <= self._wait.at:
+        if blocked_until <= self._wait.at:
             return
         pause = blocked_until - current_time()
         unsent = "it was not sent again" if self._has_begun else "nothing was sent"

@@ -20,8 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import aiohttp.abc
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.http import HttpProcessingError
 
 from grok_video._transports._base import CREATE_KEEPALIVE, KEEPALIVE, refuse_private
 
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     import socket
     import ssl
 
+    from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
 
@@ -41,27 +40,12 @@ if TYPE_CHECKING:
 READ = 96 * 1024
 
 
-class CreateProtocol(ResponseHandler):
-    """Reads answers, and keeps the bytes that were none with the error that they made.
-
-    aiohttp drops a whole answer, the id of a job with it, for what stands right behind it.
-    """
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        failure: Any = self.exception()
-        if failure is not None and isinstance(failure, HttpProcessingError):
-            failure.unread = data  # type: ignore[attr-defined]  # see `take_unread`
-
-
 class CreateConnector(aiohttp.TCPConnector):
     """Connections for creates, and those that creates have left for polls."""
 
     def __init__(self, tls: ssl.SSLContext | bool) -> None:
         # The type of aiohttp's own factory of sockets is not whole.
         super().__init__(limit=0, keepalive_timeout=KEEPALIVE, ssl=tls)  # pyright: ignore[reportUnknownMemberType]
-        # A private name: where it is missing, less is known of an answer that could not be read.
-        self._factory = partial(CreateProtocol, loop=self._loop)  # type: ignore[assignment]  # is one
         #: When each connection came back from a create.
         self._left_at: weakref.WeakKeyDictionary[ResponseHandler, float] = (
             weakref.WeakKeyDictionary()

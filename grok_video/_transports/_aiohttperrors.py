@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import socket
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from grok_video._transports._base import Trouble, causes, reason_of, without_frames
@@ -43,7 +45,6 @@ _EXCEPTIONS: Final[list[tuple[type[BaseException], Trouble]]] = [
 def presentable(error: BaseException, outer: BaseException | None) -> BaseException:
     """Return the error as it may be shown: without frames, headers, queries and proxy passwords."""
     for link in causes(error, outer):
-        take_unread(link)
         if isinstance(link, aiohttp.ClientResponseError):
             # Its repr is that of the whole request, the key among the headers.
             info = link.request_info
@@ -63,15 +64,24 @@ def presentable(error: BaseException, outer: BaseException | None) -> BaseExcept
     return without_frames(error, outer)
 
 
-def take_unread(error: BaseException | None) -> bytes:
-    """Return what could not be read as an answer (see `CreateProtocol`); no error keeps it."""
-    unread: bytes = vars(error).pop("unread", b"") if error is not None else b""
-    return unread
+def _unread(error: BaseException) -> bytes:
+    """Return what aiohttp could not read as an answer; it drops all of it, the id of a job too.
+
+    It stands in the frame that took it from the connection, and nowhere else: a protocol of our own
+    that kept it would cost each poll a hundredth more.
+    """
+    taken = ResponseHandler.data_received.__code__
+    for link in causes(error):
+        for frame, _ in walk_tb(link.__traceback__):
+            if frame.f_code is taken:
+                data = frame.f_locals.get("data")
+                return data if isinstance(data, bytes) else b""
+    return b""
 
 
 def note_unread(error: Exception, received: Received) -> None:
     """Note an answer that aiohttp dropped for what stands behind it, or in its head."""
-    unread, start = take_unread(error.__cause__), 0
+    unread, start = _unread(error), 0
     while status_line := re.compile(_STATUS_LINE).match(unread, start):
         end = unread.find(b"\r\n\r\n", start)
         if end < 0:
