@@ -184,8 +184,7 @@ class Transfer:
                 case Follows():
                     pass
                 case StartOver():
-                    self._count_change()
-                    self._whole_only = True
+                    self._ask_for_all()
                     continue
                 case LinkDied():
                     await self._renew(verdict.status)
@@ -195,6 +194,8 @@ class Transfer:
                 case _:
                     assert_never(verdict)
             assert failure is not None  # noqa: S101 - for the type checker
+            if isinstance(verdict, Follows):
+                self._trust_ranges_again()
             await self._wait(failure)
 
     def _passing(self, error: Exception) -> APIConnectionError:
@@ -286,6 +287,24 @@ class Transfer:
             if self.have > MOST_BYTES:
                 self._check_size(self.have)
 
+    def _ask_for_all(self) -> None:
+        """The next request is for the whole file. Raises `Truncated` if that keeps being no help.
+
+        A range that is refused, or answered with another one, is no change of the file: what is
+        asked for after it is counted by what that brings.
+        """
+        if self._whole_only or not self.have:
+            self._count_change()
+        self._whole_only = True
+
+    def _trust_ranges_again(self) -> None:
+        """After a whole answer that broke off: the next one may break before what is new, too.
+
+        It has also shown that the link lives, so that only a range can have been refused.
+        """
+        if self._whole_only:
+            self._whole_only, self._deaths = False, 0
+
     def _count_change(self) -> None:
         self._versions += 1
         if self._versions > _VERSIONS:
@@ -313,9 +332,8 @@ class Transfer:
         if self._deaths > _LINKS:
             raise self.error(LinkExpired, f"{words}, and so were the fresh ones of the job")
         if self._deaths > 1:
-            self._whole_only = (
-                True  # a fresh link is no better: it may be the range that is refused
-            )
+            # A fresh link is no better: it may be the range that is refused.
+            self._whole_only = True
         failure: GrokVideoError = ServerError(words, status=status)
         try:
             fresh = await self._source.fresh_video()

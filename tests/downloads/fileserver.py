@@ -69,9 +69,10 @@ class IgnoreRange:
 
 @frozen
 class RefuseRange:
-    """Answer with this where a range is asked for, and with the file where none is."""
+    """Answer with this where a range is asked for, and with the file, up to `at`, where none is."""
 
     status: int
+    at: int | None = None
 
 
 @frozen

@@ -88,6 +88,53 @@ async def test_a_server_that_refuses_every_range_gives_the_file_all_the_same(
     assert len(server.requests) - before <= 4
 
 
+async def test_ranges_are_asked_for_again_where_the_whole_file_broke_in_what_is_skipped(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    """Two dead links in a row may have been a refused range, or just dead links."""
+    downloads.server.data = MEDIUM
+    downloads.server.script.extend([Cut(MIB), Cut(MIB), Say(403), Say(403)])
+    downloads.server.always = Cut(MIB)  # of each answer, so that no whole one gets any further
+    assert is_whole(await downloads.save(tmp_path / "cat.mp4"), tmp_path / "cat.mp4", MEDIUM)
+    assert downloads.server.ranges[-2:] == [None, f"bytes={2 * MIB}-"]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        RefuseRange(403),
+        RefuseRange(412),
+        RefuseRange(501),
+        Say(206, headers={"Content-Range": "bytes 0-0/300000", "Content-Length": "1"}, body=b"x"),
+    ],
+    ids=["403", "412", "501", "another range"],
+)
+async def test_a_server_without_ranges_gives_the_file_as_long_as_each_answer_brings_more(
+    downloads: Downloads, tmp_path: Path, refusal: object
+) -> None:
+    downloads.server.data = MEDIUM
+    for cut in range(400_000, len(MEDIUM), 400_000):
+        refusals = 2 if refusal == RefuseRange(403) else 1  # the first might be the link's
+        downloads.server.script.extend([Cut(cut), *[refusal] * refusals])
+    assert is_whole(await downloads.save(tmp_path / "cat.mp4"), tmp_path / "cat.mp4", MEDIUM)
+    assert not downloads.server.script
+
+
+@pytest.mark.parametrize("status", [400, 403, 412, 501])
+async def test_a_server_without_ranges_whose_every_answer_breaks_off_is_given_up_for_that(
+    downloads: Downloads, tmp_path: Path, status: int
+) -> None:
+    """The link is not said to be dead, nor the file to change: neither is so."""
+    downloads.server.script.append(Cut(100_000))
+    downloads.server.always = RefuseRange(status, at=80_000)
+    error = await downloads.refused(Truncated, tmp_path / "cat.mp4")
+    assert "8 attempts in a row brought nothing new" in str(error)
+    assert "broke off" in str(error)
+    assert error.bytes_kept == 100_000
+    assert downloads.server.ranges.count(None) == 8
+    assert len(downloads.server.requests) <= 1 + 3 * 8
+
+
 async def test_a_job_that_has_expired_meanwhile_ends_it(
     downloads: Downloads, tmp_path: Path
 ) -> None:
