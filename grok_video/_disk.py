@@ -197,6 +197,14 @@ def free_space(folder: Path) -> int | None:
     return facts.f_bavail * facts.f_frsize if facts.f_blocks else None
 
 
+def taken_space(descriptor: int) -> int:
+    """Return the bytes of the disk that the open file has: of one with holes, fewer than it reads.
+
+    Zero where the system does not say, which is where it does not tell `free_space` either.
+    """
+    return getattr(os.fstat(descriptor), "st_blocks", 0) * 512  # whatever its st_blksize
+
+
 def words(error: OSError) -> str:
     """Return the reason in words: the system's own, but for the usual ones."""
     match error.errno:

@@ -357,7 +357,8 @@ class PartFile:
     def _begin(self, version: Version) -> None:
         if self._adopt and not self._overwrite and self._is_of_another_length(version):
             raise self._refuse(TAKEN)  # known before the first byte of what would be for nothing
-        needed = (version.total or 0) - self.size
+        # What is there gives way to it, whoever's it is.
+        needed = (version.total or 0) - _disk.taken_space(self._descriptor)
         free = _disk.free_space(self._place.file.parent) if needed > 0 else None
         if free is not None and free < needed:
             problem = f"the disk is full (the video needs {needed} bytes more, {free} are free)"

@@ -14,7 +14,8 @@ from grok_video import DestinationError, DownloadError, LinkExpired
 from grok_video._partfile import Batch, PartFile
 from grok_video._ranges import Version
 
-from .fileserver import SMALL, Chunked, Cut, Say, boxed
+from ..disks import mounted
+from .fileserver import MEDIUM, MIB, SMALL, Chunked, Cut, Say, boxed
 from .harness import ID, Downloads, is_whole, names
 
 
@@ -119,6 +120,41 @@ async def test_a_try_of_another_job_that_broke_leaves_nothing_of_either_that_mis
     with pytest.raises(LinkExpired):
         await downloads.save(path, request_id="another-job")
     assert names(tmp_path) == set()
+
+
+def a_part(path: Path, data: bytes, version: Version, *, request_id: str = ID) -> None:
+    """Leave a part as a process does that was killed."""
+    file = PartFile(path, overwrite=False, sha256=False, request_id=request_id)
+    file.open()
+    file.store(Batch(restart=version, chunks=[data], size=len(data)))
+    file.forget()  # and nothing is written, sealed or removed any more
+
+
+# Where nothing can be mounted, all of these have room enough.
+async def test_a_part_of_another_job_gives_its_room_on_a_disk_that_is_nearly_full(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    downloads.server.data, path = MEDIUM, tmp_path / "disk" / "cat.mp4"
+    with mounted(path.parent, "size=4m"):
+        a_part(path, MEDIUM[: 2 * MIB], Version('"v1"'), request_id="another-job")
+        assert is_whole(await downloads.save(path), path, MEDIUM)
+
+
+@pytest.mark.parametrize(("hole", "needed"), [(False, MIB), (True, 3 * MIB)])
+async def test_a_disk_is_full_where_not_even_the_room_of_the_part_would_do(
+    downloads: Downloads, tmp_path: Path, hole: bool, needed: int
+) -> None:
+    """A hole in a file takes no room, and gives none back."""
+    downloads.server.data, path = MEDIUM, tmp_path / "disk" / "cat.mp4"
+    with mounted(path.parent, f"size={1 if hole else 3}m") as real:
+        a_part(path, b"" if hole else MEDIUM[: 2 * MIB], Version('"v1"'), request_id="another-job")
+        os.truncate(path.parent / "cat.mp4.part", 2 * MIB)
+        if not real:
+            assert is_whole(await downloads.save(path), path, MEDIUM)
+            return
+        error = await downloads.refused(DestinationError, path)
+        assert f"the disk is full (the video needs {needed} bytes more" in str(error)
+        assert (path.parent / "cat.mp4.part").stat().st_size == 2 * MIB, "it is left to its job"
 
 
 @contextlib.contextmanager
