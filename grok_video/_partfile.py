@@ -100,7 +100,7 @@ class PartFile:
         self._mutex = threading.Lock()
         self._descriptor = -1
         self._closed = False
-        #: True where what the part holds is of this job, or nothing.
+        #: True where what the part holds is nothing, or this job's and known for what it is.
         self._is_own = False
         self._wants_hash = sha256
         #: None where nothing is to be hashed: it costs about as much as all the rest of a download.
@@ -316,9 +316,9 @@ class PartFile:
         except FileNotFoundError:
             # The record is written before the first byte, so a part without one is not ours.
             raise self._refuse(self._place.foreign_words) from None
+        self._is_own = kept is not None or self._record.is_spent
         if kept is None:
             return
-        self._is_own = True
         self.size, (self.version, self._sealed) = size, kept
         if self._sealed is not None and self._hash is None:
             self._hash = hashlib.sha256()  # to be compared, and then no more

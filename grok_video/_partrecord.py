@@ -49,6 +49,9 @@ class Record:
         self._request_id = request_id
         #: Where the seal begins; None where there is none.
         self._seal_at: int | None = None
+        #: True once it has said that the part is this job's, not all of the video, and that nothing
+        #: can be added to it. Where less is known the part may be all there is of a paid video.
+        self.is_spent = False
 
     def check(self) -> None:
         """Raise `NotOurs` if what has the record's name is not ours to write."""
@@ -73,6 +76,7 @@ class Record:
         if version.total is not None and size > version.total:
             return None
         if not version.serves_again(size):
+            self.is_spent = version.total is not None
             return None
         self._seal_at = len(line) if seal else None
         return version, digest

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from grok_video import DestinationError, DownloadError, LinkExpired
+from grok_video import DestinationError, DownloadError, LinkExpired, _disk
 from grok_video._partfile import Batch, PartFile
 from grok_video._ranges import Version
 
@@ -128,6 +128,39 @@ def a_part(path: Path, data: bytes, version: Version, *, request_id: str = ID) -
     file.open()
     file.store(Batch(restart=version, chunks=[data], size=len(data)))
     file.forget()  # and nothing is written, sealed or removed any more
+
+
+async def test_a_part_of_the_same_job_that_is_of_no_use_to_anybody_goes_with_a_try(
+    downloads: Downloads, tmp_path: Path
+) -> None:
+    """Of a process that was killed, from a server without an ETag: nothing can be added to it."""
+    path = tmp_path / "cat.mp4"
+    a_part(path, MEDIUM[:MIB], Version(total=len(MEDIUM)))
+    downloads.server.always = Say(404)
+    await downloads.refused(LinkExpired, path)
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("why", ["another boot", "an empty record", "a torn one", "no length"])
+async def test_a_part_that_may_be_all_there_is_of_a_video_is_left_by_a_try_that_brings_nothing(
+    downloads: Downloads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """It is not relied on, but a person may look at it: its link may be dead for good."""
+    path, record = tmp_path / "cat.mp4", tmp_path / "cat.mp4.part.json"
+    a_part(path, SMALL, Version(total=None if why == "no length" else len(SMALL)))
+    if why == "another boot":
+        monkeypatch.setattr(_disk, "boot", lambda: "another boot")
+    elif why == "a torn one":
+        record.write_bytes(record.read_bytes()[:-1])
+    elif why == "an empty record":  # of a process that was killed while it noted the length
+        record.write_bytes(b"")
+    before = contents(tmp_path)
+    downloads.server.always = Say(404)
+    await downloads.refused(LinkExpired, path)
+    assert contents(tmp_path) == before
+    downloads.server.always = None
+    assert is_whole(await downloads.save(path), path, SMALL)
+    assert names(tmp_path) == {"cat.mp4"}
 
 
 # Where nothing can be mounted, all of these have room enough.
