@@ -64,13 +64,9 @@ class Settings:
             overwrite=overwrite,
             sha256=sha256,
         )
-        for field, path in (("out", out), ("ledger", ledger)):
-            if path is not None:
-                require_path(field, path)
-        # Absolute: the working directory may change, and the ledger is read from anywhere.
         return cls(
-            Path(out).absolute() if out is not None else None,
-            Path(ledger).absolute() if ledger is not None else None,
+            _place("out", out),
+            _place("ledger", ledger),
             max_in_flight,
             _money(max_cost_usd),
             retry_failed,
@@ -81,6 +77,18 @@ class Settings:
             sha256,
             timeout,
         )
+
+
+def _place(field: str, named: str | os.PathLike[str] | None) -> Path | None:
+    """Return where this is, once and for all: the working directory may change."""
+    if named is None:
+        return None
+    require_path(field, named)
+    try:
+        return Path(named).absolute()
+    except OSError:
+        limit = "must be an absolute path: the working directory is gone"
+        raise refuse(field, named, limit) from None
 
 
 def _ids(

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
@@ -142,3 +143,16 @@ async def test_a_batch_with_a_setting_that_cannot_be_is_refused(
         client.batch([], **words)
     assert isinstance(caught.value, InvalidRequest)
     assert caught.value.field == field
+
+
+async def test_a_batch_in_a_folder_that_is_gone_is_told_to_name_its_files_by_absolute_paths(
+    client: AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for field, named in (("out", "videos"), ("ledger", Path("run.sqlite"))):
+        with pytest.raises(InvalidRequest, match="the working directory is gone") as caught:
+            client.batch([], **{field: named})
+        assert caught.value.field == field
+    client.batch([], out=tmp_path / "videos", ledger=tmp_path / "run.sqlite")
