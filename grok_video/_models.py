@@ -110,7 +110,9 @@ class Video(Value):
                     relative = path.relative_to(folder).as_posix()
                     return f"./{quote(os.fsencode(relative))}"
         # Only a page that is a file itself may load a file.
-        return self.url or self.path.absolute().as_uri()
+        with contextlib.suppress(OSError):
+            return self.url or self.path.absolute().as_uri()
+        return ""
 
 
 # Compared after each poll, for which attrs' own way is the quicker one.

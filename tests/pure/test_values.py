@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import html
 import json
 import pickle
 from decimal import Decimal
@@ -156,3 +157,17 @@ def test_a_value_can_be_matched_by_position() -> None:
 def test_no_attribute_of_a_value_can_be_changed(value: object) -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         setattr(value, attrs.fields(type(value))[0].name, "other")
+
+
+def test_a_video_is_shown_in_a_notebook_whose_folder_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its link, or by words where it has none: nobody can say any more where its file is."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert "https://vidgen.example/r-1.mp4" in VIDEO._repr_html_()
+    delivered = attrs.evolve(VIDEO, url=None)
+    assert delivered._repr_html_() == f"<code>{html.escape(repr(delivered))}</code>"
+    elsewhere = attrs.evolve(delivered, path=tmp_path / "r-1.mp4")
+    assert (tmp_path / "r-1.mp4").as_uri() in elsewhere._repr_html_()
