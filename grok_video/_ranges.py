@@ -10,13 +10,11 @@ import math
 import re
 import time
 from typing import TYPE_CHECKING, Final, TypeAlias
-from urllib.parse import urljoin
 
 from attrs import frozen
 
 from grok_video._errors import APIError, RateLimited, ServerError
 from grok_video._refusals import read_retry_after
-from grok_video._urls import Origin, names_a_user
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -171,34 +169,6 @@ def strong(etag: str) -> str | None:
     """
     is_strong = len(etag) > 2 and etag[0] == etag[-1] == '"'
     return etag if is_strong and etag.isascii() and etag.isprintable() else None
-
-
-def redirect_target(url: str, status: int, headers: Mapping[str, str]) -> str | None:
-    """Return where a redirect leads, or None for an answer that is none."""
-    location = headers.get("location")
-    if status not in (301, 302, 303, 307, 308) or not location:
-        return None
-    try:
-        return urljoin(url, location)
-    except ValueError:
-        return location  # no URL at all: refused for what it is
-
-
-def refused_link(url: str, *, public_only: bool, came_from: str | None = None) -> str | None:
-    """Return why this link is not followed, or None if it may be."""
-    try:
-        origin = Origin.of(url)
-    except ValueError:
-        return "it is not an http(s) URL"
-    if not origin.can_be_resolved:
-        return "its host is not a name that can be looked up"
-    if names_a_user(url):
-        return "it has a user name in it"
-    if origin.scheme == "http" and (came_from or "")[:6].lower() == "https:":
-        return "it leads from https to http"
-    if public_only and origin.is_private:
-        return "it leads into a private network"
-    return None
 
 
 def _length(headers: Mapping[str, str]) -> int | None:

@@ -1,8 +1,8 @@
 """One video as one sequence of bytes, over as many answers and links as that takes.
 
-`Transfer` asks, follows redirects, waits, takes fresh links from the job and hands the bytes on;
-what an answer means is decided in `_ranges`. Nothing here touches a disk, and nothing here ever
-creates a job.
+`Transfer` asks, waits, takes fresh links from the job and hands the bytes on; what an answer means
+is decided in `_ranges`, and where a link leads in `_redirects`. Nothing here touches a disk, and
+nothing here ever creates a job.
 """
 
 from __future__ import annotations
@@ -39,14 +39,12 @@ from grok_video._ranges import (
     Verdict,
     Version,
     judge,
-    redirect_target,
-    refused_link,
     request_headers,
 )
 from grok_video._redaction import redact_url
+from grok_video._redirects import Followed
 from grok_video._transports._base import (
     CODINGS,
-    NotRequestable,
     transport_failed,
     without_frames,
 )
@@ -55,7 +53,6 @@ from grok_video._transports._loops import current_time
 if TYPE_CHECKING:
     import random as random_module
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-    from types import TracebackType
 
     from grok_video._models import Video
     from grok_video._policies import Deadline, Retry
@@ -74,7 +71,6 @@ _LINKS: Final = 4
 _VERSIONS: Final = 4
 #: Bytes that count as something new: a server that gives one byte for each request is broken.
 _PROGRESS: Final = 2**16
-_REDIRECTS: Final = 5
 #: Bytes until the end of the first box's type: an MP4 file starts with its length and "ftyp".
 _HEAD: Final = 8
 
@@ -153,7 +149,7 @@ class Transfer:
             reached = self._reached
             outer = sys.exception()
             try:
-                async with _Followed(self) as answer:
+                async with Followed(self) as answer:
                     verdict = self._judge(answer)
                     if isinstance(verdict, Follows):
                         intake = self._begin(answer, verdict)
@@ -407,50 +403,6 @@ class Transfer:
             f"the deadline of {self._deadline.timeout:g} s ended the download after "
             f"{self.have}{of} bytes",
         )
-
-
-class _Followed:
-    """The answer at the end of the redirects, as a context. The key is the transport's business.
-
-    A class, because a generator for each download costs three times.
-    """
-
-    __slots__ = ("_answering", "_transfer")
-
-    def __init__(self, transfer: Transfer) -> None:
-        self._transfer = transfer
-
-    async def __aenter__(self) -> StreamedAnswer:
-        transfer = self._transfer
-        url, before = transfer.url, None
-        for _ in range(_REDIRECTS + 1):
-            problem = refused_link(url, public_only=transfer.public_only, came_from=before)
-            if problem is not None:
-                problem = f"the link was not followed: {problem}"
-                raise transfer.error(DownloadError, problem, url=url)
-            self._answering = transfer.transport().stream(
-                url, transfer.headers(), public_only=transfer.public_only
-            )
-            try:
-                answer = await self._answering.__aenter__()
-            except NotRequestable as error:
-                problem = f"the link was not followed: {error.message.rstrip('.')}"
-                raise transfer.error(DownloadError, problem, url=url) from None
-            target = redirect_target(url, answer.status, answer.headers)
-            if target is None:
-                return answer
-            await self._answering.__aexit__(None, None, None)
-            url, before = target, url
-        problem = f"the link was redirected more than {_REDIRECTS} times"
-        raise transfer.error(DownloadError, problem)
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._answering.__aexit__(kind, error, traceback)
 
 
 class _Intake:

@@ -87,6 +87,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_destination",
             "_place",
             "_partfile",
+            "_redirects",
             "_transfer",
             "_download",
             "_lockfile",

@@ -19,11 +19,10 @@ from grok_video._ranges import (
     StartOver,
     Version,
     judge,
-    redirect_target,
-    refused_link,
     request_headers,
     version_of,
 )
+from grok_video._redirects import redirect_target, refused_link
 from grok_video._urls import sendable
 
 TAG = '"v1"'

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from grok_video import Image, InvalidRequest, VideoRequest, frame_size
-from grok_video._ranges import refused_link
 from grok_video._redaction import redact_url
+from grok_video._redirects import refused_link
 from grok_video._requests import ASPECT_RATIOS, RESOLUTIONS, sniff
 
 JPEG = b"\xff\xd8\xff\xe0" + bytes(20)
