@@ -34,8 +34,13 @@ def test_an_example_runs_as_it_stands(number: int, tmp_path: Path, grok_emulator
         "COMETAPI_KEY": grok_emulator.api_key,
         "GROK_VIDEO_BASE_URL": grok_emulator.base_url,
     }
+    example = blocks("python")[number]
+    words = ["-c", example]
+    if "\ndef test_" in example:
+        (tmp_path / "test_example.py").write_text(example)
+        words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_example.py"]
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", blocks("python")[number]],
+        [sys.executable, "-W", "error", *words],
         cwd=tmp_path,
         env=os.environ | settings,
         capture_output=True,
@@ -43,8 +48,9 @@ def test_an_example_runs_as_it_stands(number: int, tmp_path: Path, grok_emulator
         timeout=120,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
+    assert words[0] == "-c" or "1 passed" in done.stdout
 
 
 def test_the_diagram_is_drawn_from_the_table() -> None:
