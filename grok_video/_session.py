@@ -42,12 +42,12 @@ from grok_video._slots import Taken, slots_of_each_loop
 from grok_video._threads import CHECKS, load, load_anyio
 from grok_video._transports._base import (
     Address,
-    Proxies,
     Transport,
     proves_refusal,
     transport_failed,
 )
 from grok_video._transports._loops import checkpoint, current_time, ends_at, running_library
+from grok_video._transports._proxies import Proxies
 from grok_video._turns import NoTurn, Turns
 
 if TYPE_CHECKING:

@@ -55,6 +55,7 @@ FLOORS: list[tuple[str, list[str]]] = [
         [
             "_transports.__init__",
             "_transports._base",
+            "_transports._proxies",
             "_transports._loops",
             "_transports._looplocal",
             "_tracing",

@@ -35,7 +35,7 @@ from grok_video._errors import (
 )
 from grok_video._redaction import redact_url
 from grok_video._settings import KEY_VARIABLE, find_base_url, find_key
-from grok_video._transports._base import Proxies
+from grok_video._transports._proxies import Proxies
 from grok_video._urls import Origin
 
 #: No job has this id: ids are random UUIDs, and this one is all zeros.

@@ -41,7 +41,6 @@ from grok_video._transports._base import (
     Address,
     Answer,
     PrivateAddress,
-    Proxies,
     Received,
     Transport,
     TransportConfig,
@@ -53,6 +52,7 @@ from grok_video._transports._base import (
 )
 from grok_video._transports._debuglog import hide_written_bytes
 from grok_video._transports._looplocal import LoopLocal
+from grok_video._transports._proxies import Proxies
 from grok_video._urls import Origin, sendable
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from grok_video._transports._base import (
     CREATE_KEEPALIVE,
     KEEPALIVE,
     USER_AGENT,
-    Proxies,
     TransportConfig,
 )
+from grok_video._transports._proxies import Proxies
 from grok_video._urls import Origin
 
 if TYPE_CHECKING:

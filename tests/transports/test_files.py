@@ -31,10 +31,10 @@ from grok_video._transports._aiohttp import AiohttpTransport
 from grok_video._transports._base import (
     NotRequestable,
     PrivateAddress,
-    Proxies,
     Transport,
     refuse_private,
 )
+from grok_video._transports._proxies import Proxies
 
 HEAD = b'HTTP/1.1 206 Partial Content\r\nContent-Length: %d\r\nETag: "v1"\r\n\r\n'
 
