@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from grok_video._errors import CreateOutcomeUnknown
+from grok_video._errors import APITimeoutError, CreateOutcomeUnknown, RateLimited
 from grok_video._lifecycle import Event, State, advance
 from grok_video._log import logger
 
 if TYPE_CHECKING:
     from grok_video._create import AttemptOutcome
     from grok_video._errors import GrokVideoError
+    from grok_video._policies import Deadline
     from grok_video._requests import VideoRequest
 
-__all__ = ["Attempts"]
+__all__ = ["Attempts", "not_in_time", "too_long"]
 
 
 class Attempts:
@@ -110,3 +111,21 @@ class Attempts:
             doubtful=self._doubtful,
             then=last.failure,
         )
+
+
+def not_in_time(problem: str, until: Deadline, so_far: str) -> APITimeoutError:
+    """Return what a create is told whose call was over before it could be sent."""
+    return APITimeoutError(
+        f"{problem} within the {until.timeout:g} s of this call; {so_far}",
+        may_have_been_sent=False,
+    )
+
+
+def too_long(delay: float, so_far: str) -> RateLimited:
+    """Return what a create is told that would have its turn too late."""
+    return RateLimited(
+        f"the next create may start in {delay:.1f} s (the server's Retry-After, or the limits of "
+        f"this client), and this call may not wait that long; {so_far}.",
+        status=429,
+        retry_after=delay,
+    )

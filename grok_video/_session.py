@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import quote
 
 from grok_video import _wire
-from grok_video._attempts import Attempts
+from grok_video._attempts import Attempts, not_in_time, too_long
 from grok_video._body import TextBody, create_body
 from grok_video._create import CANCEL_GRACE, Attempt, Sending
 from grok_video._errors import (
@@ -351,8 +351,8 @@ class Session:
             slots, _ = await self._creates.take(current_time(), until.at, self.retry.patience)
         except NoTurn as no:
             if no.delay is None:
-                raise _not_in_time("no connection became free", until, so_far) from None
-            raise _too_long(no.delay, so_far) from None
+                raise not_in_time("no connection became free", until, so_far) from None
+            raise too_long(no.delay, so_far) from None
         try:
             await self._require_wanted(until, so_far)
         except BaseException:
@@ -365,7 +365,7 @@ class Session:
         await checkpoint()
         self.lifetime.require()
         if until.at != math.inf and current_time() >= until.at:
-            raise _not_in_time("the create could not be sent", until, so_far)
+            raise not_in_time("the create could not be sent", until, so_far)
 
     def creates_blocked_until(self) -> float:
         """Return the time before which the server wants no create."""
@@ -491,19 +491,3 @@ async def _in_time(ask: Callable[[], Awaitable[Answer]], until: Deadline) -> Ans
     with ends_at(until.at):
         return await ask()
     raise TooLate(had_turn=True)
-
-
-def _not_in_time(problem: str, until: Deadline, so_far: str) -> APITimeoutError:
-    return APITimeoutError(
-        f"{problem} within the {until.timeout:g} s of this call; {so_far}",
-        may_have_been_sent=False,
-    )
-
-
-def _too_long(delay: float, so_far: str) -> RateLimited:
-    return RateLimited(
-        f"the next create may start in {delay:.1f} s (the server's Retry-After, or the limits of "
-        f"this client), and this call may not wait that long; {so_far}.",
-        status=429,
-        retry_after=delay,
-    )

@@ -106,6 +106,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_create",
             "_attempts",
             "_session",
+            "_jobends",
             "_poller",
             "_job",
             "_start",
