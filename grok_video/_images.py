@@ -8,7 +8,8 @@ picture is made of is `_pictures`.
 
 from __future__ import annotations
 
-from functools import cache
+import io
+from functools import cache, partial
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -24,6 +25,7 @@ from grok_video._pictures import (
     PathPicture,
     encode_pil,
     hash_pil,
+    open_memory,
 )
 from grok_video._threads import Threads
 from grok_video._transports._loops import current_time, ends_at
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 
     from anyio.lowlevel import RunVar
 
-    from grok_video._openfiles import Part
     from grok_video._pictures import Picture
     from grok_video._policies import Deadline
     from grok_video._requests import Image
@@ -119,8 +120,7 @@ class PictureBody:
         try:
             if isinstance(picture, FilePicture):
                 # Not in these threads: it may wait for ever.
-                part = await picture.part(offset, size)
-                parts = await _THREADS.run(_two_parts, part, 0, size)
+                parts = await picture.run(partial(_two_parts, picture, offset, size))
             elif picture.needs_thread or not codec_is_known():
                 parts = await _THREADS.run(_two_parts, picture, offset, size)
             else:
@@ -256,10 +256,14 @@ async def _open(image: Image) -> Measured:
         return await _THREADS.run(PathPicture, image, abandon=True)
     if image.kind == "pil":
         return await _ENCODERS.run(encode_pil, image, abandon=True)
+    if type(image.source) is io.BytesIO:
+        picture = await _THREADS.run(open_memory, image)
+        if picture is not None:
+            return picture
     return await open_file(image, LARGE_PIECE)
 
 
-def _two_parts(picture: Picture | Part, offset: int, size: int) -> tuple[bytes, bytes]:
+def _two_parts(picture: Measured, offset: int, size: int) -> tuple[bytes, bytes]:
     """Return an encoded piece and, apart from it, its last few characters.
 
     aiohttp and httpx keep what they were last given while they wait for what comes next: fifty

@@ -16,14 +16,21 @@ import threading
 import weakref
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
 
 import anyio
 
 from grok_video._arguments import refuse
 from grok_video._base64 import encode
 from grok_video._errors import InvalidRequest
-from grok_video._pictures import MemoryPicture, changed, read_exactly, reason_of
+from grok_video._pictures import (
+    MemoryPicture,
+    changed,
+    lock_of,
+    read_exactly,
+    reason_of,
+    require_rest,
+)
 from grok_video._requests import SNIFF_LENGTH, require_picture
 from grok_video._transports._loops import caller_of, context_without_loop, running_loop
 
@@ -32,7 +39,7 @@ if TYPE_CHECKING:
 
     from grok_video._requests import Image
 
-__all__ = ["FilePicture", "Part", "StreamPicture", "hash_file", "open_file"]
+__all__ = ["FilePicture", "StreamPicture", "hash_file", "open_file"]
 
 T = TypeVar("T")
 
@@ -121,16 +128,19 @@ class FilePicture:
         except Exception as error:  # noqa: BLE001 - any object can stand behind a file's methods
             raise refuse("image", image, f"must be a readable file ({reason_of(error)})") from None
         _require_bytes(head, image)
-        if not self.size and self._start:
-            raise refuse("image", image, "is at its end: seek(0) first, to send what is before it")
+        require_rest(self._start, self.size, image)
         self.mime = require_picture(bytes(head), image, self.size)
 
-    async def part(self, offset: int, size: int) -> Part:
-        """Return so many bytes from `offset`.
+    async def run(self, work: Callable[[], T]) -> T:
+        """Return what the work returns, which may call `encoded`: done in the file's thread."""
+        return await self._thread.run(work)
+
+    def encoded(self, offset: int, *sizes: int) -> list[bytes]:
+        """Return the base64 of neighbouring parts of these sizes, the first from `offset`.
 
         Raises `InvalidRequest` if the file no longer has what was measured.
         """
-        return Part(await self._thread.run(partial(self._read, offset, size)))
+        return encode(memoryview(self._read(offset, sum(sizes))), sizes)
 
     def _read(self, offset: int, size: int) -> bytes:
         try:
@@ -154,19 +164,6 @@ class FilePicture:
         if len(piece) != size:
             raise changed(type(self._file).__name__, f"it ends before its {self.size} bytes")
         return piece
-
-
-class Part:
-    """What was read of a picture, to be encoded."""
-
-    __slots__ = ("_content",)
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    def encoded(self, offset: int, *sizes: int) -> list[bytes]:
-        """Return the base64 of neighbouring parts of these sizes, the first from `offset`."""
-        return encode(memoryview(self._content)[offset : offset + sum(sizes)], sizes)
 
 
 # --- what cannot seek -----------------------------------------------------------------------------
@@ -280,10 +277,11 @@ class FileThread:
     picture threads waits for it, and none of anyio's own, which a process waits for when it ends.
     """
 
-    __slots__ = ("__weakref__", "_of", "_visits", "_works")
+    __slots__ = ("__weakref__", "_place", "_visits", "_works")
 
     def __init__(self, root: object) -> None:
-        self._of = root  # so that its number cannot be given away meanwhile
+        # It holds the root as well, so that its number cannot be given away meanwhile.
+        self._place = lock_of(root)
         self._visits: deque[_Visit[Any]] = deque()
         #: Held while there is a thread. Never waited for: the event loop asks.
         self._works = threading.Lock()
@@ -310,9 +308,7 @@ class FileThread:
     def _start(self) -> None:
         if self._works.acquire(blocking=False):
             try:
-                threading.Thread(
-                    target=self._work, name="grok_video reading a file", daemon=True
-                ).start()
+                _Reader.free().take(self._work)
             except BaseException:
                 self._works.release()
                 raise
@@ -320,11 +316,67 @@ class FileThread:
     def _work(self) -> None:
         while True:
             while self._visits:
-                self._visits.popleft().do()
+                with self._place:
+                    self._visits.popleft().do()
             self._works.release()
             # What came since the last look has found it held.
             if not self._visits or not self._works.acquire(blocking=False):
                 return
+
+
+class _Reader:
+    """A thread that does one thing after another, whatever file it is of.
+
+    Between two pieces of an upload it is not ended: the event loop would wait for the start of the
+    next one, with a busy thread beside it for as long as that is let run.
+    """
+
+    __slots__ = ("_is_given", "_work")
+
+    #: Those that wait for work. Only single steps are taken with it, as many threads do.
+    idle: ClassVar[list[_Reader]] = []
+
+    def __init__(self) -> None:
+        self._work: Callable[[], None] | None = None
+        #: Released when there is work.
+        self._is_given = threading.Lock()
+        self._is_given.acquire()
+        threading.Thread(target=self._run, name="grok_video reading a file", daemon=True).start()
+
+    @classmethod
+    def free(cls) -> _Reader:
+        """Return one that has nothing to do."""
+        try:
+            return cls.idle.pop()
+        except IndexError:
+            return cls()
+
+    def take(self, work: Callable[[], None]) -> None:
+        """Have it do this, once."""
+        self._work = work
+        self._is_given.release()
+
+    def _run(self) -> None:
+        while self._comes():
+            work, self._work = self._work, None
+            assert work is not None  # noqa: S101 - for the type checker
+            work()
+            del work  # it holds a file
+            self.idle.append(self)
+
+    def _comes(self) -> bool:
+        """Return True once there is work, False if there will be none."""
+        while not self._is_given.acquire(timeout=_IDLE):
+            try:
+                self.idle.remove(self)
+            except ValueError:
+                continue  # it is about to be given some
+            return False
+        return True
+
+
+#: Seconds that a reader waits for work: more than there are between most pieces of an upload.
+_IDLE: Final = 1.0
 
 
 class _Visit(Generic[T]):
@@ -364,6 +416,7 @@ _threads: weakref.WeakValueDictionary[int, FileThread] = weakref.WeakValueDictio
 if hasattr(os, "register_at_fork"):
     # None of them exists in the child.
     os.register_at_fork(after_in_child=_threads.clear)
+    os.register_at_fork(after_in_child=_Reader.idle.clear)
 
 
 def _root_of(file: Any) -> Any:  # noqa: ANN401 - any object can be a file

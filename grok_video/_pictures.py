@@ -44,9 +44,12 @@ __all__ = [
     "changed",
     "encode_pil",
     "hash_pil",
+    "lock_of",
+    "open_memory",
     "read_exactly",
     "reason_of",
     "require_file",
+    "require_rest",
 ]
 
 #: Bytes that are handled without a worker thread: 64 KiB take the slower encoder 0.2 ms.
@@ -87,6 +90,31 @@ class MemoryPicture:
 
     def encoded(self, offset: int, *sizes: int) -> list[bytes]:
         return encode(self._view[offset : offset + sum(sizes)], sizes)
+
+
+def open_memory(image: Image) -> MemoryPicture | None:
+    """Return the picture that an `io.BytesIO` has now; None while a file over it moves it.
+
+    Neither moved nor copied: what it has is shared until somebody writes to it. It cannot wait for
+    a disk, and needs no thread of its own.
+    """
+    lock = lock_of(image.source)
+    if not lock.acquire():
+        return None
+    try:
+        start, content = image.source.tell(), image.source.getvalue()
+    except ValueError as error:  # it is closed
+        raise refuse("image", image, f"must be a readable file ({reason_of(error)})") from None
+    finally:
+        lock.release()
+    require_rest(start, len(content) - start, image)
+    return MemoryPicture(memoryview(content)[start:], image)
+
+
+def require_rest(start: int, size: int, image: Image) -> None:
+    """Refuse a file that has nothing from where it stands, but has something before."""
+    if size <= 0 and start:
+        raise refuse("image", image, "is at its end: seek(0) first, to send what is before it")
 
 
 class DataPicture:
@@ -210,7 +238,7 @@ def _difference(before: os.stat_result, now: os.stat_result) -> str:
 
 def encode_pil(image: Image) -> Picture:
     """Return a Pillow image as PNG if it has transparency or 16 bits, else as JPEG."""
-    with _lock_of(image.source):
+    with lock_of(image.source):
         try:
             content = _save_pil(image.source)
         except Exception as error:  # noqa: BLE001 - Pillow's plugins raise what they like
@@ -253,7 +281,7 @@ def _save_pil(picture: Any) -> memoryview:  # noqa: ANN401 - Pillow is an extra
 
 def hash_pil(image: Image) -> str:
     """Return the hash of a Pillow image's pixels, the same for the same picture."""
-    with _lock_of(image.source):
+    with lock_of(image.source):
         try:
             return _hash_of_pixels(image.source)
         except Exception as error:  # noqa: BLE001 - Pillow's plugins raise what they like
@@ -349,6 +377,10 @@ def reason_of(error: BaseException) -> str:
 _locks: weakref.WeakValueDictionary[int, _Lock] = weakref.WeakValueDictionary()
 
 
+#: Seconds for which a picture thread may be held up by who reads the same.
+_MOMENT: Final = 0.05
+
+
 class _Lock:
     """A lock that can be weakly held."""
 
@@ -358,6 +390,13 @@ class _Lock:
         self._lock = threading.Lock()
         self._of = thing
 
+    def acquire(self) -> bool:
+        """Take it, if that can be done in a moment; return whether it was."""
+        return self._lock.acquire(timeout=_MOMENT)
+
+    def release(self) -> None:
+        self._lock.release()
+
     def __enter__(self) -> None:
         self._lock.acquire()
 
@@ -365,7 +404,8 @@ class _Lock:
         self._lock.release()
 
 
-def _lock_of(thing: object) -> _Lock:
+def lock_of(thing: object) -> _Lock:
+    """Return the lock of a picture, or of what lies under a file."""
     return _locks.setdefault(id(thing), _Lock(thing))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import io
 import os
@@ -27,7 +28,7 @@ from grok_video._pictures import SMALL
 from grok_video._policies import Deadline
 from grok_video._transports._loops import current_time
 
-from .conftest import JPEG, Pipe, a_picture, refusal, sent_picture
+from .conftest import JPEG, Pipe, a_picture, refusal, sent_picture, whole
 
 
 async def test_a_file_is_read_from_where_it_stood_and_left_there_open():
@@ -39,9 +40,36 @@ async def test_a_file_is_read_from_where_it_stood_and_left_there_open():
     assert not file.closed
 
 
-async def test_two_creates_may_read_one_file_object_at_the_same_time():
+async def test_a_picture_in_memory_is_sent_as_it_was_and_not_moved_by_it():
+    content = a_picture(LARGE_PIECE + 10)
+    file = io.BytesIO(b"header" + content)
+    file.seek(6)
+    async with create_body(VideoRequest("drift", file)) as body:
+        file.seek(0, os.SEEK_END)
+        file.write(b"the next picture")
+        assert base64.b64encode(content) in await whole(body)
+        assert file.tell() == len(file.getvalue())
+
+
+async def test_an_upload_needs_no_new_thread_for_each_piece_of_its_file():
+    class Telling(io.BytesIO):
+        """Knows which threads have read it."""
+
+        def read(self, size=-1):
+            threads.add(threading.current_thread())
+            return super().read(size)
+
+    threads = set()
+    file = Telling(a_picture(10 * LARGE_PIECE))
+    async with create_body(VideoRequest("drift", file)) as body:
+        await whole(body)
+    assert len(threads) <= 2, "one, and one more if it came back a moment too late"
+
+
+@pytest.mark.parametrize("kind", [io.BytesIO, type("Subclass", (io.BytesIO,), {})])
+async def test_two_creates_may_read_one_file_object_at_the_same_time(kind):
     content = a_picture(4 * LARGE_PIECE)
-    file = io.BytesIO(content)
+    file = kind(content)
     seen = []
 
     async def read():
