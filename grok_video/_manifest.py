@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterable, Iterable
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 
 import anyio
 from attrs import frozen
@@ -22,11 +23,15 @@ from grok_video._sources import Aside, End, Nothing, source_of
 from grok_video._threads import load
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from anyio.abc import TaskGroup
 
     from grok_video._sources import Source
 
 __all__ = ["BatchSource", "Line", "Manifest", "Unusable"]
+
+T = TypeVar("T")
 
 #: One thing a batch can be given.
 BatchInput: TypeAlias = VideoRequest | BatchItem | tuple[str, VideoRequest]
@@ -37,6 +42,9 @@ BatchSource: TypeAlias = Iterable[BatchInput] | AsyncIterable[BatchInput]
 _MOST: Final = 64
 #: Seconds of reading after which what was read is started.
 _SLICE: Final = 0.001
+#: Seconds for the content of a picture that is its item's key: the items after it wait for it, and
+#: one on a network may never come. 20 MiB come in a tenth of it from the slowest of disks.
+LONGEST_READ: Final = 60.0
 #: Seconds in which the next item has to come once nothing more is sent: a manifest that waits for a
 #: queue would hold up the end for hours, and what comes is only told as left.
 _LAST_WAIT: Final = 1.0
@@ -73,7 +81,10 @@ class Manifest:
         self._count = 0
         #: True once the source is not waited for any more.
         self.is_hurried: bool = False
-        #: Around whoever waits for the next item.
+        #: What was received and is to be read first, if anything is: what came before it is not to
+        #: wait for that.
+        self._kept: list[Any] = []
+        #: Around whoever waits for the next item, or for its content.
         self._waiting: anyio.CancelScope | None = None
 
     def start(self, tasks: TaskGroup) -> None:
@@ -91,11 +102,16 @@ class Manifest:
         taken: list[Line | Unusable] = []
         try:
             if self._failure is None:
-                taken.append(await self._line(await self._next(most)))
+                one = self._kept.pop() if self._kept else await self._next(most)
+                taken.append(await self._line(one))
+                del one  # may hold a picture
                 # What was read is started before more is read, if that takes its time.
                 until = time.perf_counter() + _SLICE
                 while len(taken) < most and time.perf_counter() < until:
-                    taken.append(await self._line(self._source.receive_nowait()))
+                    self._kept.append(self._source.receive_nowait())
+                    if _has_to_be_read(self._kept[0]):
+                        break
+                    taken.append(await self._line(self._kept.pop()))
         except (Nothing, End):
             pass
         except Exception as error:  # noqa: BLE001 - raised when its turn comes
@@ -116,10 +132,14 @@ class Manifest:
             self._source.close()
 
     async def _next(self, most: int) -> Any:  # noqa: ANN401 - whatever is in a manifest
+        return await self._wait_for(partial(self._source.receive, most))
+
+    async def _wait_for(self, come: Callable[[], Awaitable[T]]) -> T:
+        """Return what comes. Raises `End` where that takes too long for one who is hurried."""
         with anyio.CancelScope() as self._waiting:
             if self.is_hurried:
                 self.hurry()
-            return await self._source.receive(most)
+            return await come()
         raise End
 
     async def _line(self, one: Any) -> Line | Unusable:  # noqa: ANN401 - whatever is in a manifest
@@ -135,7 +155,7 @@ class Manifest:
                 limit = "must be a VideoRequest, a BatchItem or (key, VideoRequest)"
                 raise refuse(f"item {self._count}", request, limit)
             if request is one:
-                key = fingerprint = await _key_of(request)
+                key = fingerprint = await self._wait_for(partial(_key_of, request))
             else:
                 fingerprint = await fingerprint_of(request)
             item = BatchItem(key, request)
@@ -151,15 +171,29 @@ class Manifest:
             return f"item {self._count}"
 
 
+def _has_to_be_read(one: object) -> bool:
+    """Return whether this is a request without a key whose picture has to be read for one."""
+    image = one.image if isinstance(one, VideoRequest) else None
+    return image is not None and image.kind in ("file", "pil")
+
+
 async def _key_of(request: VideoRequest) -> str:
     """Return the hash of a request without a key, the same for no two that ask for another video.
 
     Open files and Pillow images are read for it.
     """
-    image = request.image
-    if image is None or image.kind not in ("file", "pil"):
+    if not _has_to_be_read(request):
         return await fingerprint_of(request)
     await load("grok_video._images")
     from grok_video._images import hash_content
 
-    return request.fingerprint(await hash_content(image))
+    image = request.image
+    assert image is not None  # noqa: S101 - for the type checker
+    with anyio.move_on_after(LONGEST_READ):
+        return request.fingerprint(await hash_content(image))
+    raise refuse(
+        "image",
+        image,
+        f"must be here within {LONGEST_READ:g} s where its content is the item's key, and was not; "
+        "give the item a key of its own: (key, request), or BatchItem(key, request)",
+    )

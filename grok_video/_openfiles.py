@@ -65,10 +65,11 @@ async def hash_file(image: Image) -> str:
 
     Raises `InvalidRequest` if it cannot be read, or not twice.
     """
-    return await _thread_for(image).run(partial(_hash, image))
+    is_left = threading.Event()
+    return await _thread_for(image).run(partial(_hash, image, is_left), is_left)
 
 
-def _hash(image: Image) -> str:
+def _hash(image: Image, is_left: threading.Event) -> str:
     if not _can_seek(image):
         raise refuse(
             "key",
@@ -80,7 +81,7 @@ def _hash(image: Image) -> str:
     try:
         start = file.tell()
         try:
-            while piece := file.read(_HASHED_AT_ONCE):
+            while not is_left.is_set() and (piece := file.read(_HASHED_AT_ONCE)):
                 digest.update(piece)
         finally:
             file.seek(start)
@@ -292,8 +293,11 @@ class FileThread:
         root = _root_of(file)
         return _threads.setdefault(id(root), cls(root))
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """Return what the work returns; whoever is cancelled leaves it alone."""
+    async def run(self, work: Callable[[], T], is_left: threading.Event | None = None) -> T:
+        """Return what the work returns; whoever is cancelled leaves it alone.
+
+        `is_left` is set then, for work that goes on for long and need not.
+        """
         visit = _Visit(work)
         self._visits.append(visit)
         try:
@@ -301,6 +305,8 @@ class FileThread:
             return await visit.result()
         except BaseException:
             visit.is_left = True
+            if is_left is not None:
+                is_left.set()
             with contextlib.suppress(ValueError):  # it was begun
                 self._visits.remove(visit)
             raise

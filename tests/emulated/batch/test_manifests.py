@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,10 +18,12 @@ from grok_video import (
     BatchItem,
     InvalidRequest,
     VideoRequest,
+    _manifest,
 )
 from grok_video.emulator import Emulator
 
-from .conftest import NewClient, NewEmulator, outcomes, requests, until
+from ...conftest import PHOTO
+from .conftest import NewClient, NewEmulator, outcomes, requests, states, until
 
 
 async def test_items_are_taken_only_as_places_come_free(
@@ -173,3 +177,78 @@ async def test_a_key_that_comes_again_is_not_paid_for_again_however_much_later(
     assert isinstance(told[-1][2], InvalidRequest)
     assert "given once in a manifest" in str(told[-1][2])
     assert grok_emulator.accepted == 4
+
+
+class Silent(io.BytesIO):
+    """A file on a network that does not answer until it is let."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self.may_go_on = threading.Event()
+
+    def read(self, size: int | None = -1) -> bytes:
+        assert self.may_go_on.wait(20), "it was never let go on"
+        return super().read(size)
+
+
+async def test_items_before_a_picture_that_is_silent_do_not_wait_for_it(
+    client: AsyncClient, grok_emulator: Emulator
+) -> None:
+    silent = Silent(PHOTO.read_bytes())
+    things = [VideoRequest("one", duration=1), VideoRequest("two", silent, duration=1)]
+    found = []
+    with anyio.fail_after(15):
+        async with client.batch([*things, VideoRequest("three", duration=1)]) as batch:
+            async for outcome in batch:
+                found.append(outcome.state)
+                silent.may_go_on.set()
+    assert found == ["done"] * 3
+    assert grok_emulator.creates[0].fields["prompt"] == "one"
+
+
+async def test_a_batch_whose_client_is_closed_does_not_wait_for_a_picture_that_is_silent(
+    client: AsyncClient,
+) -> None:
+    silent = Silent(PHOTO.read_bytes())
+    things = [VideoRequest("one", duration=1), VideoRequest("two", silent, duration=1)]
+    with anyio.fail_after(15):
+        async with client.batch(things) as batch:
+            assert (await anext(batch)).state == "done"
+            await client.aclose()
+            assert [outcome async for outcome in batch] == []
+    assert not batch.summary.is_over
+    silent.may_go_on.set()
+
+
+async def test_a_picture_without_a_key_that_does_not_come_in_time_is_told_that_it_needs_one(
+    client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_manifest, "LONGEST_READ", 0.1)
+    silent = Silent(PHOTO.read_bytes())
+    things = [VideoRequest("one", silent), VideoRequest("two", duration=1)]
+    with anyio.fail_after(15):
+        found = list((await outcomes(client, things)).values())
+    assert [outcome.state for outcome in found] == ["failed", "done"]
+    error = found[0].error
+    assert isinstance(error, InvalidRequest)
+    assert error.field == "image"
+    assert "give the item a key" in str(error)
+    silent.may_go_on.set()
+
+
+async def test_a_file_without_an_end_is_read_for_its_key_no_longer_than_anybody_waits(
+    client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Endless(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            return b"x" * 1000
+
+        def seek(self, offset: int, whence: int = 0) -> int:
+            put_back.append(offset)
+            return offset
+
+    put_back: list[int] = []
+    monkeypatch.setattr(_manifest, "LONGEST_READ", 0.1)
+    found = await outcomes(client, [VideoRequest("one", Endless())])
+    assert states(found) == {"item 1": "failed"}
+    await until(lambda: put_back == [0])
