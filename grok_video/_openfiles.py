@@ -322,12 +322,19 @@ class FileThread:
     def _work(self) -> None:
         while True:
             while self._visits:
-                with self._place:
-                    self._visits.popleft().do()
+                self._do_next()
             self._works.release()
             # What came since the last look has found it held.
             if not self._visits or not self._works.acquire(blocking=False):
                 return
+
+    def _do_next(self) -> None:
+        with self._place:
+            try:
+                visit = self._visits.popleft()
+            except IndexError:
+                return  # it was left since the last look
+            visit.do()
 
 
 class _Reader:

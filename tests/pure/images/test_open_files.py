@@ -24,7 +24,7 @@ from grok_video import (
 )
 from grok_video._body import create_body
 from grok_video._images import LARGE_PIECE
-from grok_video._pictures import SMALL
+from grok_video._pictures import SMALL, lock_of
 from grok_video._policies import Deadline
 from grok_video._transports._loops import current_time
 
@@ -215,6 +215,35 @@ async def test_an_upload_in_the_midst_of_which_a_file_is_silent_ends_at_once_whe
                 await anyio.lowlevel.checkpoint()
             tasks.cancel_scope.cancel()
     file.may_go_on.set()
+
+
+async def test_an_upload_that_is_cancelled_just_as_its_file_is_turned_to_locks_no_other_out():
+    content = a_picture(1000)
+    file = Silent(content)
+    file.may_go_on.set()
+    place = lock_of(file)
+
+    def is_turned_to():
+        frames = sys._current_frames().values()
+        return any(frame.f_code is type(place).__enter__.__code__ for frame in frames)
+
+    async def send():
+        try:
+            await sent_picture(file)
+        finally:
+            ended.append(True)
+
+    ended = []
+    with anyio.fail_after(4):
+        async with anyio.create_task_group() as tasks:
+            with place:
+                tasks.start_soon(send)
+                while not is_turned_to():
+                    await anyio.lowlevel.checkpoint()
+                tasks.cancel_scope.cancel()
+                while not ended:
+                    await anyio.lowlevel.cancel_shielded_checkpoint()
+        assert await sent_picture(file) == ("image/jpeg", content)
 
 
 class Place:
