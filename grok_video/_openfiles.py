@@ -294,7 +294,7 @@ class FileThread:
         return _threads.setdefault(id(root), cls(root))
 
     async def run(self, work: Callable[[], T], is_left: threading.Event | None = None) -> T:
-        """Return what the work returns; whoever is cancelled leaves it alone.
+        """Return what the work returns; whoever is cancelled leaves it alone, soon if it was begun.
 
         `is_left` is set then, for work that goes on for long and need not.
         """
@@ -304,11 +304,15 @@ class FileThread:
             self._start()
             return await visit.result()
         except BaseException:
-            visit.is_left = True
             if is_left is not None:
                 is_left.set()
-            with contextlib.suppress(ValueError):  # it was begun
-                self._visits.remove(visit)
+            if visit.leave():
+                with contextlib.suppress(ValueError):  # it is taken out at this moment
+                    self._visits.remove(visit)
+            else:
+                # The file is the caller's again, who must not find it moved by us.
+                with anyio.move_on_after(_GRACE, shield=True):
+                    await visit.is_over.wait()
             raise
 
     def _start(self) -> None:
@@ -388,6 +392,9 @@ class _Reader:
         return True
 
 
+#: Seconds for which a call that has ended waits for what it has begun with a file: a healthy disk
+#: needs less for a piece.
+_GRACE: Final = 1.0
 #: Seconds that a reader waits for work: more than there are between most pieces of an upload.
 _IDLE: Final = 1.0
 
@@ -395,30 +402,35 @@ _IDLE: Final = 1.0
 class _Visit(Generic[T]):
     """Something that is asked of a file."""
 
-    __slots__ = ("_call_soon", "_context", "_done", "_failure", "_results", "_work", "is_left")
+    __slots__ = ("_call_soon", "_claim", "_context", "_failure", "_results", "_work", "is_over")
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work
         self._context = context_without_loop()
         self._call_soon = caller_of(running_loop())
-        self._done = anyio.Event()
         self._results: list[T] = []
         self._failure: BaseException | None = None
-        #: True once nobody waits for it any more: not yet begun, it never is.
-        self.is_left = False
+        #: Taken once: by who begins it, or by who leaves it before.
+        self._claim = threading.Lock()
+        #: Set in its loop once it was done.
+        self.is_over = anyio.Event()
+
+    def leave(self) -> bool:
+        """Nobody waits for it any more; return whether it never begins."""
+        return self._claim.acquire(blocking=False)
 
     def do(self) -> None:
-        if self.is_left:
+        if not self._claim.acquire(blocking=False):
             return
         try:
             self._results.append(self._context.run(self._work))
         except BaseException as error:  # noqa: BLE001 - raised below, where it is waited for
             self._failure = error
         with contextlib.suppress(RuntimeError):  # the loop may be gone
-            self._call_soon(self._done.set)
+            self._call_soon(self.is_over.set)
 
     async def result(self) -> T:
-        await self._done.wait()
+        await self.is_over.wait()
         if self._failure is not None:
             raise self._failure
         return self._results.pop()

@@ -232,7 +232,9 @@ class Image:
     def from_file(cls, file: IO[bytes]) -> Self:
         """Return an image read from an open binary file, from its position when it is submitted.
 
-        The file stays the caller's: it is not closed. One that cannot seek is read into memory.
+        The file stays the caller's: it is not closed. One that cannot seek is read into memory. A
+        call that ends before its file has answered (`timeout`, a cancellation) gives it a second,
+        and may leave it to a thread that still moves it: open it anew then.
         """
         if isinstance(getattr(file, "encoding", None), str):
             raise refuse("image", file, "must be a file opened in binary mode ('rb')")

@@ -195,7 +195,22 @@ async def test_a_file_that_does_not_answer_is_left_at_the_end_of_the_call_to_one
     assert await sent_picture(file) == ("image/jpeg", content)
 
 
-async def test_an_upload_in_the_midst_of_which_a_file_is_silent_ends_at_once_when_cancelled():
+async def test_a_file_is_back_in_its_place_when_a_call_has_ended_that_had_no_time_for_it():
+    class Slow(io.BytesIO):
+        def read(self, size=-1):
+            piece = super().read(size)
+            threading.Event().wait(0.2)
+            return piece
+
+    file = Slow(b"header" + a_picture(1000))
+    file.seek(6)
+    with pytest.raises(APITimeoutError, match="nothing was sent"):
+        async with create_body(VideoRequest("drift", file), Deadline.after(current_time(), 0.05)):
+            pytest.fail("a body was made")
+    assert file.tell() == 6
+
+
+async def test_an_upload_in_the_midst_of_which_a_file_is_silent_ends_soon_when_cancelled():
     file = Silent(a_picture(2 * LARGE_PIECE))
     file.may_go_on.set()
     with anyio.fail_after(4):
