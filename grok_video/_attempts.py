@@ -28,10 +28,12 @@ class Attempts:
     does.
     """
 
-    __slots__ = ("_doubtful", "_last", "_lost", "_state", "request", "sent")
+    __slots__ = ("_doubtful", "_last", "_lost", "_state", "fingerprint", "request", "sent")
 
-    def __init__(self, request: VideoRequest) -> None:
+    def __init__(self, request: VideoRequest, fingerprint: str = "") -> None:
         self.request: VideoRequest = request
+        #: The hash that the request is known by, empty if that is its own.
+        self.fingerprint: str = fingerprint
         self._state = State.PLANNED
         self._last: AttemptOutcome | None = None
         #: The last attempt that may have been accepted: no later one takes that back.

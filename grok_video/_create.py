@@ -155,9 +155,12 @@ class AttemptOutcome:
         self.sent_at = sent_at
         self._fingerprint = ""
 
-    async def take_fingerprint(self, request: VideoRequest) -> None:
-        """The hash of its request is known, as one whose answer was lost is told with it."""
-        self._fingerprint = await late_fingerprint(request)
+    async def take_fingerprint(self, request: VideoRequest, known: str) -> None:
+        """The hash of its request is known, as one whose answer was lost is told with it.
+
+        It is `known` where that says something: as an item of a batch it may be another one.
+        """
+        self._fingerprint = known or await late_fingerprint(request)
 
     def fingerprint(self, request: VideoRequest) -> str:
         """Return the hash of its request, hashed here and now only where nobody could wait."""
@@ -223,17 +226,20 @@ class Attempt:
         record: Record | None,
         *,
         is_in_doubt: bool,
+        fingerprint: str = "",
     ) -> None:
         """See the class; `post` sends the body once and returns the id.
 
-        `is_in_doubt` if an attempt before it may have been accepted: then nothing that comes of
-        this one means that nothing was paid.
+        `fingerprint` is the hash of the request, if the caller has it. `is_in_doubt` if an attempt
+        before it may have been accepted: then nothing that comes of this one means that nothing was
+        paid.
         """
         self._request = request
         self._sending = sending
         self._post = post
         self._record = record
         self._is_in_doubt = is_in_doubt
+        self._fingerprint = fingerprint
         #: What came of it as far as that is known, whether `run` returned it or not.
         self.outcome: AttemptOutcome | None = None
         self._sent_at = 0.0
@@ -277,7 +283,7 @@ class Attempt:
         self._log_untold(None)
         if self.outcome is None:
             self.outcome = self._silence()
-            await self.outcome.take_fingerprint(self._request)
+            await self.outcome.take_fingerprint(self._request, self._fingerprint)
         return self.outcome
 
     def _silence(self) -> AttemptOutcome:
@@ -384,7 +390,7 @@ class Attempt:
             await self._note(outcome.event, None)
         finally:
             if outcome.event is Event.ANSWER_LOST:
-                await outcome.take_fingerprint(self._request)
+                await outcome.take_fingerprint(self._request, self._fingerprint)
 
     async def _note(self, event: Event, request_id: str | None) -> None:
         if self._record is not None:

@@ -180,7 +180,9 @@ class Sending:
         turn.may_be_called_back(now=True)
         try:
             with turn.scope:
-                await self._course.session.create(self._request, record=self._recorder(turn))
+                await self._course.session.create(
+                    self._request, record=self._recorder(turn), fingerprint=self._fingerprint
+                )
             if turn.scope.cancelled_caught:
                 raise Closed
         finally:

@@ -216,9 +216,11 @@ class Session:
         *,
         deadline: Deadline = NO_END,
         record: Record | None = None,
+        fingerprint: str = "",
     ) -> str:
         """Return the id of a job that was accepted.
 
+        `fingerprint` is what the request is told by if its answer is lost, if not its own hash.
         At most one job was created, whatever happened. Raises `InvalidRequest` if the picture
         cannot be used (nothing was sent), `APIError` if the server refused,
         `APIConnectionError` if it certainly was not reached, and `CreateOutcomeUnknown` if it may
@@ -226,7 +228,7 @@ class Session:
         """
         transport = await self.ready_transport()  # closed, it says so before a picture is opened
         async with create_body(request, deadline) as body:
-            with Attempts(request) as tried:
+            with Attempts(request, fingerprint) as tried:
                 while True:
                     outcome = await self._try_once(transport, body, tried, deadline, record)
                     if outcome.request_id is not None:
@@ -254,7 +256,14 @@ class Session:
         slot = Taken(slots)
         post = partial(self._post, transport, body, slot)
         sending = Sending(body, is_watched=self._connects_itself)
-        attempt = Attempt(tried.request, sending, post, record, is_in_doubt=tried.is_in_doubt)
+        attempt = Attempt(
+            tried.request,
+            sending,
+            post,
+            record,
+            is_in_doubt=tried.is_in_doubt,
+            fingerprint=tried.fingerprint,
+        )
         tried.begin()
         try:
             # How long a picture is on its way nobody knows.

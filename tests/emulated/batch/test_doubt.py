@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sqlite3
 from collections.abc import Callable
@@ -241,3 +242,16 @@ async def test_what_failed_and_was_to_be_sent_again_and_was_not_stays_as_it_ende
         if not is_final:
             assert type(one.error) is type(first.error)
             assert one.request_id == first.request_id
+
+
+async def test_a_lost_create_of_a_picture_without_a_key_is_told_by_the_key_of_its_item(
+    client: AsyncClient, grok_emulator: Emulator, tmp_path: Path
+) -> None:
+    grok_emulator.script("create", [faults.CutRequest(accepted=True)] * 2)
+    pictures = [io.BytesIO(PHOTO.read_bytes() + more) for more in (b"1", b"2")]
+    things = [VideoRequest("drift", picture, duration=1) for picture in pictures]
+    found = await outcomes(client, things, ledger=tmp_path / "a.sqlite")
+    assert list(states(found).values()) == ["in_doubt"] * 2
+    for key, outcome in found.items():
+        assert isinstance(outcome.error, CreateOutcomeUnknown)
+        assert outcome.error.fingerprint == key
