@@ -47,8 +47,8 @@ T = TypeVar("T")
 LARGEST_UNSEEKABLE: Final = 128 * 2**20
 #: Bytes of a file that are hashed at once.
 _HASHED_AT_ONCE: Final = 2**20
-#: Files that may lie one under the other (a tar in a gzip in a buffer over a file has six).
-_DEEPEST: Final = 12
+#: Files that are looked for under one (a tar in a gzip in a buffer over a file has six).
+_MOST_UNDER: Final = 32
 
 
 async def open_file(image: Image, at_once: int) -> FilePicture | StreamPicture:
@@ -278,11 +278,11 @@ class FileThread:
     picture threads waits for it, and none of anyio's own, which a process waits for when it ends.
     """
 
-    __slots__ = ("__weakref__", "_place", "_visits", "_works")
+    __slots__ = ("__weakref__", "_places", "_visits", "_works")
 
-    def __init__(self, root: object) -> None:
-        # It holds the root as well, so that its number cannot be given away meanwhile.
-        self._place = lock_of(root)
+    def __init__(self, roots: list[object]) -> None:
+        # They hold the roots as well, so that their numbers cannot be given away meanwhile.
+        self._places = [lock_of(root) for root in roots]
         self._visits: deque[_Visit[Any]] = deque()
         #: Held while there is a thread. Never waited for: the event loop asks.
         self._works = threading.Lock()
@@ -290,8 +290,8 @@ class FileThread:
     @classmethod
     def of(cls, file: object) -> FileThread:
         """Return the one for this file."""
-        root = _root_of(file)
-        return _threads.setdefault(id(root), cls(root))
+        roots = _roots_of(file)
+        return _threads.setdefault(tuple(map(id, roots)), cls(roots))
 
     async def run(self, work: Callable[[], T], is_left: threading.Event | None = None) -> T:
         """Return what the work returns; whoever is cancelled leaves it alone, soon if it was begun.
@@ -333,7 +333,11 @@ class FileThread:
                 return
 
     def _do_next(self) -> None:
-        with self._place:
+        with contextlib.ExitStack() as held:
+            # Files that share some of their places, and not all, have threads of their own: here
+            # one of them waits, which may be for a file that is silent.
+            for place in self._places:
+                held.enter_context(place)
             try:
                 visit = self._visits.popleft()
             except IndexError:
@@ -437,29 +441,42 @@ class _Visit(Generic[T]):
 
 
 #: By identity, as above; each entry lives as long as a picture that uses it.
-_threads: weakref.WeakValueDictionary[int, FileThread] = weakref.WeakValueDictionary()
+_threads: weakref.WeakValueDictionary[tuple[int, ...], FileThread] = weakref.WeakValueDictionary()
 if hasattr(os, "register_at_fork"):
     # None of them exists in the child.
     os.register_at_fork(after_in_child=_threads.clear)
     os.register_at_fork(after_in_child=_Reader.idle.clear)
 
 
-def _root_of(file: Any) -> Any:  # noqa: ANN401 - any object can be a file
-    """Return what lies under a file, or under many, and moves when one of them is read."""
-    for _ in range(_DEEPEST):
-        under = _under(file)
-        if under is None:
-            break
-        file = under
-    return file
+def _roots_of(file: object) -> list[object]:
+    """Return what lies under a file, or under many, and moves when one of them is read.
+
+    In the one order in which all who want several of them take their locks.
+    """
+    seen: dict[int, object] = {id(file): file}
+    roots: dict[int, object] = {}
+    waiting = [file]
+    while waiting:
+        one = waiting.pop(0)
+        under = _under(one)
+        new = [held for held in under if id(held) not in seen]
+        if len(seen) + len(new) > _MOST_UNDER:
+            new = []
+        seen |= {id(held): held for held in new}
+        waiting += new
+        if not under:
+            roots[id(one)] = one
+    # Those that lie under each other are all of them.
+    return [one for _, one in sorted((roots or seen).items())]
 
 
-def _under(file: Any) -> Any:  # noqa: ANN401 - as above
-    """Return the file that this one reads from, or None."""
+def _under(file: Any) -> list[object]:  # noqa: ANN401 - any object can be a file
+    """Return the files that this one may read from."""
+    found: list[object] = []
     with contextlib.suppress(Exception):  # any object can stand there, or none any more
         beside: dict[str, object] = getattr(file, "__dict__", {})
         for held in (getattr(file, "raw", None), *beside.values()):
             kind = type(cast("object", held))  # its own attributes may be asked of a network
             if hasattr(kind, "read") and hasattr(kind, "seek"):
-                return held
-    return None
+                found.append(held)
+    return found

@@ -308,7 +308,24 @@ class Member(io.RawIOBase):
         return len(piece)
 
 
-@pytest.mark.parametrize("wrap", [lambda raw: raw, io.BufferedReader], ids=["plain", "buffered"])
+def with_a_buffer_of_its_own(raw):
+    """Have a file of its own, found before the one it shares."""
+    own = vars(raw).copy()
+    vars(raw).clear()
+    vars(raw).update({"_buffer": io.BytesIO()} | own)
+    return raw
+
+
+def with_its_reader(raw):
+    """Lie in a circle of files that hold each other."""
+    raw.reader = io.BytesIO.__new__(type("Reader", (io.BytesIO,), {}))
+    raw.reader.member = raw
+    return raw
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda raw: raw, io.BufferedReader, with_a_buffer_of_its_own, with_its_reader]
+)
 async def test_files_that_share_one_place_are_read_one_after_the_other(wrap):
     """Two threads in it would send pieces of one picture as another's, and both are paid for."""
     pictures = [a_picture(SMALL + number) for number in range(4)]
@@ -357,6 +374,7 @@ async def test_what_cannot_seek_is_sent_whole_or_refused_however_often_it_is_giv
     async with create_body(VideoRequest("drift", pipe)), anyio.create_task_group() as tasks:
         for _ in range(3):
             tasks.start_soon(send)
+    assert seen
     assert seen == [("image/jpeg", content)] * len(seen)
     assert "cannot seek can be sent once, and was read already" in await refusal(pipe)
 
