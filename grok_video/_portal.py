@@ -368,13 +368,19 @@ class BlockingIterator(Generator[T, None, None]):
 
     def send(self, value: None, /) -> T:
         """Return the next value; a generator is what `contextlib.closing` and checkers know."""
-        del value
+        if value is not None and self._pump is None and self._source is not None:
+            message = "can't send non-None value to a just-started generator"
+            raise TypeError(message)
         return next(self)
 
-    def throw(self, kind: Any, value: Any = None, _: Any = None, /) -> NoReturn:  # noqa: ANN401 - as Python has it
+    def throw(self, kind: Any, value: Any = None, trace: Any = None, /) -> NoReturn:  # noqa: ANN401 - as Python has it
         """Close it and raise, as a generator does that handles nothing."""
         self.close()
-        raise kind if value is None else value
+        error = kind
+        if not isinstance(kind, BaseException):
+            given = () if value is None else (value,)
+            error = value if isinstance(value, BaseException) else kind(*given)
+        raise error if trace is None else error.with_traceback(trace)
 
     def close(self) -> None:
         """The iteration is over, and what it held is closed."""

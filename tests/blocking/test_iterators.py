@@ -49,9 +49,13 @@ def test_a_stream_that_is_closed_half_way_lets_go_of_its_connection(
 def test_a_stream_is_a_generator_that_an_error_ends(blocking: Client) -> None:
     stream = blocking.submit("drift", duration=1).stream()
     assert isinstance(stream, Generator)
+    with pytest.raises(TypeError, match="just-started"):
+        stream.send(b"mine")  # type: ignore[arg-type]
     assert stream.send(None)
     with pytest.raises(KeyError, match="mine"):
         stream.throw(KeyError("mine"))
+    with pytest.raises(ValueError, match="mine"):
+        stream.throw(ValueError, "mine")
     assert list(stream) == []
 
 
