@@ -79,14 +79,16 @@ def _hash(image: Image, is_left: threading.Event) -> str:
         )
     digest, file = hashlib.sha256(), image.source
     try:
-        start = file.tell()
+        start, size = file.tell(), 0
         try:
             while not is_left.is_set() and (piece := file.read(_HASHED_AT_ONCE)):
                 digest.update(piece)
+                size += len(piece)
         finally:
             file.seek(start)
     except Exception as error:  # noqa: BLE001 - any object can stand behind a file's methods
         raise refuse("image", image, f"must be a readable file ({reason_of(error)})") from None
+    require_rest(start, size, image)
     return digest.hexdigest()
 
 
@@ -181,7 +183,12 @@ class StreamPicture(MemoryPicture):
 
     def __init__(self, image: Image, at_once: int) -> None:
         self._stream = _stream_of(image.source)
-        super().__init__(self._stream.content(image, at_once), image)
+        content = self._stream.content(image, at_once)
+        try:
+            super().__init__(content, image)
+        except InvalidRequest:
+            self._stream.forget()  # it is no picture, and is not sent
+            raise
 
     def spend(self) -> None:
         """It was accepted, and nobody needs what was read any more."""

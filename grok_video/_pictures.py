@@ -42,8 +42,10 @@ __all__ = [
     "PathPicture",
     "Picture",
     "changed",
+    "difference",
     "encode_pil",
     "hash_pil",
+    "is_another",
     "lock_of",
     "open_memory",
     "read_exactly",
@@ -214,22 +216,30 @@ class PathPicture:
                 found = os.fstat(file.fileno())
         except (OSError, ValueError) as error:
             raise changed(os.fspath(self._path), reason_of(error)) from None
-        if len(piece) != size or _facts(found) != _facts(self._measured):
-            raise changed(os.fspath(self._path), _difference(self._measured, found))
+        if len(piece) != size or is_another(self._measured, found):
+            raise changed(os.fspath(self._path), difference(self._measured, found))
         return encode(memoryview(piece), sizes)
 
     def _file(self) -> io.FileIO:
         return io.FileIO(os.fspath(self._path), "rb", opener=_open_without_waiting)
 
 
-def _facts(found: os.stat_result) -> tuple[int, int, int]:
-    return found.st_size, found.st_mtime_ns, found.st_ino
+def is_another(before: os.stat_result, now: os.stat_result) -> bool:
+    """Return whether a file is another one than it was, or has changed."""
+    if (before.st_size, before.st_mtime_ns) != (now.st_size, now.st_mtime_ns):
+        return True
+    # Not by its number alone: some mounts (CIFS, FUSE) number a file anew whenever they look. What
+    # was put in its place has another time of its last change as well.
+    return before.st_ino != now.st_ino and before.st_ctime_ns != now.st_ctime_ns
 
 
-def _difference(before: os.stat_result, now: os.stat_result) -> str:
+def difference(before: os.stat_result, now: os.stat_result) -> str:
     """Return how a file can be seen to be another one than it was."""
     if before.st_size == now.st_size and before.st_mtime_ns != now.st_mtime_ns:
-        then = datetime.fromtimestamp(now.st_mtime, UTC)
+        try:
+            then = datetime.fromtimestamp(now.st_mtime, UTC)
+        except (ValueError, OverflowError, OSError):  # after the year 9999
+            return "it was modified since"
         return f"it was modified since, at {then:%Y-%m-%d %H:%M:%S.%f} UTC"
     if before.st_size == now.st_size and before.st_ino != now.st_ino:
         return "another file is in its place"
@@ -293,8 +303,15 @@ def hash_pil(image: Image) -> str:
 def _hash_of_pixels(picture: Any) -> str:  # noqa: ANN401 - Pillow is an extra
     picture.load()  # of some formats it changes the mode
     width, height = picture.size
-    palette = picture.getpalette() if picture.mode in ("P", "PA") else None
-    beside = (picture.getexif().get(0x0112, 1), picture.info.get("transparency"), palette)
+    palette = None
+    if picture.mode in ("P", "PA"):
+        palette = picture.palette.mode, picture.getpalette(None)  # with the alpha it may have
+    beside = (
+        picture.getexif().get(0x0112, 1),
+        picture.info.get("transparency"),
+        picture.info.get("icc_profile"),
+        palette,
+    )
     digest = hashlib.sha256(f"{picture.mode} {width} {height} {beside}".encode())
     # In strips: the GIL is held for each, and the whole would be a second picture in memory.
     rows = max(1, _HASHED_AT_ONCE // max(1, width))

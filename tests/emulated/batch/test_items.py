@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import PIL.Image
+import PIL.ImageCms
 import pytest
 
 from grok_video import (
@@ -225,7 +226,14 @@ async def test_pictures_without_keys_in_files_and_of_pillow_are_items_by_their_c
     grey = smaller.convert("P")
     recoloured = grey.copy()
     recoloured.putpalette([255 - part for part in grey.getpalette() or ()])
-    pictures = [smaller, crossed, grey, recoloured]
+    clear, profiled = grey.copy(), smaller.copy()
+    clear.putpalette([part for n in range(256) for part in (n, n, n, 0)], "RGBA")
+    opaque = grey.copy()
+    opaque.putpalette([part for n in range(256) for part in (n, n, n, 255)], "RGBA")
+    profiled.info["icc_profile"] = PIL.ImageCms.ImageCmsProfile(
+        PIL.ImageCms.createProfile("sRGB")
+    ).tobytes()
+    pictures = [smaller, crossed, grey, recoloured, clear, opaque, profiled]
     first = io.BytesIO(b"a line before it" + PHOTO.read_bytes())
 
     def things() -> list[VideoRequest]:
@@ -235,13 +243,13 @@ async def test_pictures_without_keys_in_files_and_of_pillow_are_items_by_their_c
 
     words = {"out": tmp_path / "videos", "ledger": tmp_path / "a.sqlite"}
     found = await outcomes(client, things(), **words)
-    assert list(states(found).values()) == ["saved"] * 6
+    assert list(states(found).values()) == ["saved"] * 9
     assert first.tell() == 16
     found = await outcomes(client, things(), **words)
-    assert list(states(found).values()) == ["skipped"] * 6
+    assert list(states(found).values()) == ["skipped"] * 9
     other = [VideoRequest("drift", io.BytesIO(PHOTO.read_bytes() + b"?"), duration=1)]
     assert list(states(await outcomes(client, other, **words)).values()) == ["saved"]
-    assert grok_emulator.accepted == 7
+    assert grok_emulator.accepted == 10
 
 
 async def test_a_pipe_without_a_key_is_told_that_it_needs_one(
@@ -249,9 +257,13 @@ async def test_a_pipe_without_a_key_is_told_that_it_needs_one(
 ) -> None:
     closed = io.BytesIO(b"x")
     closed.close()
-    things = [VideoRequest("drift", one) for one in (Pipe(PHOTO.read_bytes()), closed)]
-    found = await outcomes(client, things)
-    assert states(found) == {"item 1": "failed", "item 2": "failed"}
+    at_their_ends = [io.BytesIO(PHOTO.read_bytes()) for _ in range(2)]
+    for file in at_their_ends:
+        file.seek(0, io.SEEK_END)
+    pictures = (Pipe(PHOTO.read_bytes()), closed, *at_their_ends)
+    found = await outcomes(client, [VideoRequest("drift", one) for one in pictures])
+    assert states(found) == {f"item {number}": "failed" for number in (1, 2, 3, 4)}
+    assert all("is at its end" in str(found[key].error) for key in ("item 3", "item 4"))
     assert "key must be given with a picture" in str(found["item 1"].error)
     assert "must be a readable file" in str(found["item 2"].error)
     assert grok_emulator.accepted == 0

@@ -13,7 +13,7 @@ from grok_video import (
 )
 from grok_video._body import create_body
 from grok_video._images import LARGE_PIECE
-from grok_video._pictures import SMALL
+from grok_video._pictures import SMALL, difference, is_another
 
 from .conftest import JPEG, PNG, a_picture, grow, whole
 
@@ -59,6 +59,25 @@ async def test_a_file_that_is_another_one_of_the_same_size_is_found_out_and_told
         other.replace(path)
         with pytest.raises(InvalidRequest, match="another file is in its place"):
             await whole(body)
+
+
+def seen_with(found, place, value, **more):
+    """Return what a file system told, but for one number."""
+    times = {name: getattr(found, name) for name in ("st_mtime", "st_mtime_ns", "st_ctime_ns")}
+    return os.stat_result((*found[:place], value, *found[place + 1 :]), times | more)
+
+
+def test_a_file_that_was_modified_after_the_year_9999_is_told(tmp_path):
+    found = tmp_path.stat()
+    late = seen_with(found, 8, 253402300800, st_mtime=253402300800.0, st_mtime_ns=1)
+    assert difference(found, late) == "it was modified since"
+
+
+def test_a_file_that_its_mount_numbers_anew_is_the_same_one(tmp_path):
+    found = tmp_path.stat()
+    numbered = seen_with(found, 1, found.st_ino + 1)
+    assert numbered.st_ino != found.st_ino
+    assert not is_another(found, numbered)
 
 
 async def test_a_relative_path_is_the_same_file_after_the_process_has_moved(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import gzip
 import io
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import tracemalloc
 import zipfile
 
 import anyio
@@ -397,4 +399,17 @@ async def test_what_cannot_seek_and_broke_while_it_was_read_is_not_taken_for_its
 
     pipe = Breaks(a_picture(SMALL * 4))
     assert "it broke" in await refusal(pipe)
+    assert "was read already" in await refusal(pipe)
+
+
+async def test_what_cannot_seek_and_is_no_picture_is_not_kept():
+    pipe = Pipe(bytes(10_000_000))
+    tracemalloc.start()
+    try:
+        assert "must be a JPEG" in await refusal(pipe)
+        gc.collect()  # the refusal, and with it its frames
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1_000_000
     assert "was read already" in await refusal(pipe)
