@@ -11,7 +11,6 @@ import json
 import os
 import socket
 import sqlite3
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from attrs import frozen
 
 from grok_video import _database, _disk, _ledgerversions
 from grok_video._errors import LedgerError
+from grok_video._ledgerlog import PATIENCE, Hindered, LedgerLog
 from grok_video._ledgersql import (
     ADD_EVENTS,
     ADD_REQUESTS,
@@ -32,20 +32,12 @@ from grok_video._ledgersql import (
 )
 from grok_video._lifecycle import Event
 from grok_video._lockfile import Held, LockFile
-from grok_video._log import logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = ["Facts", "LedgerFile", "Opened"]
 
-#: Seconds to wait for a reader that holds the file up: at the beginning of a run, and where WAL is
-#: not to be had.
-_PATIENCE: Final = 30.0
-#: Seconds between two looks at what is held up.
-_PAUSE: Final = 0.05
-#: Seconds after which the log says what is waited for: whoever only looks in is gone by then.
-_TOLD_AFTER: Final = 1.0
 #: Bytes kept free beside the ledger, so that the creates in flight can still be written down when
 #: the disk is full: 500 of them take about 150 KiB.
 RESERVE: Final = 2**20
@@ -85,8 +77,8 @@ class LedgerFile:
         self._was_torn_off = False
         #: What the file was when it was opened: another one may take its name.
         self._identity: os.stat_result | None = None
-        #: What its log is; None where WAL is not to be had.
-        self._log: os.stat_result | None = None
+        #: Made when the file is opened, and its name is known to be the last one.
+        self._log: LedgerLog
         self._file: sqlite3.Connection | None = None
         self._run = 0
         #: Why nothing more should be begun, once a write has failed and the reserve was given up.
@@ -111,6 +103,8 @@ class LedgerFile:
             except BaseException:
                 self.close()
                 raise
+        except Hindered as hindrance:
+            raise self._refusal(str(hindrance)) from hindrance
         except (OSError, sqlite3.Error) as error:
             raise self.failure(error) from error
 
@@ -146,8 +140,9 @@ class LedgerFile:
         self._set_aside()
         if not self.path.exists():
             self._create()
-        self._file = file = _database.connect(self.path, "rw", _PATIENCE)
-        self._log = self._begun_log(file)
+        self._file = file = _database.connect(self.path, "rw", PATIENCE)
+        self._log = LedgerLog(self.path)
+        self._log.begin(file)
         # FULL: a commit returns when the disk has it, which is the promise this file is for.
         file.execute("PRAGMA synchronous = FULL")
         file.execute("PRAGMA fullfsync = ON")  # macOS answers a plain fsync from a cache
@@ -163,44 +158,13 @@ class LedgerFile:
         )
         file.execute(INTERRUPT, {"now": iso_now(), "run": self._run})
         file.execute("COMMIT")
-        self._put_into_the_file(file)
+        self._log.put_into_the_file(file, is_unwanted=lambda: self.is_unwanted)
         self._identity = self.path.stat()
         # The keys that this run has seen, on disk: a manifest has as many lines as it likes.
         file.execute("CREATE TEMP TABLE seen (key TEXT PRIMARY KEY) WITHOUT ROWID")
         (next_item,) = file.execute("SELECT coalesce(max(id), 0) + 1 FROM request").fetchone()
         spent, open_ = file.execute(TOTALS).fetchone()
         return Opened(next_item, spent, open_)
-
-    def _put_into_the_file(self, file: sqlite3.Connection) -> None:
-        """The file itself says that a run has begun: without its log, that something is missing.
-
-        Raises `LedgerError` where a reader holds that up for too long. Nothing can go into the file
-        behind what it sees, and a copy of the file alone would pass for whole.
-        """
-        began, is_told = time.monotonic(), False
-        # SQLite would wait for readers by itself, and look at nothing else meanwhile.
-        file.execute("PRAGMA busy_timeout = 0")
-        while file.execute("PRAGMA wal_checkpoint(FULL)").fetchone()[0]:
-            waited = time.monotonic() - began
-            if self.is_unwanted:
-                raise self._refusal("nobody waits for it any more")
-            if waited >= _PATIENCE:
-                raise self._refusal(
-                    "another program (the shell of SQLite, a notebook, a browser of databases) is "
-                    f"reading it, and has not come to its end for {_PATIENCE:g} s. Until then a "
-                    "copy of the file alone would not say that jobs are missing in it, and they "
-                    "would be paid again. Close it there"
-                )
-            if waited >= _TOLD_AFTER and not is_told:
-                is_told = True
-                logger.warning(
-                    "another program is reading the ledger %s; the batch begins when that has come "
-                    "to its end, or is refused in %.0f s",
-                    self.path,
-                    _PATIENCE - waited,
-                )
-            time.sleep(_PAUSE)
-        file.execute(f"PRAGMA busy_timeout = {_PATIENCE * 1000:.0f}")
 
     def _inspect(self) -> int:
         """Return the version of a ledger that is there, read and not written.
@@ -223,7 +187,7 @@ class LedgerFile:
             raise self._refusal("it is not a ledger (not a SQLite database)")
         has_all = self._was_torn_off or any(self._beside(end).exists() for end in _PARTS)
         mode = _database.looking_mode(self.path)
-        with contextlib.closing(_database.connect(self.path, mode, _PATIENCE)) as readable:
+        with contextlib.closing(_database.connect(self.path, mode, PATIENCE)) as readable:
             (application,) = readable.execute("PRAGMA application_id").fetchone()
             (version,) = readable.execute("PRAGMA user_version").fetchone()
             if application != _database.APPLICATION:
@@ -308,6 +272,8 @@ class LedgerFile:
         """
         try:
             self._commit(requests, events)
+        except Hindered as hindrance:
+            raise self._refusal(str(hindrance)) from hindrance
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if self.trouble is not None or code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -322,7 +288,7 @@ class LedgerFile:
     def _commit(self, requests: list[Sequence[Any]], events: list[Sequence[Any]]) -> None:
         file = self._opened()
         self._require_place()
-        self._require_log(file)
+        self._log.require(file)
         try:
             if requests:
                 file.execute("BEGIN IMMEDIATE")
@@ -342,35 +308,6 @@ class LedgerFile:
             raise self._refusal("it was removed, moved or replaced while a batch was writing it")
         if self._lock is None or not self._lock.is_in_place():
             raise self._refusal("its lock file was removed, so that another process may write it")
-
-    def _require_log(self, file: sqlite3.Connection) -> None:
-        """What is written goes into a log that others find; into a new one if that was removed.
-
-        SQLite never asks: it would go on in a file without a name, of which a kill leaves nothing.
-        Raises `LedgerError` if somebody reads the ledger, who keeps it from having a new one.
-        """
-        if self._log is None or _disk.is_still(self._beside("-wal"), self._log):
-            return
-        lost = (
-            f"its log {self.path.name}-wal was removed or replaced while a batch was writing it "
-            "(by hand, or by who looked in after this program opened the file, which unlocks it)"
-        )
-        # What was written belongs into the ledger itself, whatever comes of the rest.
-        file.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        try:
-            file.execute("PRAGMA journal_mode = DELETE")
-        except sqlite3.Error as error:
-            close = "Close it where it is read, and give the same call again: it goes on"
-            raise self._refusal(f"{lost}, and has no new one: {error}. {close}") from error
-        self._log = self._begun_log(file)
-        logger.warning("the ledger %s goes on, with all that it knew: %s", self.path, lost)
-
-    def _begun_log(self, file: sqlite3.Connection) -> os.stat_result | None:
-        # WAL: whoever looks in while it runs never waits and never holds it up. Where it is not to
-        # be had it stays as it is; a person may have set another one meanwhile.
-        (mode,) = file.execute("PRAGMA journal_mode = WAL").fetchone()
-        file.execute("PRAGMA user_version").fetchone()  # the first look makes the log
-        return self._beside("-wal").stat() if mode == "wal" else None
 
     def _give_up_reserve(self) -> None:
         file = self._opened()

@@ -95,6 +95,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "_database",
             "_ledgersql",
             "_ledgerversions",
+            "_ledgerlog",
             "_ledgerfile",
             "_entry",
             "_ledger",

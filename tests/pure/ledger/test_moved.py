@@ -15,7 +15,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from grok_video import LedgerError, _ledgerfile
+from grok_video import LedgerError, _ledgerlog
 from grok_video._ledger import Ledger
 from grok_video._lifecycle import Event, State
 
@@ -305,7 +305,7 @@ async def test_a_run_that_a_reader_would_hide_from_whoever_copies_the_file_alone
     """Behind the reader's snapshot the file goes on to say that its last run has ended."""
     path, alone = tmp_path / "a.sqlite", tmp_path / "alone.sqlite"
     await write(path, Event.SENDING_BEGAN, Event.ACCEPTED, key="of an earlier run")
-    monkeypatch.setattr(_ledgerfile, "_PATIENCE", 0.1)
+    monkeypatch.setattr(_ledgerlog, "PATIENCE", 0.1)
     with closing(sqlite3.connect(path)) as notebook:
         look_on(notebook)
         with pytest.raises(LedgerError, match=r"another program .* is reading it") as caught:
@@ -342,7 +342,7 @@ async def test_who_does_not_want_a_ledger_any_more_waits_for_none_of_its_readers
 ) -> None:
     path = tmp_path / "a.sqlite"
     await write(path, Event.SENDING_BEGAN, Event.ACCEPTED)
-    monkeypatch.setattr(_ledgerfile, "_TOLD_AFTER", 0.0)
+    monkeypatch.setattr(_ledgerlog, "_TOLD_AFTER", 0.0)
     with closing(sqlite3.connect(path)) as notebook:
         look_on(notebook)
         began = anyio.current_time()
@@ -352,7 +352,7 @@ async def test_who_does_not_want_a_ledger_any_more_waits_for_none_of_its_readers
                 while not caplog.messages:
                     await anyio.lowlevel.checkpoint()
                 scope.cancel()
-        assert anyio.current_time() - began < _ledgerfile._PATIENCE / 2
+        assert anyio.current_time() - began < _ledgerlog.PATIENCE / 2
         assert f"another program is reading the ledger {path}" in caplog.text
         notebook.rollback()
     await write(path, Event.SENDING_BEGAN, key="dog")
