@@ -6,6 +6,7 @@ here blocks and is called in the ledger's own thread; nothing here knows a table
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 import time
 from typing import TYPE_CHECKING, Final
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PATIENCE", "Hindered", "LedgerLog"]
 
-#: Seconds to wait for a reader that holds the file up: at the beginning of a run, and where WAL is
-#: not to be had.
+#: Seconds to wait for a reader that holds the file up: at the beginning of a run, when a new log is
+#: needed, and where WAL is not to be had.
 PATIENCE: Final = 30.0
 #: Seconds between two looks at what is held up.
 _PAUSE: Final = 0.05
@@ -58,38 +59,27 @@ class LedgerLog:
         Raises `Hindered` where a reader holds that up for too long. Nothing can go into the file
         behind what it sees, and a copy of the file alone would pass for whole.
         """
-        began, is_told = time.monotonic(), False
-        # SQLite would wait for readers by itself, and look at nothing else meanwhile.
-        file.execute("PRAGMA busy_timeout = 0")
-        while file.execute("PRAGMA wal_checkpoint(FULL)").fetchone()[0]:
-            waited = time.monotonic() - began
-            if is_unwanted():
+        busy = (
+            "another program (the shell of SQLite, a notebook, a browser of databases) is reading "
+            f"it, and has not come to its end for {PATIENCE:g} s. Until then a copy of the file "
+            "alone would not say that jobs are missing in it, and they would be paid again. Close "
+            "it there"
+        )
+
+        def is_done() -> bool:
+            (is_held_up, _, _) = file.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+            if is_held_up and is_unwanted():
                 message = "nobody waits for it any more"
                 raise Hindered(message)
-            if waited >= PATIENCE:
-                message = (
-                    "another program (the shell of SQLite, a notebook, a browser of databases) is "
-                    f"reading it, and has not come to its end for {PATIENCE:g} s. Until then a "
-                    "copy of the file alone would not say that jobs are missing in it, and they "
-                    "would be paid again. Close it there"
-                )
-                raise Hindered(message)
-            if waited >= _TOLD_AFTER and not is_told:
-                is_told = True
-                logger.warning(
-                    "another program is reading the ledger %s; the batch begins when that has come "
-                    "to its end, or is refused in %.0f s",
-                    self._path,
-                    PATIENCE - waited,
-                )
-            time.sleep(_PAUSE)
-        file.execute(f"PRAGMA busy_timeout = {PATIENCE * 1000:.0f}")
+            return not is_held_up
+
+        self._wait(file, is_done, "the batch begins", busy)
 
     def require(self, file: sqlite3.Connection) -> None:
         """What is written goes into a log that others find; into a new one if that was removed.
 
         SQLite never asks: it would go on in a file without a name, of which a kill leaves nothing.
-        Raises `Hindered` if somebody reads the ledger, who keeps it from having a new one.
+        Raises `Hindered` where a reader keeps it from having a new one for too long.
         """
         if self._identity is None or _disk.is_still(self._place, self._identity):
             return
@@ -97,13 +87,51 @@ class LedgerLog:
             f"its log {self._place.name} was removed or replaced while a batch was writing it "
             "(by hand, or by who looked in after this program opened the file, which unlocks it)"
         )
+        busy = (
+            f"{lost}, and has no new one: another program is reading the ledger, for more than "
+            f"{PATIENCE:g} s. Close it where it is read, and give the same call again: it goes on"
+        )
         # What was written belongs into the ledger itself, whatever comes of the rest.
         file.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        try:
-            file.execute("PRAGMA journal_mode = DELETE")
-        except sqlite3.Error as error:
-            close = "Close it where it is read, and give the same call again: it goes on"
-            message = f"{lost}, and has no new one: {error}. {close}"
-            raise Hindered(message) from error
+        for mode in ("DELETE", "WAL"):  # the way out, and back in
+            change = f"PRAGMA journal_mode = {mode}"
+            self._wait(file, functools.partial(_is_free_for, change, file), "it goes on", busy)
         self.begin(file)
         logger.warning("the ledger %s goes on, with all that it knew: %s", self._path, lost)
+
+    def _wait(
+        self, file: sqlite3.Connection, step: Callable[[], bool], then: str, refusal: str
+    ) -> None:
+        """The step was done. Raises `Hindered` with `refusal` where readers hold it up too long.
+
+        The log is told what comes then.
+        """
+        began, is_told = time.monotonic(), False
+        # SQLite waits by itself for some steps, and looks at nothing else; for others not at all.
+        file.execute("PRAGMA busy_timeout = 0")
+        while not step():
+            waited = time.monotonic() - began
+            if waited >= PATIENCE:
+                raise Hindered(refusal)
+            if waited >= _TOLD_AFTER and not is_told:
+                is_told = True
+                logger.warning(
+                    "another program is reading the ledger %s; %s when that has come to its end, "
+                    "or is refused in %.0f s",
+                    self._path,
+                    then,
+                    PATIENCE - waited,
+                )
+            time.sleep(_PAUSE)
+        file.execute(f"PRAGMA busy_timeout = {PATIENCE * 1000:.0f}")
+
+
+def _is_free_for(statement: str, file: sqlite3.Connection) -> bool:
+    """Return whether it was done: False where somebody else has the file at this moment."""
+    try:
+        file.execute(statement)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            raise
+        return False
+    return True

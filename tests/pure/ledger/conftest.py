@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
@@ -26,6 +27,20 @@ BACKENDS = ["asyncio", "trio"]
 @pytest.fixture(params=BACKENDS)
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture
+def cut_off(tmp_path: Path) -> Callable[[Path, str], Path]:
+    """Copy what stands in a folder while a ledger is written there, as a death leaves it."""
+
+    def copy(path: Path, *endings: str) -> Path:
+        place = tmp_path / "copied"
+        place.mkdir()
+        for ending in ("", *endings):
+            shutil.copy(f"{path}{ending}", place)
+        return place / path.name
+
+    return copy
 
 
 def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:

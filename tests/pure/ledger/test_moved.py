@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -20,20 +18,6 @@ from grok_video._ledger import Ledger
 from grok_video._lifecycle import Event, State
 
 from .conftest import found, new_entry, refused, rows, run, snapshot, write
-
-
-@pytest.fixture
-def cut_off(tmp_path: Path) -> Callable[[Path, str], Path]:
-    """Copy what stands in a folder while a ledger is written there, as a death leaves it."""
-
-    def copy(path: Path, *endings: str) -> Path:
-        place = tmp_path / "copied"
-        place.mkdir()
-        for ending in ("", *endings):
-            shutil.copy(f"{path}{ending}", place)
-        return place / path.name
-
-    return copy
 
 
 async def dying(path: Path, copy: Callable[..., Path], *endings: str) -> Path:
@@ -125,92 +109,6 @@ async def test_a_ledger_that_loses_its_place_while_it_is_written_says_so(
     await ledger.close()
     if what == "another's lock":
         assert lock.read_text() == "another's"
-
-
-#: Another program that looks into the ledger, as the README says, until its input ends.
-LOOK = """
-import sqlite3
-import sys
-from contextlib import closing
-
-with closing(sqlite3.connect(sys.argv[1])) as file:
-    print(file.execute("SELECT count(*) FROM item").fetchone()[0], flush=True)
-    sys.stdin.read()
-"""
-
-
-@contextmanager
-def looking_on(path: Path) -> Iterator[None]:
-    with subprocess.Popen(
-        [sys.executable, "-c", LOOK, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
-        assert other.stdin is not None
-        assert other.stdout is not None
-        assert other.stdout.readline().strip().isdigit()
-        yield
-        other.stdin.close()
-    assert other.returncode == 0
-
-
-def remove_log(path: Path) -> None:
-    for ending in ("-wal", "-shm"):
-        Path(f"{path}{ending}").unlink()
-
-
-@pytest.mark.parametrize("how", ["by hand", "by hand and made anew", "by who looked in"])
-async def test_a_ledger_whose_log_is_taken_away_goes_on_in_a_new_one(
-    tmp_path: Path, cut_off: Callable[..., Path], caplog: pytest.LogCaptureFixture, how: str
-) -> None:
-    """A kill would leave nothing of what is written into a file without a name."""
-    path, log = tmp_path / "run.sqlite", tmp_path / "run.sqlite-wal"
-    ledger = await Ledger.open(path)
-    await ledger.record(new_entry("before"), Event.SENDING_BEGAN)
-    if how == "by who looked in":
-        # To close a file lets go of all that its process has locked of it, also through others
-        # (POSIX): whoever looks in next takes itself for the last one, and clears up.
-        shutil.copy(path, tmp_path / "copy")
-    else:
-        remove_log(path)
-    if how != "by hand":
-        with looking_on(path):
-            pass
-    assert log.exists() == (how == "by hand and made anew")
-    await ledger.record(new_entry("cat"), Event.SENDING_BEGAN)
-    await ledger.record(new_entry("dog"), Event.SENDING_BEGAN)
-    assert caplog.text.count("was removed or replaced while a batch was writing it") == 1
-    killed = cut_off(path, "-wal", ".lock")
-    await ledger.close()
-    for place in (killed, path):
-        again = await Ledger.open(place)
-        assert set((await again.find(["before", "cat", "dog"])).known) == {"before", "cat", "dog"}
-        await again.close()
-
-
-@pytest.mark.parametrize("how", ["by hand", "by who looked in"])
-async def test_a_ledger_that_a_reader_keeps_from_a_new_log_says_so_and_forgets_nothing(
-    tmp_path: Path, cut_off: Callable[..., Path], how: str
-) -> None:
-    path = tmp_path / "run.sqlite"
-    ledger = await Ledger.open(path)
-    await ledger.record(new_entry("before"), Event.SENDING_BEGAN)
-    if how == "by who looked in":
-        shutil.copy(path, tmp_path / "copy")
-        with looking_on(path):
-            pass
-    else:
-        remove_log(path)
-    with looking_on(path):
-        with pytest.raises(
-            LedgerError, match=r"run\.sqlite-wal was removed .* Close it where it is read"
-        ):
-            await ledger.record(new_entry("cat"), Event.SENDING_BEGAN)
-        assert not ledger.keeps
-        killed = cut_off(path, "-wal", ".lock")
-        await ledger.close()
-    for place in (killed, path):
-        again = await Ledger.open(place)
-        assert set((await again.find(["before", "cat"])).known) == {"before"}
-        await again.close()
 
 
 async def test_nothing_is_written_after_a_beginning_that_could_not_be(tmp_path: Path) -> None:
