@@ -71,6 +71,23 @@ def _lock_on_windows(descriptor: int) -> bool:
     return True
 
 
+def share(descriptor: int, start: int, length: int) -> bool:
+    """Return whether nobody can have this range of the file alone now; where locks are lacking too.
+
+    POSIX: the lock is the whole process's, whichever descriptor it was taken with. A fork does not
+    inherit it, and it is gone when the process closes the file anywhere.
+    """
+    if os.name == "nt":
+        return True
+    import fcntl
+
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, length, start)
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES)
+    return True
+
+
 def let_go(descriptor: int) -> None:
     """The file is closed, and its lock is free.
 

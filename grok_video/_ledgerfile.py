@@ -77,8 +77,7 @@ class LedgerFile:
         self._was_torn_off = False
         #: What the file was when it was opened: another one may take its name.
         self._identity: os.stat_result | None = None
-        #: Made when the file is opened, and its name is known to be the last one.
-        self._log: LedgerLog
+        self._log: LedgerLog | None = None
         self._file: sqlite3.Connection | None = None
         self._run = 0
         #: Why nothing more should be begun, once a write has failed and the reserve was given up.
@@ -141,8 +140,8 @@ class LedgerFile:
         if not self.path.exists():
             self._create()
         self._file = file = _database.connect(self.path, "rw", PATIENCE)
-        self._log = LedgerLog(self.path)
-        self._log.begin(file)
+        self._log = log = LedgerLog(self.path)
+        log.begin(file)
         # FULL: a commit returns when the disk has it, which is the promise this file is for.
         file.execute("PRAGMA synchronous = FULL")
         file.execute("PRAGMA fullfsync = ON")  # macOS answers a plain fsync from a cache
@@ -158,7 +157,7 @@ class LedgerFile:
         )
         file.execute(INTERRUPT, {"now": iso_now(), "run": self._run})
         file.execute("COMMIT")
-        self._log.put_into_the_file(file, is_unwanted=lambda: self.is_unwanted)
+        log.put_into_the_file(file, is_unwanted=lambda: self.is_unwanted)
         self._identity = self.path.stat()
         # The keys that this run has seen, on disk: a manifest has as many lines as it likes.
         file.execute("CREATE TEMP TABLE seen (key TEXT PRIMARY KEY) WITHOUT ROWID")
@@ -271,24 +270,28 @@ class LedgerFile:
         A full disk (or a quota, or a passing error) takes the reserve first and sets `trouble`.
         """
         try:
-            self._commit(requests, events)
+            self._try_to_commit(requests, events)
+            self._require_log()
         except Hindered as hindrance:
             raise self._refusal(str(hindrance)) from hindrance
         except sqlite3.Error as error:
+            raise self.failure(error) from error
+
+    def _try_to_commit(self, requests: list[Sequence[Any]], events: list[Sequence[Any]]) -> None:
+        try:
+            self._commit(requests, events)
+        except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if self.trouble is not None or code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                raise self.failure(error) from error
+                raise
             self.trouble = _database.trouble_of(error, code)
             self._give_up_reserve()
-            try:
-                self._commit(requests, events)
-            except sqlite3.Error as again:
-                raise self.failure(again) from again
+            self._commit(requests, events)
 
     def _commit(self, requests: list[Sequence[Any]], events: list[Sequence[Any]]) -> None:
         file = self._opened()
         self._require_place()
-        self._log.require(file)
+        self._require_log()
         try:
             if requests:
                 file.execute("BEGIN IMMEDIATE")
@@ -301,6 +304,10 @@ class LedgerFile:
                 with contextlib.suppress(sqlite3.Error):
                     file.execute("ROLLBACK")
             raise
+
+    def _require_log(self) -> None:
+        assert self._log is not None  # noqa: S101 - for the type checker: it is open
+        self._log.require(self._opened())
 
     def _require_place(self) -> None:
         """Raise `LedgerError` if the file or its lock is not where others would find it."""
@@ -365,6 +372,8 @@ class LedgerFile:
                 file.execute("PRAGMA wal_checkpoint(PASSIVE)")
             with contextlib.suppress(sqlite3.Error):
                 file.close()
+        if self._log is not None:
+            self._log.close()
         lock, self._lock = self._lock, None
         if lock is not None:
             with contextlib.suppress(OSError):

@@ -1,12 +1,15 @@
 """The log beside a ledger (-wal): what is written goes into one that others find.
 
-SQLite keeps its newest rows there, and never asks whether that file still has its name. Everything
-here blocks and is called in the ledger's own thread; nothing here knows a table.
+SQLite keeps its newest rows there. It never asks whether that file still has its name, nor whether
+it still has the locks that it took. Everything here blocks and is called in the ledger's own
+thread; nothing here knows a table.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import sqlite3
 import time
 from typing import TYPE_CHECKING, Final
@@ -15,7 +18,6 @@ from grok_video import _disk
 from grok_video._log import logger
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
     from pathlib import Path
 
@@ -28,6 +30,10 @@ PATIENCE: Final = 30.0
 _PAUSE: Final = 0.05
 #: Seconds after which the log says what is waited for: whoever only looks in is gone by then.
 _TOLD_AFTER: Final = 1.0
+#: What SQLite locks of a file for as long as it reads it, or has it in WAL: SHARED_FIRST and
+#: SHARED_SIZE of its os.h, behind the lock byte (https://sqlite.org/fileformat2.html, section 1.5).
+_SHARED_FIRST: Final = 0x40000002
+_SHARED_SIZE: Final = 510
 
 
 class Hindered(Exception):
@@ -40,8 +46,11 @@ class LedgerLog:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._place = path.with_name(f"{path.name}-wal")
-        #: What the log is; None where WAL is not to be had.
+        self._has_one = False
+        #: What the log is, where there is one.
         self._identity: os.stat_result | None = None
+        #: The ledger itself once more, to lock it with; -1 where nobody but SQLite needs to.
+        self._descriptor = -1
 
     def begin(self, file: sqlite3.Connection) -> None:
         """The ledger has a log, where WAL is to be had."""
@@ -49,7 +58,18 @@ class LedgerLog:
         # be had it stays as it is; a person may have set another one meanwhile.
         (mode,) = file.execute("PRAGMA journal_mode = WAL").fetchone()
         file.execute("PRAGMA user_version").fetchone()  # the first look makes the log
-        self._identity = self._place.stat() if mode == "wal" else None
+        self._has_one = mode == "wal"
+        self._identity = None
+        with contextlib.suppress(FileNotFoundError):  # taken away at once: it is missed later
+            self._identity = self._place.stat()
+        if self._has_one and self._descriptor < 0 and os.name != "nt":
+            self._descriptor = os.open(self._path, os.O_RDONLY)
+
+    def close(self) -> None:
+        """To be called once the ledger's connection is closed: SQLite's locks go with this one."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def put_into_the_file(
         self, file: sqlite3.Connection, *, is_unwanted: Callable[[], bool]
@@ -79,9 +99,14 @@ class LedgerLog:
         """What is written goes into a log that others find; into a new one if that was removed.
 
         SQLite never asks: it would go on in a file without a name, of which a kill leaves nothing.
-        Raises `Hindered` where a reader keeps it from having a new one for too long.
+        To be called before a step, and again before anybody relies on it: another thread may have
+        let go of the locks meanwhile. Raises `Hindered` where a reader keeps the ledger from having
+        a new log for too long.
         """
-        if self._identity is None or _disk.is_still(self._place, self._identity):
+        if not self._has_one:
+            return
+        self._keep_from_removal(file)
+        if self._identity is not None and _disk.is_still(self._place, self._identity):
             return
         lost = (
             f"its log {self._place.name} was removed or replaced while a batch was writing it "
@@ -98,6 +123,23 @@ class LedgerLog:
             self._wait(file, functools.partial(_is_free_for, change, file), "it goes on", busy)
         self.begin(file)
         logger.warning("the ledger %s goes on, with all that it knew: %s", self._path, lost)
+
+    def _keep_from_removal(self, file: sqlite3.Connection) -> None:
+        """Nobody can take himself for the last one who has the ledger, and remove its log.
+
+        Whoever closes a file lets go of all that its process has locked of it, also through others
+        (POSIX): a program that copies its ledger does so to SQLite, which does not hear of it. Who
+        looks in next then clears up, and what is written just then is lost with the log. The lock
+        is taken here as SQLite believes it to be. Raises `Hindered` where somebody has all of the
+        file for too long.
+        """
+        busy = (
+            f"another program has all of it for itself, for more than {PATIENCE:g} s. Close it "
+            "there, and give the same call again: it goes on"
+        )
+        share = functools.partial(_disk.share, self._descriptor, _SHARED_FIRST, _SHARED_SIZE)
+        if self._descriptor >= 0 and not share():
+            self._wait(file, share, "it goes on", busy)
 
     def _wait(
         self, file: sqlite3.Connection, step: Callable[[], bool], then: str, refusal: str
