@@ -108,9 +108,9 @@ class BatchRun:
     async def begin(self) -> None:
         """The ledger is held, and items are taken; to be ended by `leave`.
 
-        Raises `DestinationError` and `LedgerError` if the folder or the ledger cannot be used,
-        `InvalidRequest` for a found id that is wrong, and what the manifest raises when its
-        iteration begins.
+        Raises `DestinationError` and `LedgerError` if the folder or the ledger cannot be used, and
+        `InvalidRequest` for a found id that is wrong. Nothing is read of the manifest here: what it
+        raises comes from `receive`.
         """
         settings, session = self._settings, self._session
         if settings.out is not None:
