@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from grok_video import _download
 from grok_video._budget import dollars, list_price
-from grok_video._errors import CreateOutcomeUnknown, GrokVideoError, LedgerError
+from grok_video._errors import CreateOutcomeUnknown, GrokVideoError, LedgerError, reword
 from grok_video._gate import PATIENCE, Closed, NotYet, Turn, is_passing
 from grok_video._lifecycle import Event, State
 from grok_video._log import logger
@@ -64,6 +64,8 @@ class Sending:
         #: True once the answer of a create was lost: whatever comes of one that is sent after it,
         #: the item may have been accepted and billed, and only an id takes it out of doubt.
         self.is_lost = False
+        #: Why what was lost is not sent again though the caller's `Retry` says so; None elsewhere.
+        self._why_not_again: str | None = None
         #: True as long as an item that a person let be sent again is what it was before.
         self.is_as_before: bool = self._is_again
         #: When it was accepted.
@@ -116,12 +118,18 @@ class Sending:
                 await course.news()
                 continue
             # This one alone: what costs less may fit.
-            course.left_for_money = course.left_for_money or self._too_dear()
+            self._leave_for_money()
             raise Closed
         if course.gate.stopped is not None:
             raise Closed
         self._account.begin()
         self._account.hold(self._price)
+
+    def _leave_for_money(self) -> str:
+        """The batch knows that this create could lead beyond the ceiling; return how."""
+        course, too_dear = self._course, self._too_dear()
+        course.left_for_money = course.left_for_money or too_dear
+        return too_dear
 
     def _too_dear(self) -> str:
         budget = self._course.budget
@@ -163,6 +171,8 @@ class Sending:
         try:
             await self._send(turn)
         except GrokVideoError as error:
+            if self._why_not_again is not None:
+                self._say_why_not_again(error, self._why_not_again)
             if self._course.gate.failed(error, current_time(), alone=turn.alone):
                 logger.warning(
                     "no create is accepted (%s); one is tried now and then, for %g minutes in all",
@@ -250,7 +260,7 @@ class Sending:
         """
         self._account.hold(_NOTHING)
         if not self._course.budget.fits(self._price):
-            raise self._unknown(self._too_dear())
+            raise self._unknown(self._leave_for_money())
         self._account.hold(self._price)
 
     def _not_sent_again(self, refusal: Exception) -> CreateOutcomeUnknown:
@@ -262,10 +272,21 @@ class Sending:
         return self._unknown(reason)
 
     def _unknown(self, reason: str) -> CreateOutcomeUnknown:
+        self._why_not_again = reason.rstrip(".")
         return self._entry.unknown(
             "the create may have been accepted and billed, and no request_id is known: its answer "
-            f"was lost. It was not sent again ({reason.rstrip('.')}). Look at the account's usage; "
-            "then give found_ids, or resubmit_in_doubt to send it again."
+            f"was lost. It was not sent again ({self._why_not_again})."
+        )
+
+    def _say_why_not_again(self, error: GrokVideoError, reason: str) -> None:
+        """The session tells of the create that was lost, and has the reason in a note only.
+
+        A note is not in the ledger, nor in what the command line says of an item.
+        """
+        reword(
+            error,
+            f"{error.message} Why it was not sent again: {reason}. With the id that the account "
+            "shows give found_ids, or resubmit_in_doubt to send it again.",
         )
 
 

@@ -131,6 +131,7 @@ async def test_a_lost_create_that_is_not_sent_again_after_all_is_in_doubt(
         outcome = told["key-001"]
         assert outcome.state is OutcomeState.IN_DOUBT
         assert isinstance(outcome.error, CreateOutcomeUnknown)
+        assert "Why it was not sent again: " in str(outcome.error)
         assert batch.summary.in_doubt == ("key-001",)
     assert batch.summary.open_usd == Decimal("0.14")
 

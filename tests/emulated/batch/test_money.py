@@ -175,6 +175,26 @@ async def test_a_create_that_was_lost_and_sent_again_counts_twice_for_the_ceilin
     assert grok_emulator.accepted == 3
 
 
+async def test_a_lost_create_that_is_too_dear_to_be_sent_again_says_so(
+    new_client: NewClient, grok_emulator: Emulator, ledger: Path
+) -> None:
+    grok_emulator.script("create", [faults.CutRequest(accepted=True)])
+    again = Retry(base=0.01, cap=0.01, resend_unknown_creates=True)
+    async with (
+        new_client(grok_emulator, retry=again) as client,
+        client.batch([item("a", CHEAP)], ledger=ledger, max_cost_usd=0.1) as batch,
+    ):
+        [told] = [one async for one in batch]
+    assert told.state == "in_doubt"
+    assert "beyond max_cost_usd (0.10 USD)" in str(told.error)
+    assert "resubmit_in_doubt" in str(told.error)
+    [(kept,)] = read(ledger, "SELECT error FROM item")
+    assert "beyond max_cost_usd (0.10 USD)" in kept
+    assert batch.summary.is_at_ceiling
+    assert "beyond max_cost_usd (0.10 USD)" in str(batch.summary.stopped)
+    assert grok_emulator.accepted == 1
+
+
 async def test_a_create_that_was_not_taken_costs_nothing_and_a_doubt_before_it_still_does(
     client: AsyncClient, grok_emulator: Emulator, ledger: Path
 ) -> None:
