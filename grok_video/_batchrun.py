@@ -268,9 +268,10 @@ class BatchRun:
                 try:
                     if not self._is_left:
                         self._manifest.start(tasks)
-                        tasks.start_soon(self._feed, tasks)
-                        tasks.start_soon(self._stop_when_closed)
-                        tasks.start_soon(self._hurry_when_stopped)
+                        # A Ctrl-C in there would wait for a caller who asks for an outcome.
+                        tasks.start_soon(protected(self._feed), tasks)
+                        tasks.start_soon(protected(self._stop_when_closed))
+                        tasks.start_soon(protected(self._hurry_when_stopped))
                     await anyio.sleep_forever()
                 finally:
                     self._wind_up()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import sys
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Awaitable, Callable
 
-__all__ = ["OwnTask", "protected"]
+__all__ = ["OwnTask", "protected", "unprotected"]
 
 F = TypeVar("F")
 
@@ -95,7 +95,15 @@ class OwnTask:
 
 def protected(function: F) -> F:
     """Return the function such that trio raises a Ctrl-C in its main task instead of in there."""
+    return _marked(function, "enable_ki_protection")
+
+
+def unprotected(function: F) -> F:
+    """Return the function such that trio raises a Ctrl-C in there, whoever has called it."""
+    return _marked(function, "disable_ki_protection")
+
+
+def _marked(function: F, how: str) -> F:
     if running_library() != "trio":
         return function
-    lowlevel: Any = sys.modules["trio"].lowlevel
-    return lowlevel.enable_ki_protection(function)  # type: ignore[no-any-return]  # as it was given
+    return getattr(sys.modules["trio"].lowlevel, how)(function)  # type: ignore[no-any-return]  # as it was given

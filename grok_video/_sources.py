@@ -21,6 +21,7 @@ import anyio
 from attrs import frozen
 
 from grok_video._arguments import refuse
+from grok_video._owntask import protected, unprotected
 from grok_video._transports._loops import Bell, caller_of, context_without_loop, running_loop
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ class _InLoop(Source):
     def __init__(self, requests: Iterable[Item]) -> None:
         self._requests = requests
         self._iterator: Iterator[Item] | None = None
+        #: It may wait, and hold up everything: a Ctrl-C must end that, wherever it is told then.
+        self._next = unprotected(_next)
         #: Seconds that the loop is to have before the next item.
         self._owed = 0.0
 
@@ -119,13 +122,17 @@ class _InLoop(Source):
         if self._iterator is None:
             self._iterator = iter(self._requests)
         try:
-            return next(self._iterator)
+            return self._next(self._iterator)
         except StopIteration:
             raise End from None
         finally:
             took = time.perf_counter() - began
             if took > _SLOW:
                 self._owed = min(took, _LONGEST_TURN)
+
+
+def _next(iterator: Iterator[Item]) -> Item:
+    return next(iterator)
 
 
 class _InTask(Source):
@@ -138,7 +145,7 @@ class _InTask(Source):
     def __init__(self, requests: AsyncIterable[Item], tasks: TaskGroup) -> None:
         send, self._receive = anyio.create_memory_object_stream[Item](_AHEAD)
         self._failure: Exception | None = None
-        tasks.start_soon(self._pump, requests, send)
+        tasks.start_soon(protected(self._pump), requests, send)
 
     async def receive(self, most: int) -> Item:
         del most

@@ -484,6 +484,10 @@ class Batch(BatchTwin):
     early sends no more, lets the creates that are on their way be answered and written down, and
     ends the waiting; the jobs go on at the provider, and the same call with the same ledger goes on
     with them. Without a ledger, the log is told the ids of those that had no outcome yet.
+
+    What breaks the batch off from inside (a manifest that raises `SystemExit`, or a Ctrl-C that
+    hits its code) begins nothing more. It is raised where the next outcome is asked for, or on
+    leaving: whoever is busy with something else is not interrupted for it.
     """
 
     @property

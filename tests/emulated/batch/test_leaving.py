@@ -394,12 +394,15 @@ def test_ctrl_c_in_a_manifest_comes_out_of_its_batch(
 
 
 class Interrupting(logging.Handler):
-    """Presses Ctrl-C once, in the middle of an item: as it logs that one of its polls failed."""
+    """Presses Ctrl-C once, in the middle of what the batch does: as it logs these words."""
 
-    has_pressed = False
+    def __init__(self, words: str) -> None:
+        super().__init__()
+        self._words = words
+        self.has_pressed = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not self.has_pressed and "failed in passing" in record.getMessage():
+        if not self.has_pressed and self._words in record.getMessage():
             self.has_pressed = True
             signal.raise_signal(signal.SIGINT)
 
@@ -410,7 +413,7 @@ def test_ctrl_c_in_the_middle_of_an_item_is_raised_in_the_main_task_and_costs_no
 ) -> None:
     emulator = grok_emulator_factory(time_scale=1.0)
     emulator.script("poll", [faults.Answer(500)])
-    ledger, interrupting = tmp_path / "a.sqlite", Interrupting()
+    ledger, interrupting = tmp_path / "a.sqlite", Interrupting("failed in passing")
 
     async def main() -> None:
         with trio.fail_after(20):
@@ -427,6 +430,37 @@ def test_ctrl_c_in_the_middle_of_an_item_is_raised_in_the_main_task_and_costs_no
     assert read(ledger, "SELECT request_id, state FROM item") == [
         (create.request_id, "pending") for create in emulator.creates
     ]
+
+
+@TRIO
+@pytest.mark.parametrize("where", ["an asynchronous manifest", "what the batch does with an item"])
+def test_ctrl_c_beside_a_body_that_asks_for_no_outcome_ends_the_program(
+    grok_emulator_factory: NewEmulator, new_client: NewClient, tmp_path: Path, where: str
+) -> None:
+    emulator, ledger = grok_emulator_factory(time_scale=1.0), tmp_path / "a.sqlite"
+    interrupting, others = Interrupting("another request"), requests(1, resolution="480p")
+
+    async def interrupted() -> AsyncIterator[tuple[str, VideoRequest]]:
+        yield others[0]
+        if where == "an asynchronous manifest":
+            signal.raise_signal(signal.SIGINT)
+
+    async def main() -> None:
+        async with new_client(emulator) as client:
+            await client.run_batch(requests(1), ledger=ledger, timeout=0.1)
+            things = others if where.startswith("what") else interrupted()
+            with trio.fail_after(20):
+                async with client.batch(things, ledger=ledger):
+                    await trio.sleep_forever()
+
+    if where.startswith("what"):
+        logging.getLogger("grok_video").addHandler(interrupting)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            trio.run(main)
+    finally:
+        logging.getLogger("grok_video").removeHandler(interrupting)
+    assert emulator.accepted == 1
 
 
 async def test_a_manifest_sees_the_callers_context(client: AsyncClient) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+import trio
 
 from grok_video import (
     AsyncClient,
@@ -252,3 +254,25 @@ async def test_a_file_without_an_end_is_read_for_its_key_no_longer_than_anybody_
     found = await outcomes(client, [VideoRequest("one", Endless())])
     assert states(found) == {"item 1": "failed"}
     await until(lambda: put_back == [0])
+
+
+@pytest.mark.parametrize("lane", [("trio", "httpx")], indirect=True)
+def test_ctrl_c_ends_a_plain_manifest_that_holds_up_everything(
+    grok_emulator: Emulator, new_client: NewClient
+) -> None:
+    """Raised in the main task it would wait for what is waited for in here."""
+    went_on: list[bool] = []
+
+    def waiting() -> Iterator[tuple[str, VideoRequest]]:
+        yield from requests(1)
+        signal.raise_signal(signal.SIGINT)
+        went_on.append(True)
+
+    async def main() -> None:
+        async with new_client(grok_emulator) as client, client.batch(waiting()) as batch:
+            async for _ in batch:
+                pass
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+    assert went_on == []
