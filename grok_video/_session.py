@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
+import sys
 import time
 from functools import partial
 from importlib import import_module
@@ -45,6 +46,7 @@ from grok_video._transports._base import (
     Transport,
     proves_refusal,
     transport_failed,
+    without_frames,
 )
 from grok_video._transports._loops import checkpoint, current_time, ends_at, running_library
 from grok_video._transports._proxies import Proxies
@@ -405,6 +407,7 @@ class Session:
         It waits for its place in the client's budget and for a connection. Raises `TooLate` if no
         answer is here `until` then, `APIError` or `APIConnectionError`, each with the `request_id`.
         """
+        outer = sys.exception()
         try:
             transport = await self.ready_transport()
             try:
@@ -421,11 +424,9 @@ class Session:
                     answer = await _in_time(partial(transport.get, url), until)
             except (GrokVideoError, TooLate):
                 raise
-            except Exception as error:  # of the caller's own transport
-                link: BaseException | None = error
-                while link is not None:  # their frames hold the request, and the key
-                    link = link.with_traceback(None).__cause__
-                raise transport_failed(error) from error
+            except Exception as error:  # noqa: BLE001 - of the caller's own transport
+                # Their frames hold the request, and the key.
+                raise transport_failed(error) from without_frames(error, outer)
             finally:
                 slots.release()
             ended = current_time()

@@ -25,7 +25,7 @@ from grok_video._owntask import protected, unprotected
 from grok_video._transports._loops import Bell, caller_of, context_without_loop, running_loop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from anyio.abc import TaskGroup
     from anyio.streams.memory import MemoryObjectSendStream
@@ -34,6 +34,8 @@ __all__ = ["Aside", "End", "Nothing", "Source", "require_source", "source_of"]
 
 #: Whatever a caller has put into a manifest: `_manifest` tells what it is.
 Item: TypeAlias = Any
+#: What stands for the end of an asynchronous iterable: no item is it.
+_OVER: Final = object()
 
 #: Items of an asynchronous iterable that are read before there is a place for them: each may hold
 #: a picture, and one look into the ledger should serve several.
@@ -135,6 +137,10 @@ def _next(iterator: Iterator[Item]) -> Item:
     return next(iterator)
 
 
+async def _next_to_come(iterator: AsyncIterator[Item]) -> Item:
+    return await anext(iterator, _OVER)
+
+
 class _InTask(Source):
     """An asynchronous iterable, read by a task of its own.
 
@@ -145,6 +151,8 @@ class _InTask(Source):
     def __init__(self, requests: AsyncIterable[Item], tasks: TaskGroup) -> None:
         send, self._receive = anyio.create_memory_object_stream[Item](_AHEAD)
         self._failure: Exception | None = None
+        #: It may compute, and hold up everything, as a plain one may.
+        self._next = unprotected(_next_to_come)
         tasks.start_soon(protected(self._pump), requests, send)
 
     async def receive(self, most: int) -> Item:
@@ -170,7 +178,8 @@ class _InTask(Source):
     ) -> None:
         with send:
             try:
-                async for one in requests:
+                iterator = aiter(requests)
+                while (one := await self._next(iterator)) is not _OVER:
                     try:
                         await send.send(one)
                     except anyio.BrokenResourceError:

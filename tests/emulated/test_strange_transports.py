@@ -333,3 +333,29 @@ async def test_a_file_whose_transport_breaks_in_its_own_way_is_asked_for_again(
     with pytest.raises(Truncated, match="failed with OSError") as caught:
         await job.download(tmp_path / "b.mp4", timeout=20)
     assert caught.value.request_id == job.request_id
+
+
+class Retrying(Transport):
+    """One whose wrapper raises what it caught from itself, as some do."""
+
+    async def post(self, url: str, body: Body) -> Answer:
+        return Answer(200, {}, b'{"request_id": "job-1"}')
+
+    async def get(self, url: str) -> Answer:
+        try:
+            raise KeyError(url)
+        except KeyError as error:
+            raise error from error
+
+    def stream(self, *_: Any, **__: Any) -> Any:
+        raise AssertionError("only a poll is sent")
+
+    async def aclose(self) -> None:
+        pass
+
+
+@EACH_LOOP
+async def test_an_error_that_is_its_own_cause_holds_nothing_up() -> None:
+    async with AsyncClient("k", base_url="http://127.0.0.1:9", transport=Retrying()) as client:
+        with pytest.raises(APIConnectionError, match="failed with KeyError"):
+            await client.job("job-1").refresh()

@@ -433,28 +433,20 @@ def test_ctrl_c_in_the_middle_of_an_item_is_raised_in_the_main_task_and_costs_no
 
 
 @TRIO
-@pytest.mark.parametrize("where", ["an asynchronous manifest", "what the batch does with an item"])
 def test_ctrl_c_beside_a_body_that_asks_for_no_outcome_ends_the_program(
-    grok_emulator_factory: NewEmulator, new_client: NewClient, tmp_path: Path, where: str
+    grok_emulator_factory: NewEmulator, new_client: NewClient, tmp_path: Path
 ) -> None:
     emulator, ledger = grok_emulator_factory(time_scale=1.0), tmp_path / "a.sqlite"
-    interrupting, others = Interrupting("another request"), requests(1, resolution="480p")
-
-    async def interrupted() -> AsyncIterator[tuple[str, VideoRequest]]:
-        yield others[0]
-        if where == "an asynchronous manifest":
-            signal.raise_signal(signal.SIGINT)
+    interrupting = Interrupting("another request")
 
     async def main() -> None:
         async with new_client(emulator) as client:
             await client.run_batch(requests(1), ledger=ledger, timeout=0.1)
-            things = others if where.startswith("what") else interrupted()
             with trio.fail_after(20):
-                async with client.batch(things, ledger=ledger):
+                async with client.batch(requests(1, resolution="480p"), ledger=ledger):
                     await trio.sleep_forever()
 
-    if where.startswith("what"):
-        logging.getLogger("grok_video").addHandler(interrupting)
+    logging.getLogger("grok_video").addHandler(interrupting)
     try:
         with pytest.raises(KeyboardInterrupt):
             trio.run(main)

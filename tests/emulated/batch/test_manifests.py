@@ -256,9 +256,10 @@ async def test_a_file_without_an_end_is_read_for_its_key_no_longer_than_anybody_
     await until(lambda: put_back == [0])
 
 
+@pytest.mark.parametrize("is_plain", [True, False], ids=["plain", "asynchronous"])
 @pytest.mark.parametrize("lane", [("trio", "httpx")], indirect=True)
-def test_ctrl_c_ends_a_plain_manifest_that_holds_up_everything(
-    grok_emulator: Emulator, new_client: NewClient
+def test_ctrl_c_ends_a_manifest_that_holds_up_everything(
+    is_plain: bool, grok_emulator: Emulator, new_client: NewClient
 ) -> None:
     """Raised in the main task it would wait for what is waited for in here."""
     went_on: list[bool] = []
@@ -268,8 +269,13 @@ def test_ctrl_c_ends_a_plain_manifest_that_holds_up_everything(
         signal.raise_signal(signal.SIGINT)
         went_on.append(True)
 
+    async def computing() -> AsyncIterator[tuple[str, VideoRequest]]:
+        for one in waiting():
+            yield one
+
     async def main() -> None:
-        async with new_client(grok_emulator) as client, client.batch(waiting()) as batch:
+        manifest = waiting() if is_plain else computing()
+        async with new_client(grok_emulator) as client, client.batch(manifest) as batch:
             async for _ in batch:
                 pass
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -377,7 +376,9 @@ async def test_a_lost_create_is_told_though_the_picture_was_given_as_memory_that
     new_client: Callable[..., AsyncClient],
 ) -> None:
     """A `ValueError` in its place would be taken for a refusal, and the create sent again."""
-    view = io.BytesIO(PICTURE).getbuffer()
+    # (Of a BytesIO it is the same, but Python 3.12.1 itself ends where one is collected in a cycle:
+    # python/cpython#111211.)
+    view = memoryview(bytearray(PICTURE))
 
     def loses_the_answer(visit: Visit) -> None:
         names = dict(line.lower().split(b": ", 1) for line in visit.head().splitlines()[1:-1])
