@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import PIL.Image
 import pytest
 import trio
 
@@ -254,6 +255,15 @@ async def test_a_file_without_an_end_is_read_for_its_key_no_longer_than_anybody_
     found = await outcomes(client, [VideoRequest("one", Endless())])
     assert states(found) == {"item 1": "failed"}
     await until(lambda: put_back == [0])
+
+
+async def test_a_pillow_image_without_a_key_is_here_already_however_late_its_turn_comes(
+    client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_manifest, "LONGEST_READ", 0.0)
+    picture = PIL.Image.new("RGB", (320, 240))
+    found = await outcomes(client, [VideoRequest("one", picture, duration=1)])
+    assert list(states(found).values()) == ["done"]
 
 
 @pytest.mark.parametrize("is_plain", [True, False], ids=["plain", "asynchronous"])
