@@ -117,7 +117,9 @@ def _http() -> Iterator[Case]:
     here = f"{DELIVERED} {DELIVERED} {DELIVERED}"
     yield from _each(ALL, "WrongLength +10", here, faults.WrongLength(10))
     # Not for a file: five bytes that a server keeps to itself cannot be missed.
-    yield from _each("create poll", "WrongLength -5", taken, faults.WrongLength(-5))
+    # Over aiohttp the id of a create is rescued from it, over httpx it may be lost.
+    behind = f"{DELIVERED}|{UNKNOWN} {DELIVERED} {DELIVERED}"
+    yield from _each("create poll", "WrongLength -5", behind, faults.WrongLength(-5))
     for accepted in (False, True):
         mark = " accepted" if accepted else ""
         endless = faults.EndlessHeaders(LONG, accepted=accepted)
