@@ -411,12 +411,14 @@ class Session:
         try:
             transport = await self.ready_transport()
             try:
-                slots, now = await self._polls.take(now, until.at)
+                slots, went = await self._polls.take(now, until.at)
             except NoTurn:
                 raise TooLate(had_turn=False) from None
             asker.is_on_its_way = True
             try:
-                self.lifetime.require()
+                if went is not now:  # it waited for its turn
+                    self.lifetime.require()
+                    now = went
                 if until.at == math.inf or now + self._exchange_ends < until.at:
                     answer = await transport.get(url)
                 else:

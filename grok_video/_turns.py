@@ -45,13 +45,13 @@ class _Place:
         self.has_turn = False
 
 
-class _Lane:
-    """What the requests of one event loop have together: connections, and a line."""
+class _Lane(Slots):
+    """What the requests of one event loop have together: slots for connections, and a line."""
 
-    __slots__ = ("line", "slots")
+    __slots__ = ("line",)
 
     def __init__(self, at_once: int) -> None:
-        self.slots = Slots(at_once)
+        super().__init__(at_once)
         #: Those whom the budget holds up, in the order of their coming. Only the first of them
         #: looks at the pace, so that nobody sleeps for what the pace of an earlier moment was, and
         #: whoever leaves moves all others up.
@@ -75,10 +75,10 @@ class _Lane:
         One in a turn would be slower than the pace where turns take their time.
         """
         for place in list(islice(self.line, 1, _IN_A_TURN)):
-            if not self.slots.take_at_once():
+            if not self.take_at_once():
                 return
             if not pacer.go(now):
-                self.slots.release()
+                self.release()
                 return
             del self.line[place]
             place.has_turn = True
@@ -105,20 +105,19 @@ class Turns:
         well. Raises `ConfigurationError` if the client is closed while it waits in line.
         """
         lane = self._lanes.held() or await self._lanes.get()
-        slots, pacer = lane.slots, self.pacer
         if not lane.line:
-            if slots.take_at_once():
-                if pacer.go(now):
-                    return slots, now
-                slots.release()
-            if pacer.earliest(now) <= now:
+            if lane.take_at_once():
+                if self.pacer.go(now):
+                    return lane, now
+                lane.release()
+            if self.pacer.earliest(now) <= now:
                 # Only a connection is missing. Many may wait for one, and go as they have it.
-                if not await slots.take(until):
+                if not await lane.take(until):
                     raise NoTurn(None)
                 now = current_time()
-                if not lane.line and pacer.go(now):
-                    return slots, now
-                slots.release()
+                if not lane.line and self.pacer.go(now):
+                    return lane, now
+                lane.release()
         place = _Place()
         lane.line[place] = None
         try:
@@ -129,15 +128,15 @@ class Turns:
                 self._lifetime.require()
                 now = current_time()
             if not place.has_turn:
-                now = await self._go_first(slots, now, until, patience)
-                lane.let_go(pacer, now)
+                now = await self._go_first(lane, now, until, patience)
+                lane.let_go(self.pacer, now)
         except BaseException:
             if place.has_turn:
-                slots.release()
+                lane.release()
             raise
         finally:
             lane.leave(place)
-        return slots, now
+        return lane, now
 
     async def _go_first(
         self, slots: Slots, now: float, until: float, patience: float | None
@@ -175,7 +174,7 @@ class Turns:
         """Return when no request of the running event loop has a slot, `until` at the latest."""
         lane = self._lanes.held()
         if lane is not None:
-            await lane.slots.until_all_free(until)
+            await lane.until_all_free(until)
 
     async def aclose(self) -> None:
         """Forget the slots and the line of the running event loop."""
