@@ -162,13 +162,14 @@ class Curve:
         # What a server shows late it shows late all along: stretches learn from those beside them.
         strays = [t - n * g for t, n, g in zip(self.total, counts, guesses, strict=True)]
         means, errors = [0.0] * _BINS, [0.0] * _BINS
-        for i, (guess, doubt) in enumerate(zip(guesses, doubts, strict=True)):
+        for i in range(_BINS):
+            guess, doubt = guesses[i], doubts[i]
             first, beyond = max(i - 3, 0), min(i + 4, _BINS)
             near = _BESIDE[3 + first - i : 3 + beyond - i]
             heard = sum(k * n for k, n in zip(near, counts[first:beyond], strict=True))
             strayed = sum(k * r for k, r in zip(near, strays[first:beyond], strict=True))
-            guess += strayed / (heard + noise / doubt)  # noqa: PLW2901 - the same guess, corrected
-            doubt = max(doubt * noise / (heard * doubt + noise), _LEAST_DOUBT)  # noqa: PLW2901
+            guess += strayed / (heard + noise / doubt)
+            doubt = max(doubt * noise / (heard * doubt + noise), _LEAST_DOUBT)
             here = self._noise_at(i, averages, noise)
             weight = here / doubt
             means[i] = (weight * guess + self.total[i]) / (weight + counts[i])

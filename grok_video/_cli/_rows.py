@@ -221,7 +221,7 @@ class Rows:
             raise refuse("image", text, "must be a path, and no path has a NUL in it")
         folder = self.place if self._file is None else os.path.dirname(self.place)  # noqa: PTH120
         # Absolute: the ledger, and the report made of it, are read from anywhere.
-        return Image.from_path(plain(os.path.join(folder, text)))  # noqa: PTH118
+        return Image.from_path(plain(os.path.join(folder, text)))  # noqa: PTH118 - as texts
 
     # --- from a file to its lines ----------------------------------------------------------------
 

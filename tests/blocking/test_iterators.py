@@ -50,7 +50,7 @@ def test_a_stream_is_a_generator_that_an_error_ends(blocking: Client) -> None:
     stream = blocking.submit("drift", duration=1).stream()
     assert isinstance(stream, Generator)
     with pytest.raises(TypeError, match="just-started"):
-        stream.send(b"mine")  # type: ignore[arg-type]
+        stream.send(b"mine")  # type: ignore[arg-type]  # what a generator refuses
     assert stream.send(None)
     with pytest.raises(KeyError, match="mine"):
         stream.throw(KeyError("mine"))
